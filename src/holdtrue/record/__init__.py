@@ -1,0 +1,31 @@
+"""The run directory on disk: what a run leaves behind, and how two runs are compared.
+
+    run:      RunDirectory.create(dir, plan, environment) -> append_step, append_digests, append_event
+    reader:   read_run(dir) -> RunRecord: plan, environment, steps, digests, events, conflicts
+    compare:  compare_runs(a, b) -> Comparison: equal, or the first step and tensors that differ
+
+One writer at a time, by a lock; readers any time. No torch. The checkpoints in it are `engine`'s.
+"""
+
+from ._compare import Comparison, compare_runs
+from ._differences import Difference, plan_differences
+from ._files import Json
+from ._reader import read_run
+from ._records import Conflict, DigestRecord, EventRecord, MetricsRecord, RunRecord, StepRecord
+from ._writer import RunDirectory
+
+__all__ = [
+    "Comparison",
+    "Conflict",
+    "Difference",
+    "DigestRecord",
+    "EventRecord",
+    "Json",
+    "MetricsRecord",
+    "RunDirectory",
+    "RunRecord",
+    "StepRecord",
+    "compare_runs",
+    "plan_differences",
+    "read_run",
+]
