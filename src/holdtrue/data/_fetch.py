@@ -1,0 +1,78 @@
+"""One fetch, the same in line and in a DataLoader worker: that is why `num_workers` does not change a bit."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from holdtrue.plan import stream_key
+
+from ._fresh import Batch
+from ._schedule import Fetch
+from ._source import MapSource
+from ._streams import set_host_streams
+
+
+class FetchDataset(Dataset[Batch]):
+    """The source as a dataset whose index is a `Fetch`; what DataLoader workers hold."""
+
+    def __init__(self, source: MapSource, *, seed: int) -> None:
+        self._dataset, self._collate_fn, self._seed = source.dataset, source.collate_fn, seed
+
+    def __getitem__(self, fetch: Fetch) -> Batch:
+        """The batch of `fetch`, with the host's streams left where the dataset took them.
+
+        Returns:
+            What collate_fn made of the examples; None for a fetch without any.
+
+        Guarantee:
+            Whatever the dataset and collate_fn draw from the host's streams depends on the seed,
+            the epoch, the position and the virtual node only.
+        """
+        if not fetch.indices:
+            return None
+        set_host_streams(stream_key(self._seed, "fetch", fetch.epoch, fetch.first, fetch.virtual_node))
+        with plain_torch():
+            return self._collate_fn(self._examples(list(fetch.indices)))
+
+    def _examples(self, indices: list[int]) -> list[Any]:  # Any: examples are the user's own
+        if many := getattr(self._dataset, "__getitems__", None):
+            return many(indices)  # type: ignore[no-any-return]  # the protocol of torch's own DataLoader
+        return [self._dataset[i] for i in indices]
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Torch as a DataLoader worker has it: one thread, and no autocast that the caller may be in."""
+    threads = torch.get_num_threads()
+    with ExitStack() as stack:
+        for device_type in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device_type):
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+        if threads != 1:
+            torch.set_num_threads(1)
+            stack.callback(torch.set_num_threads, threads)
+        yield
+
+
+@contextmanager
+def naming(what: str, indices: Sequence[int] = ()) -> Iterator[None]:
+    """Add to an exception of the user's code what was being read."""
+    try:
+        yield
+    except Exception as error:
+        shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
+        error.add_note(f"holdtrue was reading {what}" + (f", dataset indices {shown}" if shown else ""))
+        raise
+
+
+def naming_fetch(fetch: Fetch) -> Any:  # Any: the context manager type of contextlib is private
+    """`naming` for the place of a fetch in the run."""
+    place = (
+        f"step {fetch.step_in_epoch} of epoch {fetch.epoch}"
+        if fetch.epoch >= 0
+        else f"chunk {fetch.step_in_epoch}"
+    )
+    return naming(f"virtual node {fetch.virtual_node}'s examples of {place}", fetch.indices)
