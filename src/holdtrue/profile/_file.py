@@ -1,5 +1,4 @@
-"""Profile files: JSON that people can read, correct and merge. docs/guide/mixed-devices.md documents the "
-"format."""
+"""Profile files: JSON to read, correct and merge. docs/guide/mixed-devices.md documents the format."""
 
 import json
 import os

@@ -24,8 +24,7 @@ class PassPoint:
     seconds: float
     """Forward and backward, in seconds, more than 0."""
     peak_bytes: int | None = None
-    """Peak device memory while it ran: weights, optimizer state, one set of gradients, activations; None if "
-    "unknown."""
+    """Peak memory of the device: weights, optimizer state, one set of gradients, activations; None if unknown."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -80,8 +79,7 @@ class DeviceProfile:
     memory_bytes: int | None = None
     """Memory that a worker may use on the device; None for no limit."""
     exchange_bytes_per_s: float | None = None
-    """Bandwidth between this device and others, in bytes per second each way; None charges nothing for "
-    "bytes."""
+    """Bandwidth to and from other devices, in bytes per second each way; None charges nothing for bytes."""
     exchange_latency_s: float = 0.0
     """Seconds of an exchange of no bytes."""
 
@@ -135,8 +133,7 @@ class DeviceProfile:
         return lower.seconds + part * (upper.seconds - lower.seconds)
 
     def pass_bytes(self, batch_size: int) -> int | None:
-        """Peak bytes of a pass of `batch_size` examples that the points cover; None where they were not "
-        "measured."""
+        """Peak bytes of a pass of `batch_size` examples that the points cover; None where not measured."""
         return next((point.peak_bytes for point in self.points if point.batch_size >= batch_size), None)
 
 
@@ -145,7 +142,7 @@ class Profile:
     """What was measured for one model, by kind of device.
 
     Raises:
-        UsageError: there is no device, a kind stands twice, or the devices were measured with unlike torch versions.
+        UsageError: there is no device, a kind stands twice, or the devices have unlike torch versions.
     """
 
     model_name: str
@@ -157,8 +154,7 @@ class Profile:
     numerics: str = "exact"
     """Level of numerics at which passes were measured."""
     gradient_bytes: int = 0
-    """Bytes of one contribution: all gradients once, in float32. 0 charges nothing for exchange and "
-    "buffers."""
+    """Bytes of one contribution: all gradients once, in float32; 0 charges nothing for them."""
 
     def __post_init__(self) -> None:
         kinds = [device.kind for device in self.devices]
