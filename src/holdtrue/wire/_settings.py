@@ -109,7 +109,7 @@ def decode_cli_settings(env: Mapping[str, str]) -> dict[str, Setting]:
         values = None
     if not isinstance(values, dict) or not all(isinstance(value, Setting) for value in values.values()):
         raise UsageError(
-            f"{CLI_VARIABLE} is {text!r}; it is a JSON object of settings, written by `holdtrue run`. Unset it."
+            f"{CLI_VARIABLE} is {text!r}; `holdtrue run` writes a JSON object of settings there. Unset it."
         )
     for name in values:
         _kind_of(name)

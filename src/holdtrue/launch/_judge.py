@@ -1,0 +1,107 @@
+"""What the ends of the workers mean for the job. Pure."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from ._job import Failure, WorkerEnd
+
+_SECONDARY = frozenset({"GroupError", "WorkerLostError", "WaitTimeoutError"})
+"""Errors that a worker reports when another one died: a cause only where nothing else is."""
+
+INTERRUPTED = 130
+"""Exit status of a worker, and of the job, after Ctrl-C."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Exit code of the job and the causes of its failure."""
+
+    exit_code: int
+    failures: tuple[Failure, ...]
+
+
+def is_failed(end: WorkerEnd, *, was_interrupted: bool) -> bool:
+    """Whether this end of a worker must end the job.
+
+    A worker that ends without ever joining is a failure, or its group would wait for it.
+    """
+    if was_interrupted and (end.status in (0, INTERRUPTED) or end.was_stopped):
+        return False
+    return end.status != 0 or not end.joined
+
+
+def judge_ends(ends: Sequence[WorkerEnd], *, script: str, was_interrupted: bool) -> Verdict:
+    """Exit code and causes, from the ends of all workers.
+
+    Args:
+        ends: The end of each worker, in order of time.
+        script: Name of the script, for the sentences.
+        was_interrupted: Whether Ctrl-C or SIGTERM came before.
+
+    Guarantee:
+        Workers that failed only because another one did, and workers that the launcher stopped, are
+        no causes; but a failed job has at least one.
+    """
+    failed = [end for end in ends if is_failed(end, was_interrupted=was_interrupted)]
+    causes = [end for end in failed if _is_cause(end)] or failed
+    failures = _group_alike(causes, script)
+    if was_interrupted:
+        return Verdict(exit_code=INTERRUPTED, failures=failures)
+    if not causes:
+        return Verdict(exit_code=0, failures=())
+    return Verdict(exit_code=_exit_code_of(causes[0]), failures=failures)
+
+
+def _is_cause(end: WorkerEnd) -> bool:
+    if end.kind in _SECONDARY:
+        return False
+    return not end.was_stopped or end.sentence is not None
+
+
+def _exit_code_of(end: WorkerEnd) -> int:
+    if end.status < 0:
+        return 1
+    return end.status or 2  # 0 here: it never joined, which is wrong use
+
+
+def _group_alike(ends: Sequence[WorkerEnd], script: str) -> tuple[Failure, ...]:
+    groups: dict[tuple[str, str | None, str | None], list[WorkerEnd]] = {}
+    for end in ends:
+        sentence = end.sentence or (_never_joined(script) if end.status == 0 else None)
+        # Without a sentence each has its own log to look at.
+        own = None if sentence else str(end.rank)
+        groups.setdefault((describe_status(end.status), sentence, own), []).append(end)
+    return tuple(
+        Failure(
+            ranks=tuple(sorted(end.rank for end in alike)),
+            how=how,
+            kind=alike[0].kind or ("UsageError" if sentence else None),
+            sentence=sentence,
+            log=min(alike, key=lambda end: end.rank).log,
+        )
+        for (how, sentence, _), alike in groups.items()
+    )
+
+
+def _never_joined(script: str) -> str:
+    return (
+        f"{script} never called holdtrue.init; a script joins its job by that call. "
+        f"Call holdtrue.init(...) before the training loop, or start the script with plain `python {script}`."
+    )
+
+
+def describe_status(status: int) -> str:
+    """The end of a process in words.
+
+    >>> describe_status(3), describe_status(-9)
+    ('ended with exit status 3', 'was killed by SIGKILL')
+    """
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
