@@ -24,7 +24,7 @@ class PassPoint:
     seconds: float
     """Forward and backward, in seconds, more than 0."""
     peak_bytes: int | None = None
-    """Peak memory of the device: weights, optimizer state, one set of gradients, activations; None if unknown."""
+    """Peak memory: weights, optimizer state, one set of gradients, activations; None if unknown."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

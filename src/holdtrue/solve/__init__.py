@@ -1,0 +1,32 @@
+"""Who should do how much: measured passes and a list of devices in, a mapping out.
+
+    in:  Profile, devices (`v100:2,p100:8`), Plan (or a global batch size, and V is chosen too)
+    out: Answer: mapping, predicted step time, memory; Recommendation: with rivals and reasons
+
+Pure: no torch, no clock, no files. docs/design/0010-solver.md has the cost model and the proof.
+"""
+
+from ._devices import DeviceGroup, parse_devices, parse_memory, parse_size
+from ._layout import aligned_mapping
+from ._predict import StepPrediction, WorkerPrediction, predict_step
+from ._recommend import OneType, Recommendation, RunnerUp, candidate_virtual_nodes, recommend
+from ._solve import Answer, IdleDevices, solve
+
+__all__ = [
+    "Answer",
+    "DeviceGroup",
+    "IdleDevices",
+    "OneType",
+    "Recommendation",
+    "RunnerUp",
+    "StepPrediction",
+    "WorkerPrediction",
+    "aligned_mapping",
+    "candidate_virtual_nodes",
+    "parse_devices",
+    "parse_memory",
+    "parse_size",
+    "predict_step",
+    "recommend",
+    "solve",
+]

@@ -1,0 +1,191 @@
+"""The solver for a plan that is fixed: the best mapping, and what keeps devices idle."""
+
+from collections.abc import Mapping as Dictionary
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from holdtrue.errors import PlanError
+from holdtrue.mapping import Mapping
+from holdtrue.plan import Plan
+from holdtrue.profile import Profile, check_profile
+from holdtrue.units import format_bytes
+
+from ._cost import Costs, cost_devices
+from ._devices import DeviceGroup
+from ._layout import aligned_mapping, lay_out
+from ._predict import StepPrediction, predict_costs
+from ._search import search_counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A mapping and what it is predicted to cost."""
+
+    plan: Plan
+    """The plan that it serves."""
+    largest_pass: int
+    """Virtual-node batch size: examples in the largest pass of a full batch, before any fusing."""
+    mapping: Mapping
+    """Virtual nodes of each device, in the order of the device list; empty for an idle one."""
+    prediction: StepPrediction
+    """Seconds, throughput and memory."""
+
+    @property
+    def step_s(self) -> float:
+        """Predicted seconds of a step."""
+        return self.prediction.step_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleDevices:
+    """Devices of one kind that the answer gives nothing to do."""
+
+    kind: str
+    """Kind of device."""
+    count: int
+    """How many of them."""
+    standby: bool
+    """Whether they cannot hold one pass, and so could not be given any."""
+    reason: str
+    """Why, in a sentence."""
+
+
+def _answer(costs: Costs, plan: Plan, mapping: Mapping) -> Answer:
+    prediction = predict_costs(costs, mapping)
+    return Answer(plan=plan, largest_pass=costs.largest_pass, mapping=mapping, prediction=prediction)
+
+
+def answer_costs(costs: Costs, plan: Plan) -> Answer | None:
+    """The best answer for these costs; None if the devices cannot hold the plan's virtual nodes."""
+    found = search_counts(costs)
+    if found is None:
+        return None
+    return _answer(costs, plan, lay_out(plan.virtual_nodes, found.counts, found.tail))
+
+
+def move_one(costs: Costs, answer: Answer, source: str | None, target: str) -> Answer | None:
+    """The best answer that gives one more virtual node to a device of kind `target`.
+
+    Args:
+        costs: The problem.
+        answer: The mapping to start from.
+        source: Kind to take it from, the device with most; None tries every kind.
+        target: Kind to give it to, the device with fewest.
+    """
+    options: list[Answer] = []
+    counts = [len(ids) for ids in answer.mapping.held]
+    to = next(kind for kind in costs.kinds if kind.kind == target)
+    gets = min(to.ranks, key=lambda rank: (counts[rank], rank))
+    for kind in costs.kinds:
+        gives = max(kind.ranks, key=lambda rank: (counts[rank], -rank))
+        if (source is not None and kind.kind != source) or not counts[gives] or gives == gets:
+            continue
+        if counts[gets] >= to.cap or (kind.kind == target and counts[gives] - counts[gets] > 1):
+            continue
+        moved = [count - (rank == gives) + (rank == gets) for rank, count in enumerate(counts)]
+        options.append(_answer(costs, answer.plan, aligned_mapping(answer.plan.virtual_nodes, moved)))
+    return min(options, key=lambda option: option.step_s, default=None)
+
+
+def explain_idle(costs: Costs, answer: Answer) -> tuple[IdleDevices, ...]:
+    """Devices without virtual nodes, by kind, each with the reason."""
+    idle: list[IdleDevices] = []
+    for kind in costs.kinds:
+        count = sum(1 for rank in kind.ranks if not answer.mapping.held[rank])
+        if not count:
+            continue
+        standby = bool(kind.refusal)
+        if standby:
+            reason = f"cannot hold a pass: {kind.refusal}"
+        else:
+            reason = _explain_unused(answer, move_one(costs, answer, None, kind.kind))
+        idle.append(IdleDevices(kind=kind.kind, count=count, standby=standby, reason=reason))
+    return tuple(idle)
+
+
+def _explain_unused(answer: Answer, other: Answer | None) -> str:
+    if len(answer.prediction.busy) == answer.plan.virtual_nodes or other is None:
+        return f"all {answer.plan.virtual_nodes} virtual nodes have a device of their own"
+    if other.step_s == answer.step_s:
+        return f"with work there too a step still takes {answer.step_s:.4g} s"
+    extra_s = other.prediction.exchange_s - answer.prediction.exchange_s
+    cause = (
+        f"the exchange {other.prediction.exchange_s:.4g} s instead of {answer.prediction.exchange_s:.4g} s"
+    )
+    if other.prediction.compute_s - answer.prediction.compute_s > extra_s:
+        slowest = other.prediction.slowest
+        cause = f"{slowest.kind}:{slowest.rank} needs {slowest.seconds:.4g} s for {slowest.virtual_nodes} virtual nodes"
+    return f"with one virtual node there a step takes {other.step_s:.4g} s instead of {answer.step_s:.4g} s: {cause}"
+
+
+def largest_fitting_pass(
+    profile: Profile, groups: Sequence[DeviceGroup], memory_bytes: Dictionary[str, int]
+) -> int | None:
+    """The largest measured pass that some device of the groups can hold, or None."""
+    fitting = [
+        point.batch_size
+        for device in (profile.device(group.kind) for group in groups)
+        for point in device.points
+        for limit in (memory_bytes.get(device.kind, device.memory_bytes),)
+        if limit is None or point.peak_bytes is None or point.peak_bytes + profile.gradient_bytes <= limit
+    ]
+    return max(fitting, default=None)
+
+
+def refuse_plan(
+    costs: Costs, profile: Profile, groups: Sequence[DeviceGroup], limits: Dictionary[str, int]
+) -> PlanError:
+    """The error for virtual nodes that no mapping can hold: the largest pass that would fit, and the V for it."""
+    largest = largest_fitting_pass(profile, groups, limits)
+    devices = "; ".join(
+        f"{kind.kind}: " + (kind.refusal or f"holds at most {kind.cap} virtual nodes") for kind in costs.kinds
+    )
+    if largest is None:
+        least = min((p.peak_bytes or 0, p.batch_size) for g in groups for p in profile.device(g.kind).points)
+        way_out = (
+            f"No measured pass would fit (the least, of {least[1]}, needs {format_bytes(least[0])}): "
+            f"measure smaller passes, or use devices with more memory"
+        )
+    elif largest < costs.largest_pass:
+        count = -(-costs.global_batch_size // largest)
+        way_out = f"The largest pass that would fit is {largest}: use {count} virtual nodes or more"
+    else:
+        way_out = f"The largest pass that would fit is {largest}: use fewer virtual nodes, or more devices"
+    return PlanError(
+        f"no mapping can hold a global batch of {costs.global_batch_size} in {costs.virtual_nodes} virtual "
+        f"nodes of "
+        f"{costs.largest_pass} examples ({devices}); every virtual node needs a device that holds its pass. "
+        f"{way_out}."
+    )
+
+
+def solve(
+    profile: Profile,
+    groups: Sequence[DeviceGroup],
+    plan: Plan,
+    *,
+    memory_bytes: Dictionary[str, int] | None = None,
+) -> Answer:
+    """The mapping of least predicted step time for this plan.
+
+    Args:
+        profile: Measured passes.
+        groups: The devices; ranks are given in their order.
+        plan: V, the global batch size and the level of numerics.
+        memory_bytes: Limits by kind, in place of the profile's.
+
+    Raises:
+        UsageError: a device has no profile.
+        PlanError: no mapping can hold the plan; the message gives the largest pass that would fit and its V.
+
+    Guarantee:
+        Optimal over all mappings under the cost model; ties go to fewer contributions (aligned blocks),
+        then to fewer workers, then to devices listed first. Pure: the same arguments, the same answer.
+    """
+    limits = memory_bytes or {}
+    check_profile(profile, kinds=[group.kind for group in groups])
+    costs = cost_devices(profile, groups, plan, limits)
+    answer = answer_costs(costs, plan)
+    if answer is None:
+        raise refuse_plan(costs, profile, groups, limits)
+    return answer
