@@ -22,7 +22,6 @@ from holdtrue.units import format_bytes
 from ._devices import DeviceGroup
 
 Seconds = npt.NDArray[np.float64]
-_NEVER = np.array([math.inf])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -144,9 +143,10 @@ def _cost_of(device: DeviceProfile, ranks: range, costs: Costs, limit: int | Non
             most += 1
         seconds, fused = _fuse_passes(device, size, most, virtual_nodes)
     else:
-        seconds = np.arange(virtual_nodes + 1) * (device.pass_s(size) or math.inf) if fits_bare else _NEVER
-    seconds = seconds + device.fixed_s
-    seconds[0] = 0.0
+        pass_s = (device.pass_s(size) if fits_bare else None) or math.inf
+        seconds = np.arange(virtual_nodes + 1, dtype=np.float64)
+        seconds[1:] *= pass_s
+    seconds[1:] += device.fixed_s
     peak = None if costs.fuses else device.pass_bytes(size)
     gradients = _gradient_limit(peak, limit and limit - gradient_bytes, gradient_bytes)
     alone = _gradient_limit(peak, limit, gradient_bytes)

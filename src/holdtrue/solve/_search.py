@@ -115,8 +115,8 @@ def _workers_for(held: Counts, devices: Counts, needed: Counts) -> Counts:
 
 
 def _fewest(case: _Case, times_s: npt.NDArray[np.float64]) -> Counts:
-    fewest = [workers for _, workers in case.options(case.most(times_s))]
-    return np.min(np.stack(fewest), axis=0)
+    fewest: Counts = np.min(np.stack([needed for _, needed in case.options(case.most(times_s))]), axis=0)
+    return fewest
 
 
 def _first_time(case: _Case, times_s: npt.NDArray[np.float64]) -> int:
@@ -132,7 +132,7 @@ def _first_time(case: _Case, times_s: npt.NDArray[np.float64]) -> int:
 
 
 def _search_case(case: _Case, bound_s: float) -> tuple[float, int, float, tuple[int, int, int] | None] | None:
-    """(step time, workers, T, tail) of the best choice of this case, or None if it cannot come to `bound_s`."""
+    """(step time, workers, T, tail) of the best choice of this case; None if it cannot come to `bound_s`."""
     times_s = np.unique(np.concatenate([kind.seconds[1 : kind.cap + 1] for kind in case.kinds]))
     first = _first_time(case, times_s)
     least_exchange_s = case.exchange_s(2)

@@ -114,8 +114,10 @@ def _explain_unused(answer: Answer, other: Answer | None) -> str:
     )
     if other.prediction.compute_s - answer.prediction.compute_s > extra_s:
         slowest = other.prediction.slowest
-        cause = f"{slowest.kind}:{slowest.rank} needs {slowest.seconds:.4g} s for {slowest.virtual_nodes} virtual nodes"
-    return f"with one virtual node there a step takes {other.step_s:.4g} s instead of {answer.step_s:.4g} s: {cause}"
+        work = f"{slowest.virtual_nodes} virtual node" + "s" * (slowest.virtual_nodes > 1)
+        cause = f"a {slowest.kind} needs {slowest.seconds:.4g} s for {work}"
+    longer = f"a step takes {other.step_s:.4g} s instead of {answer.step_s:.4g} s"
+    return f"with one virtual node there {longer}: {cause}"
 
 
 def largest_fitting_pass(
@@ -135,7 +137,7 @@ def largest_fitting_pass(
 def refuse_plan(
     costs: Costs, profile: Profile, groups: Sequence[DeviceGroup], limits: Dictionary[str, int]
 ) -> PlanError:
-    """The error for virtual nodes that no mapping can hold: the largest pass that would fit, and the V for it."""
+    """The error for a plan that no mapping can hold: the largest pass that would fit, and the V for it."""
     largest = largest_fitting_pass(profile, groups, limits)
     devices = "; ".join(
         f"{kind.kind}: " + (kind.refusal or f"holds at most {kind.cap} virtual nodes") for kind in costs.kinds
