@@ -9,7 +9,7 @@ One writer at a time, by a lock; readers any time. No torch. The checkpoints in 
 
 from ._compare import Comparison, compare_runs
 from ._differences import Difference, plan_differences
-from ._files import Json
+from ._files import Json, sync_folder
 from ._reader import read_run
 from ._records import Conflict, DigestRecord, EventRecord, MetricsRecord, RunRecord, StepRecord
 from ._writer import RunDirectory
@@ -28,4 +28,5 @@ __all__ = [
     "compare_runs",
     "plan_differences",
     "read_run",
+    "sync_folder",
 ]
