@@ -1,7 +1,6 @@
 """One fetch, the same in line and in a DataLoader worker: that is why `num_workers` does not change a bit."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -43,36 +42,22 @@ class FetchDataset(Dataset[Batch]):
         return [self._dataset[i] for i in indices]
 
 
-@contextmanager
-def plain_torch() -> Iterator[None]:
+def plain_torch() -> AbstractContextManager[object]:
     """Torch as a DataLoader worker has it: one thread, and no autocast that the caller may be in."""
     threads = torch.get_num_threads()
-    with ExitStack() as stack:
-        for device_type in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device_type):
-                stack.enter_context(torch.autocast(device_type, enabled=False))
-        if threads != 1:
-            torch.set_num_threads(1)
-            stack.callback(torch.set_num_threads, threads)
-        yield
+    casting = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    if threads == 1 and not casting:
+        return nullcontext()  # the usual case, and entered once a pass
+    stack = ExitStack()
+    for kind in casting:
+        stack.enter_context(torch.autocast(kind, enabled=False))
+    torch.set_num_threads(1)
+    stack.callback(torch.set_num_threads, threads)
+    return stack
 
 
-@contextmanager
-def naming(what: str, indices: Sequence[int] = ()) -> Iterator[None]:
-    """Add to an exception of the user's code what was being read."""
-    try:
-        yield
-    except Exception as error:
-        shown = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-        error.add_note(f"holdtrue was reading {what}" + (f", dataset indices {shown}" if shown else ""))
-        raise
-
-
-def naming_fetch(fetch: Fetch) -> Any:  # Any: the context manager type of contextlib is private
-    """`naming` for the place of a fetch in the run."""
-    place = (
-        f"step {fetch.step_in_epoch} of epoch {fetch.epoch}"
-        if fetch.epoch >= 0
-        else f"chunk {fetch.step_in_epoch}"
-    )
-    return naming(f"virtual node {fetch.virtual_node}'s examples of {place}", fetch.indices)
+def describe_fetch(fetch: Fetch) -> str:
+    """What was being read, for a note on an exception of the user's code."""
+    unit = f"step {fetch.step_in_epoch} of epoch {fetch.epoch}" if fetch.epoch >= 0 else "an evaluation"
+    shown = ", ".join(map(str, fetch.indices[:8])) + (", ..." if len(fetch.indices) > 8 else "")
+    return f"holdtrue was reading for virtual node {fetch.virtual_node} in {unit}: dataset indices {shown}"

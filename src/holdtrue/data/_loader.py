@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch.utils.data import DataLoader
 
-from ._fetch import FetchDataset, naming_fetch
+from ._fetch import FetchDataset, describe_fetch
 from ._fresh import Batch, batch_to_device
 from ._schedule import Fetch
 from ._source import MapSource
@@ -21,7 +21,7 @@ class Loader:
         seed: The plan's seed.
         device: Where batches are put.
         keep_streams: Whether reading in line leaves the caller's random streams as they were
-            (40 us a fetch); false where the caller saves and restores them around the step.
+            (50 us a fetch); false where the caller saves and restores them around the step.
         timeout_s: Longest wait for one fetch from DataLoader workers, in seconds, where the user's
             own DataLoader sets none; 0 is no limit.
 
@@ -70,8 +70,10 @@ class Loader:
         """The batch of one fetch, read in line: the same bits as from `load`, however often."""
         saved = save_host_streams() if self._keep_streams else None
         try:
-            with naming_fetch(fetch):
-                return batch_to_device(self._dataset[fetch], self._device)
+            return batch_to_device(self._dataset[fetch], self._device)
+        except Exception as error:
+            error.add_note(describe_fetch(fetch))
+            raise
         finally:
             if saved is not None:
                 restore_host_streams(saved)
@@ -93,12 +95,24 @@ class Loader:
                 yield fetch
 
         self._submitted.fetches = submit()
-        self._ahead = self._ahead or self._start_ahead()
+        if self._ahead is None:  # `or` would ask it for its length
+            self._ahead = self._start_ahead()
         batches = iter(self._ahead)
-        while waiting:
-            with naming_fetch(waiting[0]):
-                batch = batch_to_device(next(batches), self._device)
-            yield waiting.popleft(), batch
+        try:
+            while waiting:
+                try:
+                    batch = next(batches)
+                except Exception as error:
+                    error.add_note(describe_fetch(waiting[0]))
+                    # The frames of torch's reraise() form a cycle with the error and would keep the iterator
+                    # until a garbage collection, which ends workers in the wrong order: 5 s of waiting for
+                    # each. The worker's own traceback is in the message.
+                    error.__traceback__ = None
+                    raise
+                yield waiting.popleft(), batch_to_device(batch, self._device)
+                del batch  # else it would live beside the next one
+        finally:
+            del batches  # ends workers that are not persistent, before an exception goes on its way
 
     def _start_ahead(self) -> "DataLoader[Batch]":
         workers = self._workers

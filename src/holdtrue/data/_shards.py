@@ -1,6 +1,8 @@
 """Reading an iterable source by virtual node."""
 
+import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from holdtrue.errors import DataError
 from holdtrue.plan import stream_key
 
-from ._fetch import naming, plain_torch
+from ._fetch import plain_torch
 from ._fresh import Batch, batch_to_device
 from ._source import IterableSource
 from ._streams import restore_host_streams, save_host_streams, set_host_streams
@@ -70,27 +72,22 @@ class IterableShards:
             What the source draws from the host's streams depends on the seed, the epoch, the position in
             the shard and the virtual node; the caller's streams are afterwards as they were.
         """
-        saved = save_host_streams()
-        try:
-            with naming(f"{examples} examples of virtual node {virtual_node}'s shard in epoch {self._epoch}"):
-                opened = self._opened(virtual_node)
-                set_host_streams(stream_key(self._seed, "fetch", self._epoch, opened.read, virtual_node))
-                with plain_torch():
-                    found = list(islice(opened.examples, examples))
-                    batch = self._source.collate_fn(found) if found else None
-                opened.read += len(found)
-                return ShardRead(
-                    virtual_node=virtual_node,
-                    available=len(found),
-                    batch=batch_to_device(batch, self._device),
-                )
-        finally:
-            restore_host_streams(saved)
+        with self._own_streams(f"reading {examples} examples of virtual node {virtual_node}"):
+            opened = self._opened(virtual_node)
+            self._set_streams("fetch", opened.read, virtual_node)
+            with plain_torch():
+                found = list(islice(opened.examples, examples))
+                batch = self._source.collate_fn(found) if found else None
+            opened.read += len(found)
+            batch = batch_to_device(batch, self._device)
+        return ShardRead(virtual_node=virtual_node, available=len(found), batch=batch)
 
     def state_of(self, virtual_node: int) -> dict[str, Any]:  # Any: the user's state_dict
         """Where a virtual node is in its shard: what `load_state` takes on this worker or another."""
-        opened = self._opened(virtual_node)
-        return {"epoch": self._epoch, "examples": opened.read, "shard": opened.shard.state_dict()}
+        with self._own_streams(f"saving the position of virtual node {virtual_node}"):
+            opened = self._opened(virtual_node)
+            state = copy.deepcopy(opened.shard.state_dict())  # the shard may go on changing what it returned
+            return {"epoch": self._epoch, "examples": opened.read, "shard": state}
 
     def load_state(self, virtual_node: int, state: dict[str, Any]) -> None:  # Any: from state_of
         """Continue a virtual node's shard where `state_of` found it.
@@ -109,12 +106,30 @@ class IterableShards:
                 f"is in epoch {self._epoch}; a shard continues in its own epoch. Call "
                 f"start_epoch({state['epoch']}) first."
             )
-        shard = self._shard(virtual_node)
-        shard.load_state_dict(state["shard"])
-        self._open[virtual_node] = _OpenShard(shard, iter(shard), state["examples"])
+        with self._own_streams(f"loading the position of virtual node {virtual_node}"):
+            self._set_streams("shard", state["examples"], virtual_node)
+            shard = self._shard(virtual_node)
+            shard.load_state_dict(state["shard"])
+            self._open[virtual_node] = _OpenShard(shard, iter(shard), state["examples"])
+
+    @contextmanager
+    def _own_streams(self, doing: str) -> Iterator[None]:
+        """Keep the caller's streams, and say on an exception of the user's code what was being done."""
+        saved = save_host_streams()
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"holdtrue was {doing} in epoch {self._epoch}")
+            raise
+        finally:
+            restore_host_streams(saved)
+
+    def _set_streams(self, name: str, read: int, virtual_node: int) -> None:
+        set_host_streams(stream_key(self._seed, name, self._epoch, read, virtual_node))
 
     def _opened(self, virtual_node: int) -> _OpenShard:
         if virtual_node not in self._open:
+            self._set_streams("shard", 0, virtual_node)
             shard = self._shard(virtual_node)
             self._open[virtual_node] = _OpenShard(shard, iter(shard), 0)
         return self._open[virtual_node]
