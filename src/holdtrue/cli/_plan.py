@@ -1,0 +1,135 @@
+"""`holdtrue plan`: what to expect of some devices, without any of them."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdtrue.errors import UsageError
+
+_JOB = "Job"
+_DEVICES = "Devices"
+_PROFILE = "Profile"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("plan")(plan)
+
+
+def plan(
+    profile: Annotated[
+        list[Path],
+        typer.Option(
+            "--profile",
+            metavar="FILE",
+            help="Profile that `holdtrue profile` wrote; once for each file, where kinds have their own.",
+            rich_help_panel=_PROFILE,
+        ),
+    ],
+    devices: Annotated[
+        str,
+        typer.Option(
+            "--devices",
+            metavar="KIND:N,...",
+            help="Devices to plan for, such as v100:2,p100:8.",
+            rich_help_panel=_DEVICES,
+        ),
+    ],
+    global_batch_size: Annotated[
+        int,
+        typer.Option("--global-batch-size", metavar="B", help="Examples in a step.", rich_help_panel=_JOB),
+    ],
+    virtual_nodes: Annotated[
+        str,
+        typer.Option(
+            "--virtual-nodes",
+            metavar="V",
+            help="Virtual nodes; auto chooses among those whose passes were measured.",
+            rich_help_panel=_JOB,
+        ),
+    ] = "auto",
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Plan for numerics fast: virtual nodes may be fused into one pass.",
+            rich_help_panel=_JOB,
+        ),
+    ] = False,
+    memory: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--memory",
+            metavar="KIND=SIZE,...",
+            help="Memory a worker may use, such as v100=16GiB. [dim]default: the profile's[/dim]",
+            rich_help_panel=_DEVICES,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="Refuse a profile of any other model (name or hash).",
+            rich_help_panel=_PROFILE,
+        ),
+    ] = None,
+    torch_version: Annotated[
+        str | None,
+        typer.Option(
+            "--torch",
+            metavar="VERSION",
+            help="Refuse a profile measured with any other torch.",
+            rich_help_panel=_PROFILE,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of a screen.")
+    ] = False,
+) -> None:
+    """Say which virtual nodes and mapping to use, how fast a step will be, and why not otherwise.
+
+    Needs no device: only measured passes. See docs/guide/mixed-devices.md.
+    """
+    # numpy comes with the solver; the other commands need not wait for it.
+    from holdtrue.profile import check_profile, merge_profiles, read_profile
+    from holdtrue.solve import parse_devices, parse_memory, recommend
+
+    from ._plan_view import describe_json, show_recommendation
+
+    groups = parse_devices(devices)
+    limits = parse_memory(memory or [])
+    merged = merge_profiles([read_profile(path) for path in profile])
+    check_profile(merged, kinds=[group.kind for group in groups], model=model, torch_version=torch_version)
+    strangers = sorted(set(limits) - {group.kind for group in groups})
+    if strangers:
+        raise UsageError(
+            f"--memory names {', '.join(strangers)}, and --devices does not; a limit is for a kind that is "
+            f"used. "
+            f"Correct the name."
+        )
+    found = recommend(
+        merged,
+        groups,
+        global_batch_size=global_batch_size,
+        virtual_nodes=_parse_virtual_nodes(virtual_nodes),
+        numerics="fast" if fast else "exact",
+        memory_bytes=limits,
+    )
+    if as_json:
+        typer.echo(json.dumps(describe_json(found, merged), indent=2))
+    else:
+        show_recommendation(found, merged, limits)
+
+
+def _parse_virtual_nodes(text: str) -> int | None:
+    """V, or None for `auto`."""
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UsageError(
+            f"--virtual-nodes is {text!r}; it is a whole number of 1 or more, or auto. Pass one of these."
+        )
+    return int(text)
