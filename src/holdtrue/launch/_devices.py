@@ -1,5 +1,6 @@
 """Which device each worker drives."""
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,18 @@ def count_cuda_devices(env: Mapping[str, str], device_folder: Path = Path("/dev"
             break  # as CUDA reads it: what follows an invalid entry is not visible
         chosen.append(entry)
     return len(chosen)
+
+
+def torch_has_cuda() -> bool:
+    """Whether the installed torch is built for CUDA, from its version file: loading it takes a second."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text()
+    except OSError:
+        return True  # an unusual build: let torch itself say
+    return re.search(r"^cuda\b[^=\n]*=\s*None", text, re.MULTILINE) is None
 
 
 def assign_devices(device: str, workers: int, cuda_devices: int) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from holdtrue import errors
 from holdtrue.errors import UsageError
 from holdtrue.wire import CheckpointReport, FinishedReport, Report, StepReport
 
-from ._devices import assign_devices, count_cuda_devices
+from ._devices import assign_devices, count_cuda_devices, torch_has_cuda
 from ._job import Failure, JobResult, JobSpec, WorkerEnd
 from ._judge import is_failed, judge_ends
 from ._leftovers import leftovers
@@ -50,7 +50,8 @@ def launch_job(spec: JobSpec, observer: JobObserver) -> JobResult:
         boundary, for at most `spec.interrupt_wait_s`; the second kills them.
     """
     _check_start(spec)
-    devices = assign_devices(spec.device, spec.workers, count_cuda_devices(os.environ))
+    cuda_devices = count_cuda_devices(os.environ) if spec.device != "cpu" and torch_has_cuda() else 0
+    devices = assign_devices(spec.device, spec.workers, cuda_devices)
     (spec.run_dir / "logs").mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
     with ExitStack() as stack:

@@ -1,0 +1,245 @@
+"""Options that several commands share, and which of their values the launcher needs itself."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, final
+
+import typer
+
+from holdtrue.errors import UsageError
+from holdtrue.launch import DEVICES
+from holdtrue.mapping import parse_mapping
+from holdtrue.plan import NUMERICS_LEVELS
+from holdtrue.units import parse_ids
+from holdtrue.wire import SETTING_VARIABLES, Setting, parse_setting
+
+NON_FINITE = ("stop", "skip", "allow")
+
+_PLAN = "Plan (overrides the script)"
+_PLACE = "Devices"
+
+
+def read_whole_number(text: str | int) -> int:
+    """The number that `text` writes, for options."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
+
+def read_number(text: str | float) -> float:
+    """The number that `text` writes, for options."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+
+
+Script = Annotated[
+    str,
+    typer.Argument(metavar="train.py", help="The script. All that follows is for it.", show_default=False),
+]
+Arguments = Annotated[
+    list[str] | None, typer.Argument(metavar="ARGS", help="Arguments of the script.", show_default=False)
+]
+VirtualNodes = Annotated[
+    int | None,
+    typer.Option(
+        "--virtual-nodes",
+        parser=read_whole_number,
+        metavar="V",
+        help="Slices of every global batch.",
+        rich_help_panel=_PLAN,
+    ),
+]
+GlobalBatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--global-batch-size",
+        parser=read_whole_number,
+        metavar="B",
+        help="Examples in a step.",
+        rich_help_panel=_PLAN,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        parser=read_whole_number,
+        metavar="S",
+        help="Seed of every random stream of the run.",
+        rich_help_panel=_PLAN,
+    ),
+]
+Numerics = Annotated[
+    str | None,
+    typer.Option(
+        "--numerics",
+        metavar="|".join(NUMERICS_LEVELS),
+        help="What is promised about bits; see docs/guarantees.md.",
+        rich_help_panel=_PLAN,
+    ),
+]
+NonFinite = Annotated[
+    str | None,
+    typer.Option(
+        "--non-finite",
+        metavar="|".join(NON_FINITE),
+        help="What to do at a loss that is not finite: stop the run, skip the update, or allow it. "
+        "[dim]default: stop[/dim]",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="|".join(DEVICES),
+        help="Devices of the workers; auto is cuda where there is one. [dim]default: auto[/dim]",
+        rich_help_panel=_PLACE,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        parser=read_whole_number,
+        metavar="T",
+        help="Intra-op threads of each worker; bits depend on it. [dim]default: 1[/dim]",
+        rich_help_panel=_PLACE,
+    ),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        parser=read_number,
+        metavar="SECONDS",
+        help="Bound of every wait between workers. [dim]default: 300[/dim]",
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="TOML file of settings, named as the options with _ for -. Environment variables "
+        "(HOLDTRUE_SEED, ...) are stronger, options strongest.",
+    ),
+]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """Settings that the command line may give to any job; None where it does not.
+
+    Raises:
+        UsageError: a value is none of the choices, or is out of range.
+    """
+
+    virtual_nodes: int | None = None
+    global_batch_size: int | None = None
+    seed: int | None = None
+    numerics: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    timeout: float | None = None
+    non_finite: str | None = None
+    config: Path | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("device", self.device, DEVICES)
+        _check_choice("numerics", self.numerics, NUMERICS_LEVELS)
+        _check_choice("non-finite", self.non_finite, NON_FINITE)
+        for option in ("virtual_nodes", "global_batch_size", "threads", "timeout"):
+            value = getattr(self, option)
+            if value is not None and not value > 0:
+                raise UsageError(
+                    f"--{option.replace('_', '-')} is {value}; it must be above 0. Give such a number."
+                )
+
+    def settings(self) -> dict[str, Setting]:
+        """The given values by the names of their settings."""
+        values: dict[str, Setting | Path | None] = {
+            "virtual_nodes": self.virtual_nodes,
+            "global_batch_size": self.global_batch_size,
+            "seed": self.seed,
+            "numerics": self.numerics,
+            "device": self.device,
+            "threads": self.threads,
+            "timeout_s": self.timeout,
+            "non_finite": self.non_finite,
+            "config": self.config,
+        }
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in values.items()
+            if value is not None
+        }
+
+
+def _check_choice(option: str, value: str | None, choices: tuple[str, ...]) -> None:
+    if value is not None and value not in choices:
+        raise UsageError(f"--{option} is {value!r}; the choices are {', '.join(choices)}. Give one of them.")
+
+
+def settings_in_force(cli: Mapping[str, Setting], env: Mapping[str, str]) -> dict[str, Setting]:
+    """Settings that command line, environment and config file give, the strongest of each.
+
+    What the script says is not known here, nor needed: it has no say in devices, threads and folders.
+
+    Raises:
+        UsageError: a variable or the config file cannot be read.
+    """
+    environment = {
+        name: parse_setting(name, env[variable])
+        for name, variable in SETTING_VARIABLES.items()
+        if env.get(variable)
+    }
+    config = cli.get("config", environment.get("config"))
+    return {**(_read_config(Path(str(config))) if config else {}), **environment, **cli}
+
+
+def _read_config(path: Path) -> dict[str, Setting]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(
+            f"the config file {path} cannot be read ({error.strerror}); it must be a readable TOML file. "
+            f"Name one with --config."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the config file {path} is not TOML: {error}; it has lines such as `seed = 1`. Write it so."
+        ) from error
+
+
+def choose_workers(workers: int | None, mapping: str | None, virtual_nodes: int | None) -> int:
+    """Number of workers, from `--workers` and `--mapping`, which must agree. Pure.
+
+    Raises:
+        MappingError: the text is no mapping.
+        UsageError: the mapping is for another number of workers.
+
+    >>> choose_workers(None, "0-3/4,5", None), choose_workers(None, None, None)
+    (2, 1)
+    """
+    if mapping is None:
+        return 1 if workers is None else workers
+    parsed = parse_mapping(mapping, virtual_nodes or _least_virtual_nodes(mapping))
+    if workers is not None and workers != parsed.world_size:
+        raise UsageError(
+            f"--workers is {workers} and --mapping {mapping!r} is for {parsed.world_size} worker(s); "
+            f"a mapping has one part for each worker. Leave out --workers, or write {workers} part(s)."
+        )
+    return parsed.world_size
+
+
+def _least_virtual_nodes(mapping: str) -> int:
+    try:
+        return max((i + 1 for part in mapping.split("/") for i in parse_ids(part)), default=1)
+    except ValueError:
+        return 1  # parse_mapping says what is wrong

@@ -1,0 +1,266 @@
+"""`holdtrue run`: a job on this machine."""
+
+import os
+import shlex
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, final
+
+import typer
+
+from holdtrue.errors import UsageError
+from holdtrue.launch import (
+    JobResult,
+    JobSpec,
+    check_name,
+    launch_job,
+    name_of_script,
+    new_run_dir,
+    newest_run_dir,
+)
+from holdtrue.wire import Setting
+
+from . import _options as options
+from ._say import say, say_failures
+
+RUNS = Path("runs")
+"""Folder of run directories that nobody named."""
+
+_FOLDER = "Run directory"
+_HELP = (
+    "Run a training script as a job on this machine.\n\n"
+    "The result does not depend on the number of workers: the plan says what is computed, the mapping only "
+    "where. The script calls holdtrue.init.\n\n"
+    "Ctrl-C stops the job at the next step boundary with a checkpoint; --resume goes on from there."
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    # Everything after the script is the script's, options included.
+    app.command("run", help=_HELP, context_settings={"allow_interspersed_args": False})(run)
+
+
+def run(
+    script: options.Script,
+    arguments: options.Arguments = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            parser=options.read_whole_number,
+            metavar="N",
+            help="Processes, each driving one device. [dim]default: 1, or the mapping's[/dim]",
+            rich_help_panel="Devices",
+        ),
+    ] = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    mapping: Annotated[
+        str | None,
+        typer.Option(
+            "--mapping",
+            metavar="IDS/IDS/...",
+            help="Virtual nodes of each worker, such as 0-7/8-11/12-15. [dim]default: even[/dim]",
+            rich_help_panel="Devices",
+        ),
+    ] = None,
+    virtual_nodes: options.VirtualNodes = None,
+    global_batch_size: options.GlobalBatchSize = None,
+    seed: options.Seed = None,
+    numerics: options.Numerics = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="JOB",
+            help="Name of the job: a-z, 0-9 and -. [dim]default: the script's[/dim]",
+            rich_help_panel=_FOLDER,
+        ),
+    ] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--run-dir",
+            metavar="DIR",
+            help="Folder for records, checkpoints and logs. [dim]default: runs/NAME-DATE-TIME[/dim]",
+            rich_help_panel=_FOLDER,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            metavar="",
+            help="Go on from the last checkpoint in --run-dir, or in the newest run of that name.",
+            rich_help_panel=_FOLDER,
+        ),
+    ] = False,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            "--checkpoint-every",
+            parser=options.read_whole_number,
+            metavar="STEPS",
+            help="Steps between checkpoints; 0 for one at the end only. [dim]default: 100[/dim]",
+            rich_help_panel=_FOLDER,
+        ),
+    ] = None,
+    keep_checkpoints: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-checkpoints",
+            parser=options.read_whole_number,
+            metavar="N",
+            help="Newest checkpoints that are kept. [dim]default: 3[/dim]",
+            rich_help_panel=_FOLDER,
+        ),
+    ] = None,
+    digest_every: Annotated[
+        int | None,
+        typer.Option(
+            "--digest-every",
+            parser=options.read_whole_number,
+            metavar="STEPS",
+            help="Steps between digests of the training state; 0 for none. [dim]default: 100[/dim]",
+            rich_help_panel=_FOLDER,
+        ),
+    ] = None,
+    timeout: options.Timeout = None,
+    non_finite: options.NonFinite = None,
+    config: options.Config = None,
+) -> None:
+    """`holdtrue run`; `_HELP` says what it does."""
+    overrides = options.Overrides(
+        virtual_nodes=virtual_nodes,
+        global_batch_size=global_batch_size,
+        seed=seed,
+        numerics=numerics,
+        device=device,
+        threads=threads,
+        timeout=timeout,
+        non_finite=non_finite,
+        config=config,
+    )
+    cadence = {
+        "checkpoint_every": checkpoint_every,
+        "keep_checkpoints": keep_checkpoints,
+        "digest_every": digest_every,
+    }
+    request = RunRequest(
+        script=script,
+        arguments=tuple(arguments or ()),
+        workers=options.choose_workers(workers, mapping, virtual_nodes),
+        mapping=mapping,
+        settings=overrides.settings() | check_cadence(cadence),
+        name=check_name(name) if name is not None else name_of_script(script),
+        run_dir=run_dir,
+        resume=resume,
+    )
+    raise typer.Exit(run_job(request))
+
+
+def check_cadence(values: dict[str, int | None]) -> dict[str, Setting]:
+    """The given numbers of steps and checkpoints.
+
+    Raises:
+        UsageError: one is too small.
+    """
+    for name, value in values.items():
+        least = 1 if name == "keep_checkpoints" else 0
+        if value is not None and value < least:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is {value}; it must be {least} or more. Give such a number."
+            )
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What the command line of `holdtrue run` asks for."""
+
+    script: str
+    arguments: tuple[str, ...]
+    workers: int
+    mapping: str | None
+    settings: dict[str, Setting]
+    """Given settings, the run directory and `resume` left out."""
+    name: str
+    run_dir: Path | None
+    resume: bool
+
+
+def run_job(request: RunRequest) -> int:
+    """Run the job with a screen; its exit code."""
+    from ._screen import open_screen  # rich is loaded when there is something to draw
+
+    spec = spec_of(request, env=dict(os.environ), now=datetime.now())
+    with open_screen(workers=spec.workers) as screen:
+        result = launch_job(spec, screen)
+    say_end(result, spec, request)
+    return result.exit_code
+
+
+def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSpec:
+    """The job that was asked for.
+
+    Raises:
+        UsageError: a setting cannot be, or the run directory holds a run and `--resume` is not given.
+    """
+    force = options.settings_in_force(request.settings, env)
+    resume = request.resume or bool(force.get("resume", False))
+    folder = request.run_dir or (Path(str(force["run_dir"])) if force.get("run_dir") else None)
+    if folder is None:
+        folder = newest_run_dir(RUNS, request.name) if resume else new_run_dir(RUNS, request.name, now)
+    if (folder / "plan.json").exists() and not resume:
+        raise UsageError(
+            f"{folder} already holds a run; each run has a folder of its own. "
+            f"Give another --run-dir, or --resume to go on with that run."
+        )
+    timeout_s = float(force.get("timeout_s", 300.0))
+    return JobSpec(
+        script=request.script,
+        arguments=request.arguments,
+        run_dir=folder,
+        name=request.name,
+        workers=request.workers,
+        mapping=request.mapping,
+        device=str(force.get("device", "auto")),
+        threads=int(force.get("threads", 1)),
+        settings={**request.settings, "run_dir": str(folder), "resume": resume},
+        interrupt_wait_s=timeout_s,
+    )
+
+
+def say_end(result: JobResult, spec: JobSpec, request: RunRequest) -> None:
+    """Print how the job ended: one line if well."""
+    say_failures(result.failures, workers=spec.workers)
+    steps = "no steps" if result.steps is None else f"{result.steps} step{'s' if result.steps != 1 else ''}"
+    if result.exit_code == 0:
+        digest = [f"digest {result.digest[:16]}"] if result.digest else []
+        say(" · ".join([f"done: {steps}", *digest, str(spec.run_dir)]))
+    elif result.was_interrupted or result.checkpoint_step is not None:
+        ended = "interrupted" if result.was_interrupted else "failed"
+        at = (
+            f"; the last checkpoint is step {result.checkpoint_step}"
+            if result.checkpoint_step is not None
+            else ""
+        )
+        say(f"{ended} after {steps}{at}. Go on with:\n    {resume_command(request, spec.run_dir)}")
+
+
+_OPTION_NAMES = {"timeout_s": "timeout"}
+
+
+def resume_command(request: RunRequest, run_dir: Path) -> str:
+    """The command that goes on with a run. Pure."""
+    words = ["holdtrue", "run", "--resume", "--run-dir", str(run_dir)]
+    if request.mapping is not None:
+        words += ["--mapping", request.mapping]
+    elif request.workers != 1:
+        words += ["--workers", str(request.workers)]
+    for name, value in request.settings.items():
+        words += [f"--{_OPTION_NAMES.get(name, name).replace('_', '-')}", str(value)]
+    return shlex.join([*words, request.script, *request.arguments])

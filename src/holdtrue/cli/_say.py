@@ -1,0 +1,44 @@
+"""Sentences on stderr, plain or in colour."""
+
+from collections.abc import Iterable
+
+import typer
+
+from holdtrue.launch import Failure
+from holdtrue.units import format_ids
+
+
+def say(text: str) -> None:
+    """Print `text` to stderr."""
+    typer.echo(text, err=True)
+
+
+def say_error(text: str) -> None:
+    """Print `text` to stderr as an error."""
+    typer.echo(typer.style("error: ", fg="red", bold=True) + text, err=True)
+
+
+def say_failures(failures: Iterable[Failure], *, workers: int) -> None:
+    """Print each cause of a job's failure once, with its ranks and its log."""
+    for failure in failures:
+        say_error(describe_failure(failure, workers=workers))
+
+
+def describe_failure(failure: Failure, *, workers: int) -> str:
+    """A cause of a job's failure, for the user. Pure.
+
+    Args:
+        failure: The cause.
+        workers: Workers of the job; one worker alone needs no number.
+    """
+    several = len(failure.ranks) > 1
+    who = f"worker{'s' if several else ''} {format_ids(failure.ranks)}"
+    log = f"the log is {failure.log}"
+    if failure.sentence is None:
+        hint = " (an out-of-memory killer does that too)" if "SIGKILL" in failure.how else ""
+        how = failure.how.replace("was ", "were ") if several else failure.how
+        return f"{who} {how}{hint}; {log}"
+    if "\n" in failure.sentence:  # the end of a log
+        indented = "\n".join(f"    {line}" for line in failure.sentence.splitlines())
+        return f"{who} {failure.how}; {log}\n{indented}"
+    return failure.sentence if len(failure.ranks) == workers else f"{who}: {failure.sentence} ({log})"
