@@ -1,4 +1,4 @@
-"""Weights and state as files that hold values and no code: safetensors, and `torch.load(weights_only=True)`."""
+"""Weights and state as files of values, without code: safetensors, and `torch.load(weights_only=True)`."""
 
 import os
 import re
@@ -89,14 +89,19 @@ def _pack(value: Any) -> Any:  # Any: checked by pack_state
     return _pack_plain(value)
 
 
-def _pack_plain(value: Any) -> Any:  # Any: bool, number, str, bytes or None
-    """A member of an enumeration, or another subclass, as the plain value that it is."""
+def _pack_plain(value: bool | complex | str | bytes | None) -> bool | complex | str | bytes | None:
+    """A member of an enumeration, or of another subclass, as the plain value that it is."""
     if isinstance(value, bool | None):
         return value
-    for kind in (int, float, complex, str, bytes):
-        if isinstance(value, kind):
-            return value if type(value) is kind else kind.__new__(kind, value)
-    raise AssertionError(f"flatten_state let {type(value).__name__} pass")
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, complex):
+        return complex.__complex__(value)
+    return bytes.__bytes__(value)
 
 
 def _pack_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -142,8 +147,9 @@ def write_weights(path: Path, stem: str, tensors: Mapping[str, torch.Tensor]) ->
 def _unsaved(name: str, value: object) -> UsageError:
     found = f"a tensor of {value.dtype}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
     return UsageError(
-        f"{name} is {found}; a file of weights holds tensors of the dtypes of safetensors. Keep it out of the "
-        f"model's state_dict (register_buffer with persistent=False) and hand it to run.register."
+        f"{name} is {found}; a file of weights holds tensors of the dtypes of safetensors. "
+        f"Keep it out of the model's state_dict (register_buffer with persistent=False) "
+        f"and hand it to run.register."
     )
 
 
