@@ -152,8 +152,9 @@ def _hash_tensor(tensor: torch.Tensor) -> bytes:
     digest = hashlib.sha256(f"tensor|{plain.dtype}|{','.join(map(str, plain.shape))}|".encode())
     if plain.is_complex():
         plain = torch.view_as_real(plain)
-    for block in plain.contiguous().reshape(-1).split(BLOCK):
-        digest.update(_with_canonical_nans(block).view(torch.uint8).numpy().data)
+    flat = plain.contiguous().reshape(-1)
+    for start in range(0, len(flat), BLOCK):
+        digest.update(_with_canonical_nans(flat[start : start + BLOCK]).view(torch.uint8).numpy().data)
     return digest.digest()
 
 
