@@ -26,7 +26,9 @@ class Mapping:
 
     def __post_init__(self) -> None:
         if not self.held:
-            raise MappingError("the mapping has no worker; it needs at least one. Give every virtual node a worker.")
+            raise MappingError(
+                "the mapping has no worker; it needs at least one. Give every virtual node a worker."
+            )
         seen = sorted(v for ids in self.held for v in ids)
         expected = list(range(self.virtual_nodes))
         if seen != expected:
@@ -76,7 +78,9 @@ def even_mapping(virtual_nodes: int, world_size: int) -> Mapping:
     """
     workers = min(virtual_nodes, world_size)
     if workers < 1:
-        raise MappingError(f"world_size is {world_size}; a mapping needs at least 1 worker. Pass world_size=1 or more.")
+        raise MappingError(
+            f"world_size is {world_size}; a mapping needs at least 1 worker. Pass world_size=1 or more."
+        )
     blocks = tuple(tuple(range(a, b)) for a, b in divide_batch(virtual_nodes, workers))
     return Mapping(virtual_nodes, blocks + ((),) * (world_size - workers))
 

@@ -10,7 +10,8 @@ alone without changing the expression. What is left of the tree above the contri
 between workers.
 """
 
-from collections.abc import Callable, Collection, Mapping as Dictionary
+from collections.abc import Callable, Collection
+from collections.abc import Mapping as Dictionary
 from functools import lru_cache
 from typing import TypeVar
 

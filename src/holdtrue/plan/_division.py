@@ -26,9 +26,13 @@ def divide_batch(examples: int, virtual_nodes: int) -> tuple[tuple[int, int], ..
     ((0, 2), (2, 5), (5, 7), (7, 10))
     """
     if virtual_nodes < 1:
-        raise PlanError(f"virtual_nodes is {virtual_nodes}; a plan has at least 1. Pass virtual_nodes=1 or more.")
+        raise PlanError(
+            f"virtual_nodes is {virtual_nodes}; a plan has at least 1. Pass virtual_nodes=1 or more."
+        )
     if examples < 0:
-        raise PlanError(f"examples is {examples}; a batch holds 0 or more. Pass the number of examples in the batch.")
+        raise PlanError(
+            f"examples is {examples}; a batch holds 0 or more. Pass the number of examples in the batch."
+        )
     return tuple(
         (v * examples // virtual_nodes, (v + 1) * examples // virtual_nodes) for v in range(virtual_nodes)
     )

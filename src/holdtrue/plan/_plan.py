@@ -44,7 +44,9 @@ class Plan:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise PlanError(f"{name} is {value!r}; it must be a whole number. Pass an int.")
         if self.virtual_nodes < 1:
-            raise PlanError(f"virtual_nodes is {self.virtual_nodes}; a plan has at least 1. Pass virtual_nodes=1 or more.")
+            raise PlanError(
+                f"virtual_nodes is {self.virtual_nodes}; a plan has at least 1. Pass virtual_nodes=1 or more."
+            )
         if self.global_batch_size < self.virtual_nodes:
             raise PlanError(
                 f"global_batch_size is {self.global_batch_size} and virtual_nodes is {self.virtual_nodes}; every virtual "
@@ -54,7 +56,9 @@ class Plan:
         if not 0 <= self.seed < 2**63:
             raise PlanError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1. Pass such a number.")
         if self.numerics not in NUMERICS_LEVELS:
-            raise PlanError(f"numerics is {self.numerics!r}; the levels are {', '.join(NUMERICS_LEVELS)}. Pass one of them.")
+            raise PlanError(
+                f"numerics is {self.numerics!r}; the levels are {', '.join(NUMERICS_LEVELS)}. Pass one of them."
+            )
         if not (self.weight_unit == 0.0 or 0.0 < self.weight_unit < float("inf")):
             raise PlanError(
                 f"weight_unit is {self.weight_unit}; it must be a positive number of items. "
@@ -62,7 +66,9 @@ class Plan:
             )
         for pattern, rule in self.buffers:
             if rule not in BUFFER_RULES:
-                raise PlanError(f"buffers[{pattern!r}] is {rule!r}; the rules are {', '.join(BUFFER_RULES)}. Pass one of them.")
+                raise PlanError(
+                    f"buffers[{pattern!r}] is {rule!r}; the rules are {', '.join(BUFFER_RULES)}. Pass one of them."
+                )
 
     @property
     def unit(self) -> float:
@@ -85,7 +91,10 @@ class Plan:
             PlanError: a key is unknown or missing.
         """
         known = set(cls.__dataclass_fields__)
-        unknown, missing = sorted(set(values) - known), sorted({"virtual_nodes", "global_batch_size"} - set(values))
+        unknown, missing = (
+            sorted(set(values) - known),
+            sorted({"virtual_nodes", "global_batch_size"} - set(values)),
+        )
         if unknown or missing:
             raise PlanError(
                 f"a plan with unknown keys {unknown} and missing keys {missing}; the keys are {sorted(known)}. "

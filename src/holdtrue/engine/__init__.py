@@ -1,0 +1,36 @@
+"""One step on one worker, and the training state that it changes.
+
+    in:  a plan, a group, a mapping, the registered models and optimizers
+    out: Engine (passes -> reduce -> update), TrainingState (digest, checkpoint), BufferBook
+
+The engine never hears of membership: who is in the group, and why, is decided elsewhere.
+"""
+
+from ._checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, write_checkpoint
+from ._digest import digest_entries, flatten_state, hash_entry
+from ._engine import Engine, OrderFunction, RoundResult
+from ._ledger import NOTICE_BYTES
+from ._numerics import apply_numerics, specialise_compiled_shapes
+from ._state import Optimizer, TrainingState
+from ._streams import PassStreams, export_user_streams, import_user_streams
+
+__all__ = [
+    "NOTICE_BYTES",
+    "Checkpoint",
+    "Engine",
+    "Optimizer",
+    "OrderFunction",
+    "PassStreams",
+    "RoundResult",
+    "TrainingState",
+    "apply_numerics",
+    "digest_entries",
+    "export_user_streams",
+    "flatten_state",
+    "hash_entry",
+    "import_user_streams",
+    "load_checkpoint",
+    "newest_checkpoint",
+    "specialise_compiled_shapes",
+    "write_checkpoint",
+]

@@ -1,0 +1,374 @@
+"""Buffers of the model: every pass starts from the same values, and one rule makes the next ones.
+
+Without this, running statistics would depend on which passes ran on this worker, and in what order.
+A buffer that no pass changes, or that all passes change alike, takes that value. Statistics of
+torch.nn's norm layers take the mean over virtual nodes, weighted by examples, added in float64 in the
+order of the tree. Integer buffers take the value of the lowest virtual node that has examples. Any
+other buffer needs a rule from the user.
+"""
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch.nn.modules.batchnorm import _NormBase
+
+from holdtrue.errors import NumericsError
+from holdtrue.reduce import Group
+
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integer dtype by item size: values are compared as bits, so that NaN equals itself."""
+
+ADDED_RULES = ("mean", "sum")
+
+
+@dataclass(slots=True)
+class _Tracked:
+    """One buffer, by where it hangs."""
+
+    name: str
+    owner: dict[str, torch.Tensor | None]
+    key: str
+    tensor: torch.Tensor
+
+
+@dataclass(slots=True)
+class _Family:
+    """Buffers of one rule, dtype and device, handled as one flat tensor."""
+
+    rule: str
+    members: list[_Tracked] = field(default_factory=list)
+    start: torch.Tensor = field(init=False)
+    start_views: list[torch.Tensor] = field(init=False)
+    first: torch.Tensor | None = None
+    """Values after this worker's first pass."""
+    changed: torch.Tensor | None = None
+    """Where some pass left another value than `start`; None while no pass has."""
+    unlike: torch.Tensor | None = None
+    """Where some pass left another value than the first pass."""
+    extreme: torch.Tensor | None = None
+    """Running maximum or minimum, for these rules."""
+
+    def flat(self) -> torch.Tensor:
+        """Present values of all members, in one new tensor."""
+        return torch.cat([m.owner[m.key].reshape(-1) for m in self.members])  # type: ignore[union-attr]  # tracked: not None
+
+    def split(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """Views of `flat` in the members' shapes."""
+        pieces = flat.split([m.tensor.numel() for m in self.members])
+        return [p.view(m.tensor.shape) for p, m in zip(pieces, self.members, strict=True)]
+
+    def any_in_members(self, mask: torch.Tensor | None) -> list[bool]:
+        """For each member, whether `mask` is set anywhere in it."""
+        if mask is None:
+            return [False] * len(self.members)
+        return [bool(piece.any()) for piece in self.split(mask.cpu())]
+
+
+def _bits(flat: torch.Tensor) -> torch.Tensor:
+    return flat if flat.dtype == torch.bool else flat.view(BITS[flat.element_size()])
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _fingerprint(tensor: torch.Tensor) -> str:
+    text = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+    return hashlib.blake2b(text + _bytes(tensor), digest_size=8).hexdigest()
+
+
+class BufferBook:
+    """Keeps the buffers of a step right on one worker; see the top of this file.
+
+    Args:
+        models: Named models.
+        rules: The plan's (pattern, rule) pairs; the first pattern that matches a buffer's name wins.
+    """
+
+    def __init__(self, models: Mapping[str, torch.nn.Module], rules: Sequence[tuple[str, str]]) -> None:
+        self._models, self._rules = models, rules
+        self._families: list[_Family] = []
+        self._modules: list[tuple[str, torch.nn.Module]] = []
+        self._count = 0
+        self._passes = 0
+        self._odd: dict[str, tuple[torch.Tensor, bool]] = {}
+        self.per_node: dict[str, dict[int, torch.Tensor]] = {}
+        """Values of `per_node` buffers by name and virtual node: those whose last pass ran on this worker."""
+
+    def begin_round(self) -> None:
+        """Walk the models and keep the values that every pass of the round starts from."""
+        families: dict[tuple[str, torch.dtype, torch.device], _Family] = {}
+        self._modules = [
+            (".".join(filter(None, (prefix, path))).replace("_orig_mod.", ""), module)
+            for prefix, model in self._models.items()
+            for path, module in model.named_modules()
+        ]
+        self._count = 0
+        seen: set[int] = set()
+        for path, module in self._modules:
+            self._count += len(module._buffers)
+            for key, tensor in module._buffers.items():
+                if tensor is None or id(tensor) in seen:
+                    continue
+                seen.add(id(tensor))
+                name = ".".join(filter(None, (path, key)))
+                family_key = (self._rule_of(name, module, tensor), tensor.dtype, tensor.device)
+                family = families.setdefault(family_key, _Family(rule=family_key[0]))
+                family.members.append(_Tracked(name, module._buffers, key, tensor))
+        self._families = list(families.values())
+        self._odd = {}
+        self._passes = 0
+        for family in self._families:
+            family.start = family.flat()
+            family.start_views = family.split(family.start)
+
+    def _rule_of(self, name: str, module: torch.nn.Module, tensor: torch.Tensor) -> str:
+        for pattern, rule in self._rules:
+            if fnmatch.fnmatchcase(name, pattern):
+                return rule
+        if isinstance(module, _NormBase) and tensor.is_floating_point():
+            return "mean"
+        return "alike" if tensor.is_floating_point() or tensor.is_complex() else "first"
+
+    def added(self) -> list[torch.Tensor]:
+        """Float64 tensors shaped like the sums that `close_pass` returns: the layout of their reduction."""
+        return [
+            torch.empty(f.start.numel(), dtype=torch.float64, device="meta")
+            for f in self._families
+            if f.rule in ADDED_RULES
+        ]
+
+    def open_pass(self, virtual_node: int) -> None:
+        """Put the virtual node's own values into `per_node` buffers."""
+        for family in self._families:
+            if family.rule == "per_node":
+                for member in family.members:
+                    own = self.per_node.get(member.name, {}).get(virtual_node)
+                    if own is not None:
+                        member.tensor.copy_(own)
+
+    @torch.no_grad()
+    def close_pass(self, virtual_node: int, examples: int) -> list[torch.Tensor | None]:
+        """Take what the pass left in the buffers, and put the starting values back.
+
+        Returns:
+            What the pass adds to the sums of the families with rule mean or sum, float64.
+        """
+        self._passes += 1
+        self._collect_odd()
+        leaves: list[torch.Tensor | None] = []
+        for family in self._families:
+            flat = family.flat()
+            self._compare(family, flat)
+            if family.rule == "mean":
+                leaves.append(flat.double().mul_(examples))
+            elif family.rule == "sum":
+                leaves.append(flat.double().sub_(family.start))
+            elif family.rule in ("max", "min"):
+                fold = torch.maximum if family.rule == "max" else torch.minimum
+                family.extreme = flat if family.extreme is None else fold(family.extreme, flat)
+            elif family.rule == "per_node":
+                for member, value in zip(family.members, family.split(flat), strict=True):
+                    self.per_node.setdefault(member.name, {})[virtual_node] = value.clone()
+            if family.changed is not None:
+                for member in family.members:
+                    member.owner[member.key] = member.tensor
+                torch._foreach_copy_([m.tensor for m in family.members], family.start_views)
+        return leaves
+
+    @staticmethod
+    def _compare(family: _Family, flat: torch.Tensor) -> None:
+        if family.first is None:
+            family.first = flat
+        bits, start, first = _bits(flat), _bits(family.start), _bits(family.first)
+        if flat.device.type == "cpu" and family.changed is None and torch.equal(bits, start):
+            return
+        changed, unlike = bits != start, bits != first
+        family.changed = changed if family.changed is None else family.changed.logical_or_(changed)
+        family.unlike = unlike if family.unlike is None else family.unlike.logical_or_(unlike)
+
+    def _collect_odd(self) -> None:
+        """Find buffers that appeared in the pass or changed their shape; they must be alike in all passes."""
+        if not self._has_odd():
+            return
+        known = {(id(m.owner), m.key): m for f in self._families for m in f.members}
+        for path, module in self._modules:
+            for key, tensor in list(module._buffers.items()):
+                tracked = known.get((id(module._buffers), key))
+                if tensor is None or (tracked and _same_kind(tensor, tracked.tensor)):
+                    continue
+                name = ".".join(filter(None, (path, key)))
+                first, alike = self._odd.get(name, (tensor, True))
+                self._odd[name] = (
+                    first,
+                    alike and _same_kind(first, tensor) and torch.equal(_bits(first), _bits(tensor)),
+                )
+                if tracked:
+                    module._buffers[key] = tracked.tensor
+                else:
+                    del module._buffers[key]
+
+    def _has_odd(self) -> bool:
+        if sum(len(module._buffers) for _, module in self._modules) != self._count:
+            return True
+        return any(
+            (now := m.owner.get(m.key)) is not m.tensor and (now is None or not _same_kind(now, m.tensor))
+            for f in self._families
+            for m in f.members
+        )
+
+    @property
+    def has_families(self) -> bool:
+        """Whether the models have buffers at the start of the round; the same on every worker."""
+        return bool(self._families)
+
+    @property
+    def has_odd(self) -> bool:
+        """Whether a buffer appeared or changed its shape in a pass on this worker."""
+        return bool(self._odd)
+
+    @torch.no_grad()
+    def combine(
+        self, group: Group, sums: Sequence[torch.Tensor | None], examples: int, lowest: int, step: int
+    ) -> None:
+        """Give every buffer its value after the round, the same on every worker.
+
+        Args:
+            group: The workers; all of them call this at the end of a round.
+            sums: `close_pass`'s sums over all virtual nodes, in tree order.
+            examples: Examples in the step.
+            lowest: Rank of the worker that holds the lowest virtual node with examples.
+            step: Index of the step, for messages.
+
+        Raises:
+            NumericsError: passes changed a buffer without a rule in unlike ways.
+        """
+        what = f"the buffers of step {step}"
+        reports = [json.loads(r) for r in group.gather_bytes(self._report(), what=what)]
+        busy = [r for r in reports if r["ran"]]
+        odd = sorted({name for r in busy for name in r["odd"]})
+        refused = [
+            n for n in odd if len({r["odd"].get(n) for r in busy}) > 1 or busy[0]["odd"].get(n) is None
+        ]
+        unlike = [self._unlike_members(i, f, busy) for i, f in enumerate(self._families)]
+        changed = [any(r["changed"][i] for r in busy) for i in range(len(self._families))]
+        idle = len(busy) < len(reports) and (any(changed) or bool(odd))
+        parted = any(
+            any(u) and f.rule not in (*ADDED_RULES, "alike")
+            for f, u in zip(self._families, unlike, strict=True)
+        )
+        for family, members in zip(self._families, unlike, strict=True):
+            if family.rule == "alike":
+                refused += [m.name for m, is_unlike in zip(family.members, members, strict=True) if is_unlike]
+        if refused:
+            raise NumericsError(_refusal(sorted(set(refused)), step))
+        values = [self._own_values(group.rank == lowest)]
+        if group.world_size > 1 and (idle or parted):
+            sent = safetensors.torch.save(values[0])
+            values = [safetensors.torch.load(v) for v in group.gather_bytes(sent, what=what)]
+            lowest_values = values[lowest]
+        else:
+            lowest_values = self._own_values(True)
+        totals = iter(sums)
+        for i, family in enumerate(self._families):
+            total = next(totals) if family.rule in ADDED_RULES else None
+            if changed[i]:
+                extremes = [v[f"extreme.{i}"] for v in values if f"extreme.{i}" in v]
+                _settle(family, unlike[i], lowest_values[f"first.{i}"], total, examples, extremes)
+        self._settle_odd({n: lowest_values[f"odd.{n}"] for n in odd})
+
+    def _unlike_members(
+        self, index: int, family: _Family, busy: Sequence[dict[str, Any]]
+    ) -> list[bool]:  # Any: JSON
+        """For each member, whether two passes of the step left different values in it."""
+        entries = [r["families"][index] for r in busy]
+        return [
+            len({e[m][0] for e in entries}) > 1 or any(e[m][1] for e in entries)
+            for m in range(len(family.members))
+        ]
+
+    def _report(self) -> bytes:
+        """What passes did to each buffer here: its value after the first, and whether later ones differ."""
+        families = []
+        for f in self._families:
+            altered = f.any_in_members(f.changed)
+            first = f.split(f.first) if f.first is not None else f.start_views
+            prints = [
+                _fingerprint(t) if is_altered else "" for t, is_altered in zip(first, altered, strict=True)
+            ]
+            families.append(list(zip(prints, f.any_in_members(f.unlike), strict=True)))
+        return json.dumps(
+            {
+                "ran": self._passes > 0,
+                "changed": [any(f.any_in_members(f.changed)) for f in self._families],
+                "families": families,
+                "odd": {n: _fingerprint(t) if alike else None for n, (t, alike) in self._odd.items()},
+            }
+        ).encode()
+
+    def _own_values(self, is_lowest: bool) -> dict[str, torch.Tensor]:
+        """This worker's values that others may need."""
+        values = {
+            f"extreme.{i}": f.extreme.cpu() for i, f in enumerate(self._families) if f.extreme is not None
+        }
+        if is_lowest:
+            values |= {
+                f"first.{i}": (f.start if f.first is None else f.first).cpu()
+                for i, f in enumerate(self._families)
+            }
+            values |= {
+                f"odd.{name}": tensor.detach().cpu().contiguous() for name, (tensor, _) in self._odd.items()
+            }
+        return values
+
+    def _settle_odd(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Hang buffers that appeared in the passes into their modules."""
+        for path, module in self._modules if values else ():
+            for name, value in values.items():
+                owner, _, key = name.rpartition(".")
+                if owner == path:
+                    device = next((t.device for t in module.parameters()), torch.device("cpu"))
+                    module._buffers[key] = value.to(device)
+
+
+def _settle(
+    family: _Family,
+    unlike: Sequence[bool],
+    first: torch.Tensor,
+    total: torch.Tensor | None,
+    examples: int,
+    extremes: Sequence[torch.Tensor],
+) -> None:
+    """Set the members of one family to their values after the round."""
+    new = first.to(family.start.device, copy=True)
+    combined: torch.Tensor | None = None
+    if total is not None:
+        total = total.to(family.start.device)
+        combined = total / examples if family.rule == "mean" else total + family.start
+        combined = combined.to(family.start.dtype)
+    for extreme in extremes:
+        fold = torch.maximum if family.rule == "max" else torch.minimum
+        combined = extreme if combined is None else fold(combined, extreme)
+    if combined is not None:
+        for target, source, is_unlike in zip(family.split(new), family.split(combined), unlike, strict=True):
+            if is_unlike:
+                target.copy_(source)
+    torch._foreach_copy_([m.tensor for m in family.members], family.split(new))
+
+
+def _same_kind(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+
+
+def _refusal(names: Sequence[str], step: int) -> str:
+    return (
+        f"in step {step} passes changed {len(names)} buffer(s) in unlike ways: {', '.join(names[:5])}; a buffer that belongs to "
+        f"no norm layer of torch.nn needs a rule that makes one value of many. Pass buffers={{{names[0]!r}: RULE}} to "
+        f"holdtrue.init, with RULE one of mean, sum, max, min, first, per_node."
+    )

@@ -1,0 +1,412 @@
+"""One step on one worker: passes of its virtual nodes, the reduction, the update.
+
+    begin_round -> (open_pass -> backward -> close_pass) for each virtual node held -> finish_round -> update
+
+The engine knows a group and a mapping; it does not know how workers came to be in the group.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+
+from holdtrue.errors import UsageError
+from holdtrue.mapping import Mapping, Tree, evaluate_tree, order_by_tree, order_by_worker, prune_tree
+from holdtrue.plan import Plan, stream_key
+from holdtrue.reduce import GradientLayout, Group, OrderedReduce
+
+from ._buffers import BufferBook
+from ._gradients import BackwardOverlap, GradientTaker, Leaf
+from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals
+from ._state import Optimizer, TrainingState
+from ._streams import PassStreams
+
+OrderFunction = Callable[[Mapping], Tree]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundResult:
+    """What a round gives besides gradients; the same on every worker."""
+
+    loss: float
+    """Weighted mean loss over all virtual nodes; NaN if no virtual node has weight."""
+    losses: dict[int, float]
+    """Loss of each virtual node with weight."""
+    fingerprints: dict[int, int]
+    """Input fingerprint of each virtual node that ran; 0 where inputs are not traced."""
+    totals: dict[str, float]
+    """Sums of `step.sum` over all virtual nodes."""
+    notices: list[bytes]
+    """The run's own words of each worker, by rank."""
+
+    @property
+    def non_finite(self) -> list[int]:
+        """Virtual nodes whose loss is not a finite number."""
+        return [v for v, loss in self.losses.items() if not math.isfinite(loss)]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Pass:
+    """The pass that is open on this worker."""
+
+    virtual_node: int
+    examples: int
+    backward_done: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class _Round:
+    """What this worker has of the round so far."""
+
+    step: int
+    round_: int
+    counts: Sequence[int]
+    nodes: tuple[int, ...]
+    losses: dict[int, torch.Tensor] = field(default_factory=dict)
+    weights: dict[int, float | torch.Tensor] = field(default_factory=dict)
+    fingerprints: dict[int, int] = field(default_factory=dict)
+    totals: dict[str, dict[int, float | torch.Tensor]] = field(default_factory=dict)
+    last_sums: Leaf = field(default_factory=list)
+
+
+@lru_cache(maxsize=32)
+def _pruned(order: OrderFunction, mapping: Mapping, active: frozenset[int]) -> Tree:
+    tree = prune_tree(order(mapping), active)
+    assert tree is not None, "a step has at least one example"
+    return tree
+
+
+class Engine:
+    """Runs steps on one worker of a group.
+
+    Args:
+        plan: What is computed.
+        state: The registered models and optimizers.
+        group: The workers.
+        mapping: Who holds which virtual nodes.
+        device: This worker's device.
+        order: The order of additions; the tests' negative control passes another.
+        overlap: Whether buckets may leave during the last backward.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        state: TrainingState,
+        group: Group,
+        mapping: Mapping,
+        device: torch.device,
+        order: OrderFunction | None = None,
+        overlap: bool = True,
+    ) -> None:
+        self.plan, self.state, self.group, self.mapping, self.device = plan, state, group, mapping, device
+        self._order = order or (order_by_worker if plan.numerics == "fast" else order_by_tree)
+        self._overlaps = overlap and group.overlaps and group.device.type == device.type
+        self.streams = PassStreams(device)
+        self.buffers = BufferBook(state.named_models(), plan.buffers)
+        self._taker = GradientTaker([])
+        self._reduces: dict[Tree, tuple[OrderedReduce, BackwardOverlap]] = {}
+        self._reduce: OrderedReduce | None = None
+        self._sums: OrderedReduce | None = None
+        self._sums_by_tree: dict[tuple[Tree, tuple[int, ...]], OrderedReduce] = {}
+        self._overlap: BackwardOverlap | None = None
+        self._checked_sparse = False
+        self.open: _Pass | None = None
+        self.round: _Round | None = None
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """Virtual nodes of this worker."""
+        return self.mapping.held[self.group.rank]
+
+    def nodes(self, counts: Sequence[int]) -> tuple[int, ...]:
+        """Virtual nodes of this worker that have examples."""
+        return tuple(v for v in self.held if counts[v])
+
+    def layout_text(self) -> str:
+        """The gradient layout as a text: equal on all workers of a group, or nothing may be exchanged."""
+        self._refresh_parameters()
+        return self._layout.describe()
+
+    def _refresh_parameters(self) -> None:
+        """Follow what the user froze or thawed since the last step."""
+        named = [(n, p) for n, p in self.state.named_parameters() if p.requires_grad]
+        if not self._taker.parameters or [id(p) for _, p in named] != [id(p) for p in self._taker.parameters]:
+            self._taker = GradientTaker(named)
+            self._layout = GradientLayout.build(self._taker.parameters)
+            self._reduces.clear()
+            self._checked_sparse = False
+
+    def begin_round(self, *, step: int, round_: int, counts: Sequence[int]) -> None:
+        """Start a round: `counts[v]` examples for each virtual node."""
+        if round_ == 0:
+            self._refresh_parameters()
+        tree = _pruned(self._order, self.mapping, frozenset(v for v, n in enumerate(counts) if n))
+        if tree not in self._reduces:
+            reduce = OrderedReduce(group=self.group, layout=self._layout, tree=tree, mapping=self.mapping)
+            self._reduces[tree] = reduce, BackwardOverlap(self._taker, reduce.buckets)
+        self._reduce, self._overlap = self._reduces[tree]
+        self._reduce.begin()
+        self.round = _Round(step=step, round_=round_, counts=counts, nodes=self.nodes(counts))
+        self.buffers.begin_round()
+        self._sums = self._reduce_of_sums(tree)
+        if not self.round.nodes:
+            self._reduce.open_last(None)
+
+    def _reduce_of_sums(self, tree: Tree) -> OrderedReduce | None:
+        """The second reduction of a round, in float64, for buffers that are added over virtual nodes."""
+        added = self.buffers.added()
+        if not added:
+            return None
+        key = tree, tuple(t.numel() for t in added)
+        if key not in self._sums_by_tree:
+            layout = GradientLayout.build(added)
+            self._sums_by_tree[key] = OrderedReduce(
+                group=self.group, layout=layout, tree=tree, mapping=self.mapping, eager=False
+            )
+        self._sums_by_tree[key].begin()
+        return self._sums_by_tree[key]
+
+    def open_pass(self, virtual_node: int, fingerprint: int = 0) -> None:
+        """Set the random streams and buffers for one virtual node's pass."""
+        work = self._round()
+        self.open = _Pass(virtual_node=virtual_node, examples=work.counts[virtual_node])
+        work.fingerprints[virtual_node] = fingerprint
+        if virtual_node == work.nodes[-1]:
+            self._reduce_now().open_last(virtual_node)
+        self.buffers.open_pass(virtual_node)
+        torch.clear_autocast_cache()
+        self.streams.save()
+        self.streams.set(stream_key(self.plan.seed, "pass", work.step, work.round_, virtual_node))
+
+    def backward(self, loss: torch.Tensor, weight: float | torch.Tensor | None) -> None:
+        """Run the backward of the open pass, scaled by its weight; see `Step.backward`."""
+        work, at = self._round(), self._pass("step.backward")
+        if at.backward_done:
+            raise UsageError(
+                f"step.backward was called twice in the pass of virtual node {at.virtual_node} (step {work.step}); a pass has "
+                f"one loss. Add the losses and call it once, or use one `for batch in step` for each loss."
+            )
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            found = (
+                f"a tensor of shape {tuple(loss.shape)}"
+                if isinstance(loss, torch.Tensor)
+                else f"a {type(loss).__name__}"
+            )
+            raise UsageError(
+                f"step.backward was given {found} in step {work.step}; it takes a loss that is one number with a gradient. "
+                f"Pass the mean loss over the examples of the pass, as the loss function returned it."
+            )
+        at.backward_done = True
+        work.losses[at.virtual_node] = loss.detach()
+        weight = self._checked_weight(at.examples if weight is None else weight, work.step, at.virtual_node)
+        work.weights[at.virtual_node] = weight
+        if isinstance(weight, float) and weight == 0.0:
+            return  # an absent leaf
+        overlap = (
+            self._overlap
+            if self._overlap
+            and self._overlaps
+            and isinstance(weight, float)
+            and at.virtual_node == work.nodes[-1]
+            else None
+        )
+        if overlap and self._reduce_now().buckets:
+            overlap.open(self._reduce_now().offer)
+        scale = weight / self.plan.unit
+        scaled = loss if isinstance(scale, float) and scale == 1.0 else loss * scale
+        for scaler in self.state.scalers:
+            scaled = scaler.scale(scaled)
+        scaled.backward()  # type: ignore[no-untyped-call]  # torch's own
+        if overlap and self._reduce_now().buckets:
+            overlap.close()
+
+    def _checked_weight(
+        self, weight: float | torch.Tensor, step: int, virtual_node: int
+    ) -> float | torch.Tensor:
+        if isinstance(weight, torch.Tensor):
+            if weight.numel() == 1 and weight.device.type != "cpu":
+                return weight.detach().double().reshape(())
+            weight = weight.item() if weight.numel() == 1 else math.nan
+        value = float(weight)
+        if not 0.0 <= value < math.inf:
+            raise UsageError(
+                f"the weight of virtual node {virtual_node} in step {step} is {value}; a weight is a number of items, 0 or more. "
+                f"Pass the number of examples or tokens that the loss is the mean of."
+            )
+        return value
+
+    def close_pass(self) -> None:
+        """Take gradients and buffers of the pass that just ran."""
+        work, at = self._round(), self._pass("the end of a pass")
+        v = at.virtual_node
+        if not at.backward_done:
+            raise UsageError(
+                f"the pass of virtual node {v} in step {work.step} ended without step.backward(loss); its examples would be "
+                f"left out. Call step.backward once in every pass, and not loss.backward()."
+            )
+        self.open = None
+        if not self._checked_sparse:
+            self._taker.refuse_sparse()
+            self._checked_sparse = True
+        leaf = self._taker.take()
+        weight = work.weights[v]
+        if isinstance(weight, torch.Tensor):
+            leaf = [None if g is None else torch.where(weight > 0, g, torch.full_like(g, -0.0)) for g in leaf]
+        if v == work.nodes[-1]:
+            self._reduce_now().push_last(leaf)
+        else:
+            self._reduce_now().push(v, leaf)
+        sums = self.buffers.close_pass(v, at.examples)
+        if v == work.nodes[-1]:
+            work.last_sums = sums
+        elif self._sums is not None:
+            self._sums.push(v, sums)
+
+    def add_total(self, name: str, value: float | torch.Tensor) -> None:
+        """Add to the user's own total of the open pass; see `Step.sum`."""
+        work, at = self._round(), self._pass("step.sum")
+        own = work.totals.setdefault(name, {})
+        value = value.detach() if isinstance(value, torch.Tensor) else value
+        own[at.virtual_node] = own[at.virtual_node] + value if at.virtual_node in own else value
+
+    def finish_round(self, notice: bytes = b"") -> RoundResult:
+        """Complete the reduction: every parameter has the step's gradient, every buffer its next value.
+
+        Blocks:
+            Until all workers have finished their passes, at most the group's time-out.
+        """
+        work, reduce = self._round(), self._reduce_now()
+        self.streams.restore()
+        if not work.nodes:
+            reduce.push_last([None] * len(self._taker.parameters))
+        ledger = self._swap_ledger(work, reduce, notice)
+        positive = frozenset(v for v, r in ledger.passes.items() if r.weight > 0)
+        total_weight = self._add_up({v: ledger.passes[v].weight for v in positive})
+        reduced = reduce.finish()
+        self._taker.put(
+            reduced, ledger.present if positive else [False] * len(ledger.present), self._factor(total_weight)
+        )
+        if self.buffers.has_families or ledger.flags & FLAG_ODD_BUFFERS:
+            self._combine_buffers(work)
+        losses = {v: ledger.passes[v].loss for v in sorted(positive)}
+        weighted = self._add_up({v: loss * ledger.passes[v].weight for v, loss in losses.items()})
+        self.round = None
+        return RoundResult(
+            loss=weighted / total_weight if positive else math.nan,
+            losses=losses,
+            fingerprints={v: r.fingerprint for v, r in sorted(ledger.passes.items())},
+            totals=self._swap_totals(work, ledger),
+            notices=ledger.notices,
+        )
+
+    def _factor(self, total_weight: float) -> float:
+        return self.plan.unit / total_weight if total_weight else 1.0
+
+    def _add_up(self, values: dict[int, float]) -> float:
+        """Sum of one number for each virtual node, in the order of the tree, in float64."""
+        if not values:
+            return 0.0
+        tree = _pruned(self._order, self.mapping, frozenset(values))
+        return evaluate_tree(tree, dict(values), lambda a, b: a + b)
+
+    def _swap_ledger(self, work: _Round, reduce: OrderedReduce, notice: bytes) -> Ledger:
+        ledger = Ledger(present=reduce.present())
+        ledger.flags = (FLAG_ODD_BUFFERS if self.buffers.has_odd else 0) | (FLAG_TOTALS if work.totals else 0)
+        for v, loss in work.losses.items():
+            ledger.passes[v] = PassRecord(
+                loss=loss.double().item(), weight=float(work.weights[v]), fingerprint=work.fingerprints[v]
+            )
+        held = self.mapping.held
+        message = ledger.pack(notice, held[self.group.rank], max(map(len, held)))
+        messages = self.group.gather_fixed(message, what=f"the losses of step {work.step}")
+        return Ledger.merge(messages, held, len(ledger.present))
+
+    def _swap_totals(self, work: _Round, ledger: Ledger) -> dict[str, float]:
+        if not ledger.flags & FLAG_TOTALS:
+            return {}
+        own = {n: {str(v): float(x).hex() for v, x in values.items()} for n, values in work.totals.items()}
+        sent = self.group.gather_bytes(json.dumps(own).encode(), what=f"the totals of step {work.step}")
+        merged = merge_totals([json.loads(part) for part in sent])
+        return {name: self._add_up(merged[name]) for name in sorted(merged)}
+
+    def _combine_buffers(self, work: _Round) -> None:
+        sums: Sequence[torch.Tensor | None] = []
+        if self._sums is not None:
+            self._sums.open_last(work.nodes[-1] if work.nodes else None)
+            self._sums.push_last(work.last_sums or [None] * len(self.buffers.added()))
+            sums = self._sums.finish()
+        first = next(v for v, n in enumerate(work.counts) if n)
+        self.buffers.combine(self.group, sums, sum(work.counts), self.mapping.worker_of(first), work.step)
+
+    def update(self, optimizers: Sequence[Optimizer], max_grad_norm: float | None) -> float | None:
+        """Clip and apply the reduced gradient: local, the same on every worker.
+
+        Returns:
+            The total norm of the gradient before clipping, or None without `max_grad_norm`.
+        """
+        norm = None
+        for optimizer in optimizers:
+            for scaler in self.state.scalers:
+                scaler.unscale_(optimizer)
+        if max_grad_norm is not None:
+            parameters = [
+                p
+                for o in optimizers
+                for group in o.param_groups
+                for p in group["params"]
+                if p.grad is not None
+            ]
+            total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, total)
+            norm = float(total)
+        for optimizer in optimizers:
+            self._step(optimizer)
+        for scaler in self.state.scalers:
+            scaler.update()
+        self.discard()
+        torch.clear_autocast_cache()
+        return norm
+
+    def _step(self, optimizer: Optimizer) -> None:
+        skipped = False
+        if self.state.scalers:
+            scaler = self.state.scalers[0]
+            before = scaler.get_scale()
+            scaler.step(optimizer)
+            found = scaler._found_inf_per_device(optimizer).values() if scaler.is_enabled() else []
+            skipped = any(float(inf) for inf in found)
+            assert before == scaler.get_scale(), "the scale changes in scaler.update() only"
+        else:
+            optimizer.step()
+        for scheduler in self.state.schedulers:
+            if scheduler.optimizer is optimizer and not skipped and not _needs_metric(scheduler):
+                scheduler.step()
+
+    def discard(self) -> None:
+        """Leave all parameters without gradient."""
+        self._taker.clear()
+
+    def _round(self) -> _Round:
+        assert self.round is not None, "no round is open"
+        return self.round
+
+    def _reduce_now(self) -> OrderedReduce:
+        assert self._reduce is not None, "no round is open"
+        return self._reduce
+
+    def _pass(self, what: str) -> _Pass:
+        if self.open is None:
+            raise UsageError(
+                f"{what} came outside a pass; it belongs into the loop over the passes of a step. "
+                f"Write `for x, y in step: ...` around it."
+            )
+        return self.open
+
+
+def _needs_metric(scheduler: object) -> bool:
+    return isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)

@@ -1,0 +1,160 @@
+"""From `parameter.grad` to a leaf of the tree and back, and buckets that leave while backward runs."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from holdtrue.errors import NumericsError
+from holdtrue.reduce import Bucket, widened_dtype
+
+Leaf = list[torch.Tensor | None]
+
+
+class GradientTaker:
+    """Takes gradients off parameters after a pass, and puts the reduced ones on.
+
+    Args:
+        named: Parameters that need gradients, with their names.
+    """
+
+    def __init__(self, named: Sequence[tuple[str, torch.nn.Parameter]]) -> None:
+        self.names = [name for name, _ in named]
+        self.parameters = [p for _, p in named]
+        self._plain = all(p.dtype in (torch.float32, torch.float64) for p in self.parameters)
+
+    def take(self) -> Leaf:
+        """Every parameter's gradient in the widened dtype; the parameters are left without."""
+        leaf: Leaf = []
+        for p in self.parameters:
+            gradient = p.grad
+            if gradient is not None:
+                p.grad = None
+            leaf.append(gradient)
+        return leaf if self._plain else [None if g is None else widen(g) for g in leaf]
+
+    def take_one(self, index: int) -> torch.Tensor | None:
+        """One parameter's gradient in the widened dtype; the parameter is left without."""
+        gradient = self.parameters[index].grad
+        self.parameters[index].grad = None
+        return gradient if self._plain or gradient is None else widen(gradient)
+
+    def refuse_sparse(self) -> None:
+        """Refuse gradients that cannot be added element by element.
+
+        Raises:
+            NumericsError: a gradient is sparse; the message names the parameter.
+        """
+        for name, p in zip(self.names, self.parameters, strict=True):
+            if p.grad is not None and p.grad.layout != torch.strided:
+                raise NumericsError(
+                    f"the gradient of {name!r} is sparse ({p.grad.layout}); the reduction adds dense ones. "
+                    f"Build the layer with sparse=False."
+                )
+
+    def put(self, reduced: Sequence[torch.Tensor | None], present: Sequence[bool], factor: float) -> None:
+        """Make `reduced * factor`, rounded once to the parameter's dtype, the parameters' gradients.
+
+        Args:
+            reduced: From `OrderedReduce.finish`; its tensors are scaled in place.
+            present: Which parameters have a gradient in some pass of some worker; the others get None.
+            factor: What the sum is multiplied with.
+        """
+        there = [g for g, is_there in zip(reduced, present, strict=True) if is_there and g is not None]
+        if factor != 1.0 and there:
+            torch._foreach_mul_(there, factor)
+        for p, gradient, is_there in zip(self.parameters, reduced, present, strict=True):
+            if not is_there or gradient is None:
+                p.grad = None
+            elif self._plain and gradient.device == p.device:
+                p.grad = gradient
+            else:
+                p.grad = narrow(gradient, p)
+
+    def clear(self) -> None:
+        """Leave all parameters without gradient."""
+        for p in self.parameters:
+            p.grad = None
+
+
+def widen(gradient: torch.Tensor) -> torch.Tensor:
+    """`gradient` as real numbers in the dtype in which it is added; complex ones get a last axis of 2."""
+    real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
+    return real.to(widened_dtype(gradient.dtype))
+
+
+def narrow(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """The inverse of `widen`, on the parameter's device: one rounding."""
+    moved = gradient.to(parameter.device)
+    if parameter.is_complex():
+        return torch.view_as_complex(moved.contiguous()).to(parameter.dtype)
+    return moved.to(parameter.dtype)
+
+
+class BackwardOverlap:
+    """Offers buckets to the exchange as soon as the last backward has filled them.
+
+    The first round only watches: it learns, for each bucket, which of its parameters is last, and that
+    each gets its gradient once. From then on one hook per bucket suffices. A bucket with a parameter that
+    got no gradient, or two, is offered after backward, and so are those behind it.
+    """
+
+    def __init__(self, taker: GradientTaker, buckets: Sequence[Bucket]) -> None:
+        self._taker, self._buckets = taker, buckets
+        self._order: list[int] = []
+        self._triggers: list[int] | None = None
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._offered = 0
+
+    def open(self, offer: Callable[[int, dict[int, torch.Tensor | None]], None]) -> None:
+        """Hang hooks in before the last backward of a round."""
+        self._offered = 0
+        if self._triggers is None:
+            self._order = []
+            for i, p in enumerate(self._taker.parameters):
+                self._handles.append(
+                    p.register_post_accumulate_grad_hook(lambda _, i=i: self._order.append(i))
+                )  # type: ignore[misc]
+            return
+        for bucket, trigger in enumerate(self._triggers):
+
+            def leave(_: torch.Tensor, bucket: int = bucket) -> None:
+                if bucket != self._offered:
+                    return  # out of order: the rest leaves after backward
+                indices = [s.parameter for s in self._buckets[bucket].segments]
+                if any(self._taker.parameters[i].grad is None for i in indices):
+                    return
+                self._offered += 1
+                offer(bucket, {i: self._taker.take_one(i) for i in indices})
+
+            self._handles.append(self._taker.parameters[trigger].register_post_accumulate_grad_hook(leave))
+
+    def close(self) -> None:
+        """Take the hooks out after the backward.
+
+        Raises:
+            NumericsError: a parameter got another gradient after its bucket had left.
+        """
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._triggers is None:
+            self._learn()
+            return
+        for bucket in self._buckets[: self._offered]:
+            for segment in bucket.segments:
+                if self._taker.parameters[segment.parameter].grad is not None:
+                    name = self._taker.names[segment.parameter]
+                    raise NumericsError(
+                        f"parameter {name!r} received a second gradient in one pass after its bucket had left; in the first "
+                        f"step each got one. Set HOLDTRUE_OVERLAP=0 for a model whose backward changes from step to step."
+                    )
+
+    def _learn(self) -> None:
+        position = {index: at for at, index in enumerate(self._order)}
+        triggers = []
+        for bucket in self._buckets:
+            indices = [s.parameter for s in bucket.segments]
+            if any(self._order.count(i) != 1 for i in indices):
+                break
+            triggers.append(max(indices, key=position.__getitem__))
+        self._triggers = triggers

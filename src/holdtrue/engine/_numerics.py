@@ -1,0 +1,56 @@
+"""Settings of torch that the level of numerics asks for: one place that touches torch's globals."""
+
+import os
+import sys
+
+import torch
+
+from holdtrue.errors import NumericsError
+from holdtrue.plan import NumericsLevel
+
+RECOMPILE_LIMIT = 64
+"""Shapes that one compiled function may be specialised for; a plan has at most a handful of pass shapes."""
+
+
+def apply_numerics(level: NumericsLevel, *, threads: int) -> None:
+    """Pin what the bits of a pass depend on besides its inputs.
+
+    Args:
+        level: `"exact"` pins kernels; `"fast"` leaves torch its choice of them.
+        threads: Intra-op threads; on CPU their number changes bits, so it is pinned at every level.
+
+    Raises:
+        NumericsError: the level is `"portable"`, which this version does not have yet.
+    """
+    if level == "portable":
+        raise NumericsError(
+            "numerics 'portable' is not in this version of holdtrue; it has 'exact' (bit-identical on one device type) and "
+            "'fast' (no promise about bits). Pass numerics='exact'."
+        )
+    torch.set_num_threads(threads)
+    if level == "fast":
+        torch.use_deterministic_algorithms(False)
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # With deterministic algorithms torch would also fill every new tensor: it costs time and hides nothing here.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+
+def specialise_compiled_shapes(level: NumericsLevel) -> None:
+    """Make torch.compile build one program for each pass shape, so that bits do not depend on shapes seen before.
+
+    Does nothing while torch.compile has not been used: importing its machinery costs a second.
+    """
+    if level == "fast" or "torch._dynamo" not in sys.modules:
+        return
+    import torch._dynamo.config as dynamo
+
+    dynamo.automatic_dynamic_shapes = False
+    dynamo.assume_static_by_default = True
+    dynamo.recompile_limit = max(RECOMPILE_LIMIT, dynamo.recompile_limit)
+    dynamo.fail_on_recompile_limit_hit = True

@@ -1,0 +1,11 @@
+"""The user's Run: plan, engine and membership brought together.
+
+run = init(...) -> run.prepare(...) -> for step in run.steps(...): ... -> run.evaluate, run.save
+"""
+
+from ._join import Membership, joined_as
+from ._run import Run, init
+from ._settings import Settings, resolve_settings
+from ._step import Step
+
+__all__ = ["Membership", "Run", "Settings", "Step", "init", "joined_as", "resolve_settings"]

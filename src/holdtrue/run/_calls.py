@@ -1,0 +1,136 @@
+"""Collective calls of a script, numbered in script order, and how a run that continues catches up.
+
+A resumed run executes its script from the top. Calls that were finished before the checkpoint do
+nothing again (`steps`) or give back what they gave (`evaluate`); the call in whose middle the
+checkpoint was written restores the state and goes on.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from holdtrue.errors import CallMismatchError, CheckpointError
+from holdtrue.plan import Plan
+
+
+@dataclass(slots=True, kw_only=True)
+class Position:
+    """Where a run is; with the plan it determines the rest."""
+
+    step: int = 0
+    """Steps done in the run: the index of the next one."""
+    epoch: int = 0
+    """Epochs of the run begun before the present `run.steps` call."""
+    call: int = 0
+    """Number of the present or latest `run.steps` call."""
+    call_step: int = 0
+    """Steps done in that call."""
+    next_call: int = 0
+    """Number of the next call."""
+
+    def to_dict(self) -> dict[str, int]:
+        """The position as numbers by name."""
+        return asdict(self)
+
+
+@dataclass(slots=True, kw_only=True)
+class CallBook:
+    """Numbers calls and remembers what finished ones returned."""
+
+    position: Position = field(default_factory=Position)
+    history: dict[int, Any] = field(default_factory=dict)  # Any: results of evaluate
+    """Results of finished evaluate calls by number."""
+    kinds: dict[int, str] = field(default_factory=dict)
+    """What each finished call was."""
+    live_at: Position | None = None
+    """Where a checkpoint says that the run goes on; None once it does."""
+
+    def begin(self, kind: str) -> tuple[int, bool]:
+        """Number of a call that begins now, and whether it was finished before the checkpoint.
+
+        Raises:
+            CheckpointError: the call before the checkpoint was of another kind: the script has changed.
+        """
+        number = self.position.next_call
+        self.position.next_call += 1
+        if self.live_at is None:
+            self.kinds[number] = kind
+            return number, False
+        past = number < self.live_at.call
+        expected = self.kinds.get(number, kind) if past else "steps"
+        if kind != expected:
+            raise CheckpointError(
+                f"call {number} of the script is {kind} and in the run that wrote the checkpoint it was {expected}; a run goes on "
+                f"with the script that began it. Put the script back, or start a new run in another --run-dir."
+            )
+        return number, past
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether calls still go to a run that was before."""
+        return self.live_at is not None
+
+    def go_live(self) -> Position:
+        """Take the checkpoint's position: its call has been reached."""
+        assert self.live_at is not None
+        self.position, self.live_at = self.live_at, None
+        return self.position
+
+    def saved(self) -> dict[str, Any]:  # Any: JSON values
+        """What a checkpoint keeps of the calls."""
+        return {"history": json.dumps(self.history), "kinds": json.dumps(self.kinds)}
+
+    def load(self, position: dict[str, int], saved: dict[str, Any]) -> None:  # Any: from `saved`
+        """Prepare to catch up with a checkpoint."""
+        self.live_at = Position(**position)
+        self.history = {int(k): v for k, v in json.loads(saved["history"]).items()}
+        self.kinds = {int(k): v for k, v in json.loads(saved["kinds"]).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """What a worker says before a collective call; it must be the same on all."""
+
+    call: int
+    kind: str
+    generation: int
+    mapping: str
+    plan: Plan
+    step: int
+    layout: str
+    digest: str
+    stop: bool = False
+
+    def encode(self) -> bytes:
+        """The announcement as JSON."""
+        return json.dumps(asdict(self) | {"plan": self.plan.to_dict()}, sort_keys=True).encode()
+
+
+def check_announcements(announcements: list[dict[str, Any]]) -> None:  # Any: JSON values
+    """Refuse to go on with workers that are not at the same call of the same job.
+
+    Raises:
+        CallMismatchError: they are not; the message says what differs.
+    """
+    first = announcements[0]
+    for rank, other in enumerate(announcements):
+        for name, rule in (
+            ("plan", "all workers of a job have one plan; give each the same options and script"),
+            ("mapping", "all workers have one mapping; give each the same --mapping"),
+            ("generation", "all workers are of one generation; stop what is left of an earlier start"),
+            (
+                "call",
+                "every worker makes the same calls in the same order; decide by values that are the same everywhere",
+            ),
+            (
+                "kind",
+                "every worker makes the same calls in the same order; decide by values that are the same everywhere",
+            ),
+            ("step", "all workers are at the same step; resume them from the same checkpoint"),
+            ("layout", "all workers train the same parameters; freeze and build alike on all of them"),
+        ):
+            if other[name] != first[name]:
+                shown = "" if name == "layout" else f" ({first[name]!r} and {other[name]!r})"
+                raise CallMismatchError(
+                    f"worker 0 and worker {rank} differ in {name}{shown} at {first['kind']} (call {first['call']}); {rule}."
+                )

@@ -1,0 +1,145 @@
+"""Inference on virtual nodes: passes of fixed size, every example exactly once, combined in one order."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch.utils import _pytree as pytree
+
+from holdtrue.data import Chunk, IterableSource, Loader, chunks
+from holdtrue.errors import DataError, UsageError
+from holdtrue.plan import stream_key
+
+if TYPE_CHECKING:
+    from ._run import Run
+
+
+def evaluate_chunks(
+    run: Run, fn: Callable[..., Mapping[str, Any]], source: Any, batch_size: int | None, number: int
+) -> dict[str, float]:
+    """See `Run.evaluate`."""
+    own: dict[str, dict[str, tuple[str, str]]] = {}
+    for chunk, batch in _passes(run, source, batch_size, number):
+        returned = call_with(fn, batch)
+        if not isinstance(returned, Mapping):
+            raise UsageError(
+                f"the function given to evaluate returned a {type(returned).__name__}; it returns scalars by name. "
+                f"Return a dict such as {{'accuracy': value}}."
+            )
+        own[str(chunk.index)] = {n: _scalar(n, value, chunk) for n, value in returned.items()}
+    sent = run.engine.group.gather_bytes(
+        json.dumps(own).encode(), what=f"the results of evaluate (call {number})"
+    )
+    merged: dict[int, dict[str, tuple[str, str]]] = {}
+    for part in sent:
+        merged |= {int(i): values for i, values in json.loads(part).items()}
+    names = dict.fromkeys(name for i in sorted(merged) for name in merged[i])
+    return {name: _mean([merged[i][name] for i in sorted(merged) if name in merged[i]]) for name in names}
+
+
+def predict_chunks(run: Run, fn: Callable[..., Any], source: Any, batch_size: int | None, number: int) -> Any:
+    """See `Run.predict`."""
+    own: dict[str, torch.Tensor] = {}
+    spec: pytree.TreeSpec | None = None
+    for chunk, batch in _passes(run, source, batch_size, number):
+        leaves, spec = pytree.tree_flatten(call_with(fn, batch))
+        for k, leaf in enumerate(leaves):
+            if (
+                not isinstance(leaf, torch.Tensor)
+                or leaf.dim() == 0
+                or leaf.shape[0] != chunk.stop - chunk.start
+            ):
+                found = (
+                    f"shape {tuple(leaf.shape)}" if isinstance(leaf, torch.Tensor) else type(leaf).__name__
+                )
+                raise UsageError(
+                    f"the function given to predict returned {found} for {chunk.stop - chunk.start} examples; the first axis of "
+                    f"every output is examples. Return one row for each."
+                )
+            own[f"{chunk.index}.{k}"] = leaf.detach().cpu().contiguous()
+    group = run.engine.group
+    what = f"the outputs of predict (call {number})"
+    gathered: dict[str, torch.Tensor] = {}
+    for part in group.gather_bytes(safetensors.torch.save(own), what=what):
+        gathered |= safetensors.torch.load(part)
+    shapes = [s for s in group.gather_bytes(_spec_text(spec), what=what) if s]
+    spec = pytree.treespec_loads(shapes[0].decode())
+    columns = [
+        torch.cat([gathered[f"{i}.{k}"] for i in sorted({int(n.partition(".")[0]) for n in gathered})])
+        for k in range(spec.num_leaves)
+    ]
+    return pytree.tree_unflatten(columns, spec)
+
+
+def _spec_text(spec: pytree.TreeSpec | None) -> bytes:
+    return pytree.treespec_dumps(spec).encode() if spec is not None else b""
+
+
+def _passes(run: Run, source: Any, batch_size: int | None, number: int) -> Iterator[tuple[Chunk, Any]]:
+    """This worker's chunks with their batches, in eval mode, each with random streams of its own."""
+    if isinstance(source, IterableSource):
+        raise DataError(
+            "evaluate and predict were given an iterable source; they count every example once, by its index. "
+            "Pass a map-style dataset."
+        )
+    plan, engine = run.plan, run.engine
+    source = source.unshuffled()
+    size = batch_size or -(-plan.global_batch_size // plan.virtual_nodes)
+    order = source.order(seed=plan.seed, epoch=0)
+    held = set(engine.held)
+    mine = [c for c in chunks(source.examples, size, plan.virtual_nodes) if c.virtual_node in held]
+    loader = Loader(source, seed=plan.seed, device=run.device, keep_streams=False)
+    with _inference(run):
+        for chunk, (_, batch) in zip(mine, loader.load(c.fetch(order) for c in mine), strict=True):
+            engine.streams.set(stream_key(plan.seed, "evaluate", number, chunk.index))
+            torch.clear_autocast_cache()
+            yield chunk, batch
+    loader.close()
+
+
+@contextmanager
+def _inference(run: Run) -> Iterator[None]:
+    """Eval mode without gradients; modes, buffers of the modules and the user's streams are put back."""
+    modes = [(m, m.training) for model in run.state.models for m in model.modules()]
+    streams = run.engine.streams
+    streams.save()
+    try:
+        for model in run.state.models:
+            model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        streams.restore()
+
+
+def call_with(fn: Callable[..., Any], batch: Any) -> Any:
+    """Call `fn` with a batch as the training loop would unpack it: a tuple or list as arguments, else whole."""
+    return fn(*batch) if isinstance(batch, tuple | list) else fn(batch)
+
+
+def _scalar(name: str, value: Any, chunk: Chunk) -> tuple[str, str]:
+    weight: Any = chunk.stop - chunk.start
+    if isinstance(value, tuple):
+        value, weight = value
+    try:
+        return float(value).hex(), float(weight).hex()
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(
+            f"the function given to evaluate returned {type(value).__name__} for {name!r}; it returns one number, the mean over "
+            f"the batch, or (number, weight). Reduce it first."
+        ) from None
+
+
+def _mean(parts: list[tuple[str, str]]) -> float:
+    """Weighted mean; `math.fsum` is exactly rounded, so no order enters."""
+    pairs = [(float.fromhex(v), float.fromhex(w)) for v, w in parts]
+    total = math.fsum(w for _, w in pairs if w)
+    return math.fsum(v * w for v, w in pairs if w) / total if total else math.nan

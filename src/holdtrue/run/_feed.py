@@ -1,0 +1,205 @@
+"""What a step reads: the batch of each virtual node of this worker, from a map-style or an iterable source."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, final
+
+import torch
+
+from holdtrue.data import Fetch, IterableShards, IterableSource, Loader, MapSource, Schedule
+from holdtrue.errors import UsageError
+from holdtrue.plan import Plan
+from holdtrue.reduce import Group
+
+
+class Feed(ABC):
+    """Steps of one `run.steps` call, in order; positioned by (epoch, step in epoch)."""
+
+    counts: tuple[int, ...]
+    """Examples of each virtual node in the present step."""
+
+    @abstractmethod
+    def steps_in_epoch(self) -> int | None:
+        """Steps of an epoch, or None if that is not known beforehand."""
+
+    @abstractmethod
+    def start_epoch(self, epoch: int, first_step: int) -> None:
+        """Go to a step of an epoch of the run."""
+
+    @abstractmethod
+    def advance(self) -> bool:
+        """Go to the next step of the epoch; False when the epoch is over."""
+
+    @abstractmethod
+    def batch(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
+        """The virtual node's batch in this step; called once for each of this worker's, ascending."""
+
+    @abstractmethod
+    def again(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
+        """The same batch once more, with the same bits."""
+
+    @abstractmethod
+    def describe(self, virtual_node: int) -> str:
+        """Which examples the virtual node has in this step, for messages."""
+
+    def states(self) -> dict[int, Any]:  # Any: the user's state_dict
+        """State of each of this worker's virtual nodes; empty where a position says all."""
+        return {}
+
+    def close(self) -> None:
+        """Let go of what reads ahead."""
+
+
+@final
+class MapFeed(Feed):
+    """A map-style source: everything follows from the position."""
+
+    def __init__(
+        self,
+        source: MapSource,
+        *,
+        plan: Plan,
+        drop_last: bool,
+        device: torch.device,
+        nodes: Sequence[int],
+        timeout_s: float,
+    ) -> None:
+        self._source, self._plan, self._nodes = source, plan, nodes
+        self._schedule = Schedule(plan=plan, examples=source.examples, drop_last=drop_last)
+        self._loader = Loader(
+            source, seed=plan.seed, device=device, timeout_s=timeout_s if source.workers.count else 0.0
+        )
+        self._ahead: Iterator[tuple[Fetch, Any]] = iter(())
+        self._fetches: dict[int, Fetch] = {}
+
+    def steps_in_epoch(self) -> int:
+        """See `Feed.steps_in_epoch`."""
+        return self._schedule.steps
+
+    def start_epoch(self, epoch: int, first_step: int) -> None:
+        """See `Feed.start_epoch`."""
+        self._epoch, self._next = epoch, first_step
+        self._order = self._source.order(seed=self._plan.seed, epoch=epoch)
+        self._ahead = self._loader.load(
+            fetch
+            for step in range(first_step, self._schedule.steps)
+            for fetch in self._fetches_of(step)
+            if fetch.indices
+        )
+
+    def _fetches_of(self, step: int) -> tuple[Fetch, ...]:
+        return self._schedule.fetches(
+            self._order, epoch=self._epoch, step_in_epoch=step, virtual_nodes=self._nodes
+        )
+
+    def advance(self) -> bool:
+        """See `Feed.advance`."""
+        if self._next >= self._schedule.steps:
+            return False
+        start, stop = self._schedule.batch_range(self._next)
+        self.counts = tuple(b - a for a, b in self._plan.ranges(stop - start))
+        self._fetches = {f.virtual_node: f for f in self._fetches_of(self._next)}
+        self._next += 1
+        return True
+
+    def batch(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
+        """See `Feed.batch`."""
+        fetch, batch = next(self._ahead)
+        assert fetch == self._fetches[virtual_node], (
+            f"read {fetch} where {self._fetches[virtual_node]} was due"
+        )
+        return batch
+
+    def again(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
+        """See `Feed.again`."""
+        return self._loader.fetch_now(self._fetches[virtual_node])
+
+    def describe(self, virtual_node: int) -> str:
+        """See `Feed.describe`."""
+        fetch = self._fetches.get(virtual_node)
+        if fetch is None:
+            return ""
+        shown = ", ".join(map(str, fetch.indices[:20])) + (", ..." if len(fetch.indices) > 20 else "")
+        return f"examples {shown} of the dataset"
+
+    def close(self) -> None:
+        """See `Feed.close`."""
+        self._ahead = iter(())
+        self._loader.close()
+
+
+@final
+class IterableFeed(Feed):
+    """An iterable source read by virtual node; the workers agree on how much is left before each step."""
+
+    def __init__(
+        self,
+        source: IterableSource,
+        *,
+        plan: Plan,
+        drop_last: bool,
+        device: torch.device,
+        nodes: Sequence[int],
+        group: Group,
+    ) -> None:
+        self._shards = IterableShards(source, virtual_nodes=plan.virtual_nodes, seed=plan.seed, device=device)
+        self._plan, self._nodes, self._group, self._drop_last = plan, nodes, group, drop_last
+        self._wanted = [b - a for a, b in plan.ranges(plan.global_batch_size)]
+        self._batches: dict[int, Any] = {}
+        self._over = False
+
+    def steps_in_epoch(self) -> None:
+        """See `Feed.steps_in_epoch`."""
+        return
+
+    def start_epoch(self, epoch: int, first_step: int) -> None:
+        """See `Feed.start_epoch`. `load_states` follows where the epoch is entered in its middle."""
+        self._shards.start_epoch(epoch)
+        self._step = first_step
+        self._over = False
+
+    def load_states(self, states: dict[int, Any]) -> None:
+        """Continue shards where another run or worker was."""
+        for v in self._nodes:
+            if v not in states:
+                raise UsageError(
+                    f"the checkpoint has no state for virtual node {v}'s shard; it was written by another source. "
+                    f"Resume with the source that began the run."
+                )
+            self._shards.load_state(v, states[v])
+
+    def advance(self) -> bool:
+        """See `Feed.advance`."""
+        if self._over:
+            return False
+        reads = {v: self._shards.read(v, self._wanted[v]) for v in self._nodes}
+        own = json.dumps({str(v): read.available for v, read in reads.items()}).encode()
+        counts = [0] * self._plan.virtual_nodes
+        for part in self._group.gather_bytes(own, what=f"the counts of step {self._step} of the epoch"):
+            for v, available in json.loads(part).items():
+                counts[int(v)] = available
+        short = counts != self._wanted
+        self._over = short
+        if not any(counts) or (short and self._drop_last):
+            return False
+        self.counts = tuple(counts)
+        self._batches = {v: read.batch for v, read in reads.items()}
+        self._step += 1
+        return True
+
+    def batch(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
+        """See `Feed.batch`."""
+        return self._batches[virtual_node]
+
+    def again(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
+        """See `Feed.again`. The pass may have changed its batch in place only at the user's own risk."""
+        return self._batches[virtual_node]
+
+    def describe(self, virtual_node: int) -> str:
+        """See `Feed.describe`."""
+        return f"step {self._step - 1} of shard {virtual_node}"
+
+    def states(self) -> dict[int, Any]:  # Any: the user's state_dict
+        """See `Feed.states`."""
+        return {v: self._shards.state_of(v) for v in self._nodes}

@@ -1,0 +1,229 @@
+"""How this process belongs to a job: alone, started by holdtrue, by torchrun or by srun, or placed by a test."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from collections.abc import Mapping as Dictionary
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from holdtrue.errors import UsageError, WaitTimeoutError
+from holdtrue.mapping import Mapping, even_mapping, parse_mapping
+from holdtrue.plan import Plan
+from holdtrue.reduce import AloneGroup, GlooGroup, Group, NcclGroup
+from holdtrue.wire import WorkerEnvironment
+
+from ._settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """This worker's place in the group."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: str | None = None
+    """The device the launcher chose; None leaves it to the settings."""
+    mapping: str | None = None
+    """Text of the mapping; None for the even one."""
+    generation: int = 0
+    worker: WorkerEnvironment | None = None
+    """What the launcher said, if it started this process."""
+    connect: Callable[[torch.device, Settings], Group] | None = None
+    """Makes the group; None for a worker alone."""
+    order: Any = None  # Any: an order function, for the tests' negative control
+    in_process: bool = False
+    """Whether other workers live in this process, as threads."""
+
+    def mapping_of(self, plan: Plan) -> Mapping:
+        """The mapping in force.
+
+        Raises:
+            MappingError, UsageError: the text is no mapping of the plan, or of another number of workers.
+        """
+        if self.mapping is None:
+            return even_mapping(plan.virtual_nodes, self.world_size)
+        mapping = parse_mapping(self.mapping, plan.virtual_nodes)
+        if mapping.world_size != self.world_size:
+            raise UsageError(
+                f"the mapping {self.mapping!r} is for {mapping.world_size} worker(s) and there are {self.world_size}; each worker "
+                f"has one part of it. Pass --workers {mapping.world_size}, or another mapping."
+            )
+        return mapping
+
+
+_placed: ContextVar[Membership | None] = ContextVar("placed", default=None)
+
+
+@contextmanager
+def joined_as(membership: Membership) -> Iterator[None]:
+    """Make `holdtrue.init` in this context join with `membership`: for tests and embedders."""
+    token = _placed.set(membership)
+    try:
+        yield
+    finally:
+        _placed.reset(token)
+
+
+def find_membership(env: Dictionary[str, str] | None = None) -> Membership:
+    """This process's place, from the context or the environment.
+
+    Raises:
+        UsageError: the environment is half set.
+    """
+    if (placed := _placed.get()) is not None:
+        return placed
+    env = os.environ if env is None else env
+    worker = WorkerEnvironment.from_env(env)
+    if worker is not None:
+        return Membership(
+            rank=worker.rank,
+            world_size=worker.world_size,
+            device=worker.device,
+            mapping=worker.mapping,
+            generation=worker.generation,
+            worker=worker,
+            connect=(lambda device, settings: _connect_launched(worker, device, settings))
+            if worker.world_size > 1
+            else None,
+        )
+    if "RANK" in env and "WORLD_SIZE" in env:
+        rank, world_size = int(env["RANK"]), int(env["WORLD_SIZE"])
+        local = int(env.get("LOCAL_RANK", rank))
+    elif int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
+        rank, world_size, local = (
+            int(env["SLURM_PROCID"]),
+            int(env["SLURM_NTASKS"]),
+            int(env.get("SLURM_LOCALID", "0")),
+        )
+    else:
+        return Membership(mapping=env.get("HOLDTRUE_MAPPING"))
+    if world_size == 1:
+        return Membership(mapping=env.get("HOLDTRUE_MAPPING"))
+    address = _rendezvous(env)
+    return Membership(
+        rank=rank,
+        world_size=world_size,
+        device=f"cuda:{local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu",
+        mapping=env.get("HOLDTRUE_MAPPING"),
+        connect=lambda device, settings: _connect_rendezvous(address, rank, world_size, device, settings),
+    )
+
+
+def choose_device(membership: Membership, settings: Settings) -> torch.device:
+    """The device that this worker drives.
+
+    Raises:
+        UsageError: cuda is asked for and there is none.
+    """
+    named = membership.device if membership.device not in (None, "auto") else None
+    choice = named or ("cuda" if settings.device == "auto" and torch.cuda.is_available() else settings.device)
+    if choice in ("auto", "cpu"):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"device is {choice!r} and torch finds no CUDA device here. Pass --device cpu, or install a CUDA build."
+        )
+    device = torch.device(choice if ":" in choice else "cuda:0")
+    torch.cuda.set_device(device)
+    return device
+
+
+def _connect_launched(worker: WorkerEnvironment, device: torch.device, settings: Settings) -> Group:
+    """The group of workers that `holdtrue run` started; rank 0 hosts the store on the launcher's socket."""
+    store = _open_store(
+        worker.store_host,
+        worker.store_port,
+        worker.world_size,
+        is_host=worker.rank == 0,
+        fd=worker.store_fd,
+        settings=settings,
+    )
+    return _group_on(store, worker.rank, worker.world_size, worker.generation, device, settings)
+
+
+def _rendezvous(env: Dictionary[str, str]) -> tuple[str, int, bool]:
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in env]
+    if missing:
+        raise UsageError(
+            f"RANK or SLURM_PROCID is set and {' and '.join(missing)} is not; workers meet at that address. Start the script with "
+            f"torchrun or `holdtrue run`; under srun, export MASTER_ADDR (the first node) and MASTER_PORT (a free port)."
+        )
+    agent_hosts = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return env["MASTER_ADDR"], int(env["MASTER_PORT"]), agent_hosts
+
+
+def _connect_rendezvous(
+    address: tuple[str, int, bool], rank: int, world_size: int, device: torch.device, settings: Settings
+) -> Group:
+    host, port, agent_hosts = address
+    is_host = rank == 0 and not agent_hosts
+    fd = _listen(host, port) if is_host else None
+    store = _open_store(host, port, world_size, is_host=is_host, fd=fd, settings=settings)
+    return _group_on(store, rank, world_size, 0, device, settings, host)
+
+
+def _listen(host: str, port: int) -> int:
+    """A socket bound to one address: torch's own would listen on all of them."""
+    listener = socket.create_server((host, port), backlog=128)
+    return listener.detach()
+
+
+def _open_store(
+    host: str, port: int, world_size: int, *, is_host: bool, fd: int | None, settings: Settings
+) -> Any:
+    try:
+        return torch.distributed.TCPStore(
+            host,
+            port,
+            world_size,
+            is_master=is_host,
+            timeout=timedelta(seconds=settings.timeout_s),
+            wait_for_workers=False,
+            **({"master_listen_fd": fd} if fd is not None else {}),
+        )
+    except (RuntimeError, torch.distributed.DistNetworkError) as error:
+        raise WaitTimeoutError(
+            f"no store answered at {host}:{port} within {settings.timeout_s:.0f} s; worker 0 opens it. "
+            f"See worker 0's log for why it did not."
+        ) from error
+
+
+def _group_on(
+    store: Any,
+    rank: int,
+    world_size: int,
+    generation: int,
+    device: torch.device,
+    settings: Settings,
+    host: str = "127.0.0.1",
+) -> Group:
+    """The adapter for the devices of this group: nccl if every worker has a GPU of its own, else gloo."""
+    store.set(f"device/{generation}/{rank}", f"{socket.gethostname()}/{device}")
+    names = [store.get(f"device/{generation}/{r}").decode() for r in range(world_size)]
+    name = f"generation-{generation}"
+    if all("cuda" in n for n in names) and len(set(names)) == world_size:
+        return NcclGroup(
+            store, rank=rank, world_size=world_size, device=device, timeout_s=settings.timeout_s, name=name
+        )
+    hostname = "127.0.0.1" if host in ("127.0.0.1", "localhost", "::1") else _own_address(host)
+    return GlooGroup(
+        store, rank=rank, world_size=world_size, timeout_s=settings.timeout_s, name=name, hostname=hostname
+    )
+
+
+def _own_address(host: str) -> str:
+    """This machine's address on the way to `host`; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))
+        return str(probe.getsockname()[0])
+
+
+def connect(membership: Membership, device: torch.device, settings: Settings) -> Group:
+    """Join the group; blocks until all its workers have, at most the time-out."""
+    return membership.connect(device, settings) if membership.connect else AloneGroup(device)

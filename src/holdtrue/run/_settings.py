@@ -1,0 +1,141 @@
+"""Settings of a run: what is in force, and where each value came from.
+
+Precedence: command line > environment (HOLDTRUE_*) > --config file > script.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from holdtrue.errors import UsageError
+from holdtrue.plan import Plan
+from holdtrue.wire import SETTING_VARIABLES, decode_cli_settings, parse_setting
+
+NonFinite = Literal["stop", "skip", "allow"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+PLAN_NAMES = ("virtual_nodes", "global_batch_size", "seed", "numerics")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a run is carried out; nothing here changes the bits of a step.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    run_dir: str | None = None
+    """Folder for records and checkpoints; None keeps none."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; 0 writes none. One more is written at the end of each `run.steps`."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints that are kept, at least 1."""
+    digest_every: int = 100
+    """Steps between digests of the training state, which replicas compare; 0 for none."""
+    threads: int = 1
+    """Intra-op threads of a CPU device; part of what makes two devices of one type."""
+    timeout_s: float = 300.0
+    """Bound of every wait for another worker, in seconds."""
+    non_finite: NonFinite = "stop"
+    """What a loss that is not finite does: stop the run, skip the update, or be allowed."""
+    max_steps: int = 0
+    """Steps after which the run ends as if its epochs were over; 0 for no limit."""
+    resume: bool = False
+    """Go on from the newest checkpoint of the run directory."""
+    trace: bool = False
+    """Record each virtual node's loss and an input fingerprint with every digest."""
+    device: str = "auto"
+    """`cpu`, `cuda` or `auto`: cuda where there is one."""
+    overlap: bool = True
+    """Whether the exchange overlaps with the last backward."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where each value that is not the default came from."""
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every", "digest_every", "max_steps"):
+            if getattr(self, name) < 0:
+                raise UsageError(
+                    f"{name} is {getattr(self, name)}; it is a number of steps, 0 or more. Pass such a number."
+                )
+        for name in ("keep_checkpoints", "threads"):
+            if getattr(self, name) < 1:
+                raise UsageError(
+                    f"{name} is {getattr(self, name)}; it must be 1 or more. Pass such a number."
+                )
+        if not self.timeout_s > 0:
+            raise UsageError(
+                f"timeout_s is {self.timeout_s}; it is a number of seconds above 0. Pass such a number."
+            )
+        for name, choices in (("non_finite", get_args(NonFinite)), ("device", get_args(DeviceChoice))):
+            if getattr(self, name) not in choices:
+                raise UsageError(
+                    f"{name} is {getattr(self, name)!r}; the choices are {', '.join(choices)}. Pass one of them."
+                )
+
+
+def resolve_settings(
+    script: Mapping[str, Any],  # Any: what the script passed to init, checked below
+    env: Mapping[str, str] | None = None,
+) -> tuple[Plan, Settings]:
+    """The plan and settings in force.
+
+    Args:
+        script: Values that `holdtrue.init` was given.
+        env: Environment variables; the process's own by default.
+
+    Raises:
+        PlanError, UsageError: a value is out of its range, or a name is unknown.
+    """
+    env = os.environ if env is None else env
+    cli = decode_cli_settings(env)
+    merged: dict[str, Any] = dict(script)
+    origins = dict.fromkeys(script, "script")
+    environment = {
+        name: parse_setting(name, env[variable])
+        for name, variable in SETTING_VARIABLES.items()
+        if env.get(variable) and name not in cli
+    }
+    config = cli.get("config") or environment.get("config")
+    for origin, values in (
+        ("config file", _read_config(str(config)) if config else {}),
+        ("environment", environment),
+        ("command line", cli),
+    ):
+        for name, value in values.items():
+            if name != "config":
+                merged[name], origins[name] = value, origin
+    plan = Plan(
+        virtual_nodes=merged["virtual_nodes"],
+        global_batch_size=merged["global_batch_size"],
+        seed=merged["seed"],
+        numerics=merged["numerics"],
+        weight_unit=float(merged["weight_unit"] or 0.0),
+        buffers=tuple((merged["buffers"] or {}).items()),
+    )
+    names = {f.name for f in fields(Settings)} - {"origins"}
+    return plan, Settings(
+        **{n: v for n, v in merged.items() if n in names and v is not None}, origins=origins
+    )
+
+
+def _read_config(path: str) -> dict[str, Any]:  # Any: TOML values, checked by Plan and Settings
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        raise UsageError(
+            f"the config file {path} cannot be read ({error.strerror}). Pass --config with a TOML file."
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"the config file {path} is not TOML: {error}. Write `name = value` lines."
+        ) from error
+    known = sorted(set(SETTING_VARIABLES) - {"config", "resume"})
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UsageError(
+            f"the config file {path} has unknown keys {unknown}; the keys are {known}. Remove or rename them."
+        )
+    return values
