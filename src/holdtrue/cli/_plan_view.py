@@ -87,7 +87,7 @@ def _lines(found: Recommendation) -> Iterator[tuple[str, str]]:
     if found.runner_up is not None:
         yield "runner-up", f"{found.runner_up.name}: {found.runner_up.reason}"
     for idle in found.idle:
-        yield ("standby" if idle.standby else "idle"), f"{idle.kind}:{idle.count} {idle.reason}"
+        yield ("standby" if idle.standby else "idle"), f"{idle.count} x {idle.kind}: {idle.reason}"
     if found.fast_examples_per_s is not None:
         extra = 100 * (found.fast_examples_per_s / prediction.examples_per_s - 1)
         if extra > 0.05:

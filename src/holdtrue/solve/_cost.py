@@ -120,16 +120,14 @@ def _gradient_limit(peak: int | None, limit: int | None, gradient_bytes: int) ->
     return min(64, max(0, 1 + (limit - peak) // gradient_bytes))
 
 
-def _refuse(device: DeviceProfile, size: int, limit: int | None) -> str:
+def _refuse(device: DeviceProfile, size: int, extra: int, limit: int | None) -> str:
     """Why a pass of `size` does not fit, as the end of a sentence."""
     largest = device.points[-1].batch_size
     if device.pass_s(size) is None:
         side = f"up to {largest}" if size > largest else f"from {device.points[0].batch_size}"
-        return f"a pass of {size} was not measured on it (its points go {side})"
-    needed = format_bytes(device.pass_bytes(size) or 0)
-    return (
-        f"a pass of {size} needs {needed} there, and more to exchange, and it has {format_bytes(limit or 0)}"
-    )
+        return f"its points go {side}, and a pass of {size} was not measured"
+    needed = format_bytes((device.pass_bytes(size) or 0) + extra)
+    return f"a pass of {size} with its exchange needs {needed}, and it has {format_bytes(limit or 0)}"
 
 
 def _cost_of(device: DeviceProfile, ranks: range, costs: Costs, limit: int | None) -> KindCost:
@@ -161,7 +159,7 @@ def _cost_of(device: DeviceProfile, ranks: range, costs: Costs, limit: int | Non
         base_bytes={k: device.pass_bytes(k * size) for k in range(1, most + 1)},
         bytes_per_s=device.exchange_bytes_per_s or math.inf,
         latency_s=device.exchange_latency_s,
-        refusal="" if fits else _refuse(device, size, limit),
+        refusal="" if fits else _refuse(device, size, gradient_bytes, limit),
     )
 
 

@@ -119,21 +119,45 @@ def _fewest(case: _Case, times_s: npt.NDArray[np.float64]) -> Counts:
     return fewest
 
 
+def _fits_within(case: _Case, time_s: float) -> bool:
+    """Whether all devices together hold the virtual nodes within `time_s`."""
+    most = case.most(np.array([time_s]))
+    held = keep_high_ones(most, case.contributions)[0]
+    total = int(held @ case.devices)
+    if total >= case.costs.virtual_nodes:
+        return True
+    return any(
+        room >= 0
+        and total - int(held[index]) + length + int(keep_high_ones(np.array([room]), others)[0])
+        >= case.costs.virtual_nodes
+        for length, index, others in case.tails()
+        for room in (int(most[0, index]) - length,)
+        # A holder never has more than the tail and what it would have held without it.
+        if total + length >= case.costs.virtual_nodes
+    )
+
+
 def _first_time(case: _Case, times_s: npt.NDArray[np.float64]) -> int:
     """Index of the least time within which all virtual nodes fit (monotone), or the number of times."""
     low, high = 0, len(times_s)
     while low < high:
         middle = (low + high) // 2
-        if _fewest(case, times_s[middle : middle + 1])[0] < _IMPOSSIBLE:
+        if _fits_within(case, float(times_s[middle])):
             high = middle
         else:
             low = middle + 1
     return low
 
 
-def _search_case(case: _Case, bound_s: float) -> tuple[float, int, float, tuple[int, int, int] | None] | None:
+def _times_of(kinds: Sequence[KindCost]) -> npt.NDArray[np.float64]:
+    """Every time that a worker of these kinds can take, ascending."""
+    return np.unique(np.concatenate([kind.seconds[1 : kind.cap + 1] for kind in kinds]))
+
+
+def _search_case(
+    case: _Case, times_s: npt.NDArray[np.float64], bound_s: float
+) -> tuple[float, int, float, tuple[int, int, int] | None] | None:
     """(step time, workers, T, tail) of the best choice of this case; None if it cannot come to `bound_s`."""
-    times_s = np.unique(np.concatenate([kind.seconds[1 : kind.cap + 1] for kind in case.kinds]))
     first = _first_time(case, times_s)
     least_exchange_s = case.exchange_s(2)
     if first == len(times_s) or times_s[first] + least_exchange_s > bound_s:
@@ -215,11 +239,19 @@ def search_counts(costs: Costs) -> Found | None:
         then to fewer workers, then to devices listed first.
     """
     best = min(_alone(costs), key=lambda found: found.step_s, default=None)
-    usable = tuple(kind for kind in costs.kinds if kind.cap)
-    for contributions in range(1, costs.virtual_nodes.bit_length() + 1):
-        for kinds in _link_sets(usable):
+    most = costs.virtual_nodes.bit_length()
+    links: list[tuple[tuple[KindCost, ...], npt.NDArray[np.float64]]] = []
+    for kinds in _link_sets(tuple(kind for kind in costs.kinds if kind.cap)):
+        # Without a bound on contributions a set of kinds is fastest: what comes earlier need not be looked at.
+        times_s = _times_of(kinds)
+        first = _first_time(_Case(costs=costs, kinds=kinds, contributions=most), times_s)
+        links.append((kinds, times_s[first:]))
+    for contributions in range(1, most + 1):
+        for kinds, times_s in links:
             case = _Case(costs=costs, kinds=kinds, contributions=contributions)
-            option = _search_case(case, best.step_s if best else np.inf)
+            if not len(times_s) or (best and not _may_win(case, float(times_s[0]), best)):
+                continue
+            option = _search_case(case, times_s, best.step_s if best else np.inf)
             if option is None:
                 continue
             step_s, workers, time_s, tail = option
@@ -230,3 +262,12 @@ def search_counts(costs: Costs) -> Found | None:
             ):
                 best = _count_out(case, time_s, workers, tail)
     return best
+
+
+def _may_win(case: _Case, time_s: float, best: Found) -> bool:
+    """Whether a step of this case, of `time_s` and an exchange between two, would be better than the best."""
+    return (time_s + case.exchange_s(2), case.contributions, 2) < (
+        best.step_s,
+        best.contributions,
+        best.workers,
+    )
