@@ -20,12 +20,12 @@ Array: TypeAlias = "np.ndarray[Any, Any]"  # Any: every numeric dtype and shape
 Leaf: TypeAlias = "torch.Tensor | Array | np.generic | complex | str | bytes | None"
 
 SUMMABLE = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
-"""Floating dtypes that torch can add up; a sum is NaN if an element is, and is 10 times as fast as isnan."""
+"""Floating dtypes that torch can add up; a sum is NaN if an element is, and is several times as fast as isnan."""
 CANONICAL_FLOAT8 = {torch.float8_e4m3fn: 0x7F, torch.float8_e5m2: 0x7F}
 """The NaN that stands for all, for 8-bit dtypes with several; the others have one."""
 
 BLOCK = 1 << 17
-"""Elements that are looked through for NaNs and then hashed while they are in the cache."""
+"""Elements that are looked through and hashed at a time: it bounds the memory that NaNs cost, not the speed."""
 
 
 def flatten_state(value: object, path: str = "") -> Iterator[tuple[str, Leaf]]:
