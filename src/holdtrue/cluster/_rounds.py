@@ -55,7 +55,7 @@ class _RoundSimulation:
         self.book = ShareBook(cluster, rounds.length_s)
         self.decision = Decision()
         self.alone: dict[str, float] = {}
-        self.decisions = self.arrived = 0
+        self.decisions = self.arrived = self.turn = 0
         self.changed = False
         self.area = self.area_at_s = 0.0
 
@@ -75,7 +75,7 @@ class _RoundSimulation:
             job = self.jobs[self.arrived]
             self._count(job.arrival_s, 1)
             self.active[job.id] = Progress(job, self.area)
-            self.book.add(job.id)
+            self.book.add(job)
             self.arrived += 1
             self.changed = True
 
@@ -102,8 +102,12 @@ class _RoundSimulation:
         if self.decision.shares is None:
             return self.decision.grants
         views = [progress.view() for progress in self.active.values()]
-        choose = choose_rigid if self.policy.answers == "time" else choose_mixed
-        return choose(self.cluster, views, self.decision.shares, self.book, now_s)
+        shares, book = self.decision.shares, self.book
+        if self.policy.answers == "mixed time":
+            return choose_mixed(self.cluster, views, shares, book, now_s)
+        self.turn += 1
+        order = book.order_types(self.policy.types, self.turn)
+        return choose_rigid(self.cluster, views, shares, book, order)
 
     def _run_round(self, now_s: float) -> float:
         """Move jobs, make steps, end jobs; returns when the round is over."""

@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Mapping, Sequence
 
-from ._jobs import Cluster, Grant
+from ._jobs import Cluster, Grant, Job
 from ._state import FreeDevices, JobView
 
 Shares = Mapping[str, tuple[float, ...]]
@@ -22,15 +22,27 @@ class ShareBook:
         self.devices: dict[str, list[float]] = {}
         self.deficit: dict[str, list[float]] = {}
         self.total = [0.0] * len(self.kinds)
+        self.speed = [0.0] * len(self.kinds)
         self.reset_at_s: float | None = None
 
-    def add(self, name: str) -> None:
+    def add(self, job: Job) -> None:
         """A job has arrived."""
+        name = job.id
+        rates = [job.rates.at(kind, job.max_devices) for kind in self.kinds]
+        for t, rate in enumerate(rates):
+            self.speed[t] += rate / max(rates)
         self.received[name] = [self.round_s / 2] * len(self.kinds)
         self.devices[name] = [0.0] * len(self.kinds)
         self.deficit[name] = [0.0] * len(self.kinds)
         for t in range(len(self.kinds)):
             self.total[t] += self.round_s / 2
+
+    def order_types(self, rule: str, turn: int) -> tuple[str, ...]:
+        """Order in which a round fills device types: all in turn, or the fastest for the jobs so far first."""
+        kinds = self.kinds
+        if rule == "alike":
+            return kinds[turn % len(kinds) :] + kinds[: turn % len(kinds)]
+        return tuple(kinds[t] for t in sorted(range(len(kinds)), key=lambda t: -self.speed[t]))
 
     def remove(self, name: str) -> None:
         """A job is done."""
@@ -73,34 +85,40 @@ class ShareBook:
 
 
 def choose_rigid(
-    cluster: Cluster, views: Sequence[JobView], shares: Shares, book: ShareBook, now_s: float
+    cluster: Cluster, views: Sequence[JobView], shares: Shares, book: ShareBook, order: Sequence[str]
 ) -> dict[str, Grant]:
-    """Whole demands on one type each, by priority; devices that are left go to jobs without priority.
+    """Whole demands on one type each: type after type, by priority; what is left goes to jobs without priority.
 
     Source:
-        Gavel (Narayanan et al., OSDI 2020), algorithm 1.
+        Gavel (Narayanan et al., OSDI 2020), algorithm 1. Gavel shuffles the types where a policy takes them for
+        equal; here they take turns, so that a schedule is one answer.
     """
-    del now_s
-    line = []
-    for t, kind in enumerate(cluster.kinds):
-        for place, view in enumerate(views):
-            job = view.job
-            if job.rates.at(kind, job.max_devices) <= 0 or job.id not in shares:
-                continue
-            share = shares[job.id][t] / (job.max_devices * job.percent / 100)
-            rank = (book.priority(job.id, t, share), book.deficit[job.id][t], share)
-            line.append((*(-x for x in rank), t, place))
     free = FreeDevices(cluster, ())
     grants: dict[str, Grant] = {}
-    for *_, t, place in sorted(line):
-        view = views[place]
-        job, kind = view.job, cluster.kinds[t]
-        if job.id not in grants:
+    for kind in order:
+        t = cluster.kinds.index(kind)
+        for view in _line(views, shares, book, kind, t):
+            job = view.job
+            if job.id in grants:
+                continue
             part = job.percent < 100
             grant = free.take_part(kind, job.percent) if part else free.take(kind, job.max_devices)
             if grant is not None:
                 grants[job.id] = grant
     return grants
+
+
+def _line(views: Sequence[JobView], shares: Shares, book: ShareBook, kind: str, t: int) -> list[JobView]:
+    """Jobs that may run on type `kind`, furthest behind first; ties by arrival."""
+    ranked = []
+    for place, view in enumerate(views):
+        job = view.job
+        if job.id in shares and job.rates.at(kind, job.max_devices) > 0:
+            share = shares[job.id][t] / (job.max_devices * job.percent / 100)
+            rank = (-book.priority(job.id, t, share), -book.deficit[job.id][t], -share, place)
+            ranked.append((rank, view))
+    ranked.sort(key=lambda pair: pair[0])
+    return [view for _, view in ranked]
 
 
 def choose_mixed(

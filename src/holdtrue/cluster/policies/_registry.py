@@ -25,6 +25,8 @@ class Policy:
     """The rule."""
     answers: Literal["devices", "time", "mixed time"] = "devices"
     """Devices at once; shares of time on one type after another; or shares of time on all types together."""
+    types: Literal["alike", "by speed"] = "alike"
+    """For time: whether rounds fill all types in turn, or the type first that is fastest for the jobs at hand."""
     starves: bool = True
     """Whether a job may wait for ever while others keep arriving."""
 
@@ -44,6 +46,7 @@ _ALL = (
         sentence="max-min fairness, aware of device types",
         decide=decide_max_min_aware,
         answers="time",
+        types="by speed",
         starves=False,
     ),
     Policy(
@@ -58,6 +61,7 @@ _ALL = (
         sentence="max-min fairness, aware of device types, several at once",
         decide=decide_max_min_aware,
         answers="mixed time",
+        types="by speed",
         starves=False,
     ),
     Policy(
@@ -65,9 +69,10 @@ _ALL = (
         sentence="finish-time fairness",
         decide=decide_finish_time,
         answers="time",
+        types="by speed",
         starves=False,
     ),
-    Policy(name="makespan", sentence="minimum makespan", decide=decide_makespan, answers="time", starves=False),
+    Policy(name="makespan", sentence="minimum makespan", decide=decide_makespan, answers="time", types="by speed", starves=False),
 )
 POLICIES: dict[str, Policy] = {policy.name: policy for policy in _ALL}
 """Policies by name."""

@@ -12,7 +12,8 @@ import numpy as np
 from holdtrue.cluster._jobs import Cluster, Job
 from holdtrue.cluster._state import ClusterState, Decision
 
-from ._lp import Array, Sharing, SharingProblem, solve_level, solve_rest, solve_sharing
+from ._center import centre_sharing
+from ._lp import Array, Sharing, SharingProblem, solve_level
 
 
 def decide_max_min(state: ClusterState) -> Decision:
@@ -22,7 +23,7 @@ def decide_max_min(state: ClusterState) -> Decision:
         Gavel (Narayanan et al., OSDI 2020), section 4.1, without throughputs.
     """
     rate_JT = (_rates(state) > 0).astype(np.float64)
-    return _answer(state, solve_sharing(_problem(state, _normalised(state, rate_JT))), "max-min fairness")
+    return _answer(state, _solve(_problem(state, _normalised(state, rate_JT))), "max-min fairness")
 
 
 def decide_max_min_aware(state: ClusterState) -> Decision:
@@ -31,7 +32,7 @@ def decide_max_min_aware(state: ClusterState) -> Decision:
     Source:
         Gavel (Narayanan et al., OSDI 2020), section 4.1.
     """
-    sharing = solve_sharing(_problem(state, _normalised(state, _rates(state))))
+    sharing = _solve(_problem(state, _normalised(state, _rates(state))))
     return _answer(state, sharing, "max-min fairness, aware of device types")
 
 
@@ -42,7 +43,7 @@ def decide_makespan(state: ClusterState) -> Decision:
         Gavel (Narayanan et al., OSDI 2020), section 4.2, minimum makespan.
     """
     left_J = np.array([max(view.remaining(state.now_s), 1e-9) for view in state.jobs])
-    sharing = solve_sharing(_problem(state, _rates(state) / left_J[:, None] * 1e3))
+    sharing = _solve(_problem(state, _rates(state) / left_J[:, None] * 1e3))
     return _answer(state, sharing, "minimum makespan")
 
 
@@ -63,8 +64,12 @@ def decide_finish_time(state: ClusterState) -> Decision:
 
     low = float(np.max((spent_J + left_J / rate_JT.max(axis=1) / _most(state)) / alone_J))
     ratio, sharing = _least_ratio(problem_at, low)
-    decision = _answer(state, solve_rest(problem_at(ratio), sharing), "finish-time fairness")
+    decision = _answer(state, centre_sharing(problem_at(ratio), sharing), "finish-time fairness")
     return Decision(shares=decision.shares, reason=f"{decision.reason}; worst ratio {ratio:.3f}")
+
+
+def _solve(problem: SharingProblem) -> Sharing:
+    return centre_sharing(problem, solve_level(problem))
 
 
 def _least_ratio(problem_at: Callable[[float], SharingProblem], low: float) -> tuple[float, Sharing]:
