@@ -1,0 +1,57 @@
+"""What a worker needs to join, as environment variables."""
+
+import pytest
+
+from holdtrue.errors import UsageError
+from holdtrue.wire import WIRE_VERSION, WorkerEnvironment
+
+FULL = WorkerEnvironment(
+    rank=0,
+    world_size=3,
+    store_host="127.0.0.1",
+    store_port=41234,
+    store_fd=5,
+    report_fd=6,
+    life_fd=7,
+    generation=2,
+    job="mnist",
+    device="cuda:0",
+    mapping="0-7/8-11/12-15",
+)
+LEAST = WorkerEnvironment(
+    rank=2, world_size=3, store_host="::1", store_port=1, store_fd=None, report_fd=None, life_fd=None
+)
+
+
+@pytest.mark.parametrize("worker", [FULL, LEAST])
+def test_a_worker_environment_comes_back_from_its_variables(worker: WorkerEnvironment) -> None:
+    assert WorkerEnvironment.from_env({"PATH": "/bin", **worker.to_env()}) == worker
+
+
+def test_a_process_without_the_variables_is_no_worker() -> None:
+    assert WorkerEnvironment.from_env({"HOLDTRUE_SEED": "3", "HOLDTRUE_DEVICE": "cpu"}) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"HOLDTRUE_WORKER_VERSION": "2"}, f"speaks version {WIRE_VERSION}"),
+        ({"HOLDTRUE_WORKER_RANK": "one"}, "HOLDTRUE_WORKER_RANK is 'one'; it must be a whole number"),
+        ({"HOLDTRUE_WORKER_RANK": "-1"}, "HOLDTRUE_WORKER_RANK is '-1'"),
+        ({"HOLDTRUE_WORKER_RANK": "3"}, "rank is 3 and world_size is 3"),
+        ({"HOLDTRUE_WORKER_RANK": "1"}, "rank 1 has a store_fd"),
+        ({"HOLDTRUE_WORKER_COLOUR": "red"}, "unknown names ['HOLDTRUE_WORKER_COLOUR']"),
+    ],
+)
+def test_wrong_variables_are_refused_by_name(change: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        WorkerEnvironment.from_env({**FULL.to_env(), **change})
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("missing", ["VERSION", "RANK", "WORLD_SIZE", "STORE_HOST", "STORE_PORT"])
+def test_a_missing_variable_is_refused(missing: str) -> None:
+    env = FULL.to_env()
+    del env[f"HOLDTRUE_WORKER_{missing}"]
+    with pytest.raises(UsageError):
+        WorkerEnvironment.from_env(env)
