@@ -221,7 +221,7 @@ class Engine:
         scaled = loss if isinstance(scale, float) and scale == 1.0 else loss * scale
         for scaler in self.state.scalers:
             scaled = scaler.scale(scaled)
-        scaled.backward()  # type: ignore[no-untyped-call]  # torch's own
+        scaled.backward()
         if overlap and self._reduce_now().buckets:
             overlap.close()
 
@@ -312,7 +312,8 @@ class Engine:
         if not values:
             return 0.0
         tree = _pruned(self._order, self.mapping, frozenset(values))
-        return evaluate_tree(tree, dict(values), lambda a, b: a + b)
+        leaves: dict[Tree, float] = {v: value for v, value in values.items()}  # noqa: C416 - widens the key type
+        return evaluate_tree(tree, leaves, lambda a, b: a + b)
 
     def _swap_ledger(self, work: _Round, reduce: OrderedReduce, notice: bytes) -> Ledger:
         ledger = Ledger(present=reduce.present())

@@ -113,7 +113,7 @@ class BackwardOverlap:
             for i, p in enumerate(self._taker.parameters):
                 self._handles.append(
                     p.register_post_accumulate_grad_hook(lambda _, i=i: self._order.append(i))
-                )  # type: ignore[misc]
+                )
             return
         for bucket, trigger in enumerate(self._triggers):
 

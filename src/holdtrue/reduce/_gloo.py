@@ -48,7 +48,7 @@ class GlooGroup(TorchGroup):
 
     def _make(self, store: Any) -> Any:
         rank, world_size, timeout_s = self._shape
-        options = dist.ProcessGroupGloo._Options()
+        options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # absent from the stubs
         options._timeout = timedelta(seconds=timeout_s + MARGIN_S)
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=self._hostname)]
         return dist.ProcessGroupGloo(store, rank, world_size, options)

@@ -95,7 +95,7 @@ class Group(ABC):
     def spread(self, flat: torch.Tensor, bounds: Sequence[int], *, what: str) -> Pending:
         """Start filling `flat` on every worker: worker r sends `flat[bounds[r]:bounds[r + 1]]` to the others."""
 
-    def say_ended(self) -> None:
+    def say_ended(self) -> None:  # noqa: B027 - nobody to tell in most adapters
         """Leave word that this worker came to the end of its script, for those who still wait for it."""
 
     @abstractmethod

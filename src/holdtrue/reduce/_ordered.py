@@ -12,6 +12,7 @@ One object serves one (group, mapping, layout, tree) and many steps. In a step:
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -64,7 +65,7 @@ class _BucketExchange:
         source = self._nothing
         if round_ >= self._first_round:
             source = self.contributions[round_ - self._first_round]
-            sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+            sizes = [b - a for a, b in pairwise(bounds)]
         senders = set(self._senders[round_])
         incoming = [width if r in senders else 0 for r in range(self._group.world_size)]
         return self._group.exchange(self._received[round_], source, incoming, sizes, what=what)
@@ -254,7 +255,9 @@ class OrderedReduce:
             Until every worker has offered all its buckets, at most the group's time-out.
         """
         if not self._exchanges:
-            (result,) = self._accumulator.stack or ([None] * self._layout.parameters,)
+            result: Gradients = [None] * self._layout.parameters
+            if self._accumulator.stack:
+                (result,) = self._accumulator.stack
             self._accumulator.stack = []
             return result
         self._accumulator.stack.clear()

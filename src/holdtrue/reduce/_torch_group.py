@@ -122,7 +122,8 @@ class TorchGroup(Group):
         if ended:
             return CallMismatchError(
                 f"worker {ended[0]} came to the end of the script while worker {self.rank} was at {self.position} and waited for "
-                f"{what}; every worker makes the same calls. Leave a loop on all workers at the same step, or call run.stop(reason)."
+                f"{what}; every worker makes the same calls. Leave a loop on all workers at the same "
+                f"step, or call run.stop(reason)."
             )
         return WorkerLostError(
             f"the connection to another worker broke during {what} ({self.position}): it died or left. "

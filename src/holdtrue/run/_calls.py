@@ -60,8 +60,8 @@ class CallBook:
         expected = self.kinds.get(number, kind) if past else "steps"
         if kind != expected:
             raise CheckpointError(
-                f"call {number} of the script is {kind} and in the run that wrote the checkpoint it was {expected}; a run goes on "
-                f"with the script that began it. Put the script back, or start a new run in another --run-dir."
+                f"call {number} of the script is {kind} and in the run that wrote the checkpoint it was {expected}; a run goes "
+                f"on with the script that began it. Put the script back, or start a new run in another --run-dir."
             )
         return number, past
 

@@ -15,19 +15,19 @@ from holdtrue.errors import HoldtrueError
 from holdtrue.wire import FailedReport, FinishedReport, watch_life
 
 if TYPE_CHECKING:
-    from ._run import Run
+    from ._core import Core
 
 EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
-_present: Run | None = None
+_present: Core | None = None
 _is_installed = False
 
 
-def present_run() -> Run | None:
+def present_run() -> Core | None:
     """The latest run of this process that has not been closed."""
     return _present
 
 
-def install_edge(run: Run) -> None:
+def install_edge(run: Core) -> None:
     """Make `run` the process's run, and watch the process's edges for it.
 
     Called by:
@@ -90,7 +90,7 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
         sentence = str(error) if is_ours else f"{kind.__name__}: {error}" + (f" ({where})" if where else "")
         run.outlet.send(FailedReport(rank=run.membership.rank, kind=kind.__name__, sentence=sentence))
         run.outlet.event("failed", step=run.calls.position.step, reason=sentence)
-        run.failed = True
+        run.has_failed = True
     if is_ours and isinstance(error, ValueError):
         _leave(EXIT_USAGE)
 
@@ -115,7 +115,7 @@ def _finish() -> None:
     run = _present
     if run is None:
         return
-    if not run.failed:
+    if not run.has_failed:
         position = run.calls.position
         run.outlet.send(FinishedReport(rank=run.membership.rank, digest=run.last_digest, steps=position.step))
     run.close()

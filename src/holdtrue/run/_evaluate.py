@@ -17,15 +17,15 @@ from holdtrue.errors import DataError, UsageError
 from holdtrue.plan import stream_key
 
 if TYPE_CHECKING:
-    from ._run import Run
+    from ._core import Core
 
 
 def evaluate_chunks(
-    run: Run, fn: Callable[..., Mapping[str, Any]], source: Any, batch_size: int | None, number: int
+    core: Core, fn: Callable[..., Mapping[str, Any]], source: Any, batch_size: int | None, number: int
 ) -> dict[str, float]:
     """See `Run.evaluate`."""
     own: dict[str, dict[str, tuple[str, str]]] = {}
-    for chunk, batch in _passes(run, source, batch_size, number):
+    for chunk, batch in _passes(core, source, batch_size, number):
         returned = call_with(fn, batch)
         if not isinstance(returned, Mapping):
             raise UsageError(
@@ -33,7 +33,7 @@ def evaluate_chunks(
                 f"Return a dict such as {{'accuracy': value}}."
             )
         own[str(chunk.index)] = {n: _scalar(n, value, chunk) for n, value in returned.items()}
-    sent = run.engine.group.gather_bytes(
+    sent = core.engine.group.gather_bytes(
         json.dumps(own).encode(), what=f"the results of evaluate (call {number})"
     )
     merged: dict[int, dict[str, tuple[str, str]]] = {}
@@ -43,11 +43,13 @@ def evaluate_chunks(
     return {name: _mean([merged[i][name] for i in sorted(merged) if name in merged[i]]) for name in names}
 
 
-def predict_chunks(run: Run, fn: Callable[..., Any], source: Any, batch_size: int | None, number: int) -> Any:
+def predict_chunks(
+    core: Core, fn: Callable[..., Any], source: Any, batch_size: int | None, number: int
+) -> Any:
     """See `Run.predict`."""
     own: dict[str, torch.Tensor] = {}
     spec: pytree.TreeSpec | None = None
-    for chunk, batch in _passes(run, source, batch_size, number):
+    for chunk, batch in _passes(core, source, batch_size, number):
         leaves, spec = pytree.tree_flatten(call_with(fn, batch))
         for k, leaf in enumerate(leaves):
             if (
@@ -63,7 +65,7 @@ def predict_chunks(run: Run, fn: Callable[..., Any], source: Any, batch_size: in
                     f"every output is examples. Return one row for each."
                 )
             own[f"{chunk.index}.{k}"] = leaf.detach().cpu().contiguous()
-    group = run.engine.group
+    group = core.engine.group
     what = f"the outputs of predict (call {number})"
     gathered: dict[str, torch.Tensor] = {}
     for part in group.gather_bytes(safetensors.torch.save(own), what=what):
@@ -81,21 +83,21 @@ def _spec_text(spec: pytree.TreeSpec | None) -> bytes:
     return pytree.treespec_dumps(spec).encode() if spec is not None else b""
 
 
-def _passes(run: Run, source: Any, batch_size: int | None, number: int) -> Iterator[tuple[Chunk, Any]]:
+def _passes(core: Core, source: Any, batch_size: int | None, number: int) -> Iterator[tuple[Chunk, Any]]:
     """This worker's chunks with their batches, in eval mode, each with random streams of its own."""
     if isinstance(source, IterableSource):
         raise DataError(
             "evaluate and predict were given an iterable source; they count every example once, by its index. "
             "Pass a map-style dataset."
         )
-    plan, engine = run.plan, run.engine
+    plan, engine = core.plan, core.engine
     source = source.unshuffled()
     size = batch_size or -(-plan.global_batch_size // plan.virtual_nodes)
     order = source.order(seed=plan.seed, epoch=0)
     held = set(engine.held)
     mine = [c for c in chunks(source.examples, size, plan.virtual_nodes) if c.virtual_node in held]
-    loader = Loader(source, seed=plan.seed, device=run.device, keep_streams=False)
-    with _inference(run):
+    loader = Loader(source, seed=plan.seed, device=core.device, keep_streams=False)
+    with _inference(core):
         for chunk, (_, batch) in zip(mine, loader.load(c.fetch(order) for c in mine), strict=True):
             engine.streams.set(stream_key(plan.seed, "evaluate", number, chunk.index))
             torch.clear_autocast_cache()
@@ -104,13 +106,13 @@ def _passes(run: Run, source: Any, batch_size: int | None, number: int) -> Itera
 
 
 @contextmanager
-def _inference(run: Run) -> Iterator[None]:
+def _inference(core: Core) -> Iterator[None]:
     """Eval mode without gradients; modes, buffers of the modules and the user's streams are put back."""
-    modes = [(m, m.training) for model in run.state.models for m in model.modules()]
-    streams = run.engine.streams
+    modes = [(m, m.training) for model in core.state.models for m in model.modules()]
+    streams = core.engine.streams
     streams.save()
     try:
-        for model in run.state.models:
+        for model in core.state.models:
             model.eval()
         with torch.no_grad():
             yield

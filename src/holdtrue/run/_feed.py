@@ -47,7 +47,7 @@ class Feed(ABC):
         """State of each of this worker's virtual nodes; empty where a position says all."""
         return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most feeds hold nothing
         """Let go of what reads ahead."""
 
 

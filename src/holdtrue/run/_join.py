@@ -51,8 +51,8 @@ class Membership:
         mapping = parse_mapping(self.mapping, plan.virtual_nodes)
         if mapping.world_size != self.world_size:
             raise UsageError(
-                f"the mapping {self.mapping!r} is for {mapping.world_size} worker(s) and there are {self.world_size}; each worker "
-                f"has one part of it. Pass --workers {mapping.world_size}, or another mapping."
+                f"the mapping {self.mapping!r} is for {mapping.world_size} worker(s) and there are {self.world_size}; each "
+                f"worker has one part of it. Pass --workers {mapping.world_size}, or another mapping."
             )
         return mapping
 
@@ -151,8 +151,8 @@ def _rendezvous(env: Dictionary[str, str]) -> tuple[str, int, bool]:
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in env]
     if missing:
         raise UsageError(
-            f"RANK or SLURM_PROCID is set and {' and '.join(missing)} is not; workers meet at that address. Start the script with "
-            f"torchrun or `holdtrue run`; under srun, export MASTER_ADDR (the first node) and MASTER_PORT (a free port)."
+            f"RANK or SLURM_PROCID is set and {' and '.join(missing)} is not; workers meet at that address. Start the script "
+            f"with torchrun or `holdtrue run`; under srun, export MASTER_ADDR (the first node) and MASTER_PORT (a free port)."
         )
     agent_hosts = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return env["MASTER_ADDR"], int(env["MASTER_PORT"]), agent_hosts
@@ -185,7 +185,7 @@ def _open_store(
             is_master=is_host,
             timeout=timedelta(seconds=settings.timeout_s),
             wait_for_workers=False,
-            **({"master_listen_fd": fd} if fd is not None else {}),
+            master_listen_fd=fd,
         )
     except (RuntimeError, torch.distributed.DistNetworkError) as error:
         raise WaitTimeoutError(

@@ -55,8 +55,8 @@ def read_notices(messages: list[bytes]) -> list[Notice]:
     for rank, notice in enumerate(notices):
         if (notice.generation, notice.call, notice.step) != (first.generation, first.call, first.step):
             raise CallMismatchError(
-                f"worker {rank} is at step {notice.step} (call {notice.call}, generation {notice.generation}) and worker 0 at step "
-                f"{first.step} (call {first.call}, generation {first.generation}); every worker makes the same calls in the same "
-                f"order. Leave a loop on all workers at the same step, or call run.stop(reason)."
+                f"worker {rank} is at step {notice.step} (call {notice.call}, generation {notice.generation}) and worker 0 at "
+                f"step {first.step} (call {first.call}, generation {first.generation}); every worker makes the same calls in "
+                f"the same order. Leave a loop on all workers at the same step, or call run.stop(reason)."
             )
     return notices

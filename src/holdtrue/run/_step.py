@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from holdtrue.engine import Optimizer, RoundResult
 from holdtrue.errors import UsageError
 
 if TYPE_CHECKING:
-    from ._feed import Feed
-    from ._run import Run
+    from ._core import Core
+    from ._loop import Loop
 
 
 class Step:
@@ -29,8 +31,8 @@ class Step:
     loop runs once per pass: keep totals there with `step.sum`.
     """
 
-    def __init__(self, run: Run, feed: Feed, *, index: int, epoch: int) -> None:
-        self._run, self._feed = run, feed
+    def __init__(self, core: Core, loop: Loop, *, index: int, epoch: int) -> None:
+        self._core, self._loop = core, loop
         self._index, self._epoch = index, epoch
         self._rounds = 0
         self._iterating = False
@@ -101,20 +103,21 @@ class Step:
         return self._passes()
 
     def _passes(self) -> Iterator[Any]:
-        engine = self._run.engine
+        engine, feed = self._core.engine, self._core.feed
+        assert feed is not None, "a step belongs to a loop, which has a feed"
         self._iterating = True
         self._result = None
-        counts = self._feed.counts
+        counts = feed.counts
         engine.begin_round(step=self._index, round_=self._rounds, counts=counts)
         for v in engine.nodes(counts):
-            batch = self._feed.batch(v) if self._rounds == 0 else self._feed.again(v)
-            engine.open_pass(v, self._run.fingerprint(batch))
+            batch = feed.batch(v) if self._rounds == 0 else feed.again(v)
+            engine.open_pass(v, fingerprint_batch(batch) if self._core.settings.trace else 0)
             yield batch
             engine.close_pass()
-        self._result = self._run.finish_round(self)
+        self._result = self._loop.finish_round(self)
         if self._rounds == 0:
             self.first_result = self._result
-        self._skipping = self._run.must_skip(self, self._result)
+        self._skipping = self._loop.must_skip(self, self._result)
         self._iterating = False
         self._reduced = True
 
@@ -129,7 +132,7 @@ class Step:
         Raises:
             UsageError: the pass has had its backward, or none is open; the loss or weight is no such number.
         """
-        self._run.engine.backward(loss, weight)
+        self._core.engine.backward(loss, weight)
 
     def sum(self, **values: float | torch.Tensor) -> None:
         """Add to totals over the whole step, to be read as `step.totals` after the passes.
@@ -138,7 +141,7 @@ class Step:
             values: Numbers of this pass by name, such as `correct=(logits.argmax(-1) == y).sum()`.
         """
         for name, value in values.items():
-            self._run.engine.add_total(name, value)
+            self._core.engine.add_total(name, value)
 
     def update(self, *optimizers: Optimizer, max_grad_norm: float | None = None) -> None:
         """Clip, then step optimizers and their schedulers: local, once per round, the same everywhere.
@@ -156,7 +159,7 @@ class Step:
                 f"step.update was called {when} in step {self._index}; it needs the gradient of the whole global batch. "
                 f"Call it after the `for ... in step` loop has ended by itself (without break)."
             )
-        state = self._run.state
+        state = self._core.state
         strangers = [o for o in optimizers if not any(o is known for known in state.optimizers)]
         if strangers:
             raise UsageError(
@@ -164,8 +167,20 @@ class Step:
                 f"resume. Pass it to run.prepare with its model."
             )
         if self._skipping:
-            self._run.engine.discard()
+            self._core.engine.discard()
         else:
-            self.grad_norm = self._run.engine.update(optimizers or state.optimizers, max_grad_norm)
+            self.grad_norm = self._core.engine.update(optimizers or state.optimizers, max_grad_norm)
         self._rounds += 1
         self._reduced = False
+
+
+def fingerprint_batch(batch: Any) -> int:  # Any: the user's batch
+    """64-bit hash of everything in a batch: tensors by their bits, the rest by its text."""
+    found = hashlib.blake2b(digest_size=8)
+    for leaf in pytree.tree_leaves(batch):
+        if isinstance(leaf, torch.Tensor):
+            found.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
+            found.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            found.update(repr(leaf).encode())
+    return int.from_bytes(found.digest(), "little")

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def _save_globals() -> Any:  # Any: opaque to its keeper
-    bits = np.random.get_bit_generator()
+    bits = np.random.get_bit_generator()  # type: ignore[attr-defined]  # absent from the stubs
     return torch.get_rng_state(), random.getstate(), bits, bits.state
 
 
@@ -25,7 +25,7 @@ def _restore_globals(saved: Any) -> None:  # Any: from _save_globals
     torch_state, python_state, bits, bits_state = saved
     torch.set_rng_state(torch_state)
     random.setstate(python_state)
-    np.random.set_bit_generator(bits)
+    np.random.set_bit_generator(bits)  # type: ignore[attr-defined]  # absent from the stubs
     bits.state = bits_state
 
 
@@ -69,7 +69,7 @@ def run_in_process(
         )
         try:
             with job.running(rank), joined_as(membership):
-                np.random.set_bit_generator(np.random.MT19937(0))
+                np.random.set_bit_generator(np.random.MT19937(0))  # type: ignore[attr-defined]  # absent from the stubs
                 results[rank] = main()
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
             errors.append(error)

@@ -1,0 +1,138 @@
+"""Workers compare notes: before a collective call, and in every round's ledger."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import NoReturn
+
+from holdtrue.errors import DivergenceError
+from holdtrue.record import DigestRecord
+from holdtrue.units import format_ids
+
+from ._calls import Announcement, check_announcements
+from ._core import Core
+from ._edge import EXIT_INTERRUPTED
+from ._notice import Notice
+
+KINDS = ("weights", "buffers", "optimizer", "scheduler", "scaler", "registered", "position")
+
+
+def agree_on_call(core: Core, kind: str, number: int) -> None:
+    """Make sure that all workers are at the same call of the same job; before the first step, with equal models.
+
+    Raises:
+        CallMismatchError: a worker is elsewhere.
+        DivergenceError: a worker began with another model.
+
+    Blocks:
+        Until every worker has come to a call, at most the group's time-out.
+    """
+    core.place(f"{kind} (call {number})")
+    group, position = core.group, core.calls.position
+    digest = ""
+    entries: dict[str, str] = {}
+    if kind == "steps" and not core.has_started:
+        digest, entries = core.state.digest(position.to_dict())
+        if core.settings.digest_every == 1 and position.step == 0:
+            core.outlet.digests(DigestRecord(step=-1, digest=digest, entries=entries))
+    if group.world_size == 1:
+        if core.wishes.is_interrupted:
+            end_interrupted(core)
+        return
+    own = Announcement(
+        call=number,
+        kind=kind,
+        generation=core.membership.generation,
+        mapping=str(core.mapping),
+        plan=core.plan,
+        step=position.step,
+        layout=hashlib.sha256(core.engine.layout_text().encode()).hexdigest(),
+        digest=digest,
+        stop=core.wishes.is_interrupted,
+    )
+    what = f"all workers to come to {kind} (call {number})"
+    everyone = [json.loads(part) for part in group.gather_calls(own.encode(), what=what)]
+    check_announcements(everyone)
+    if any(announcement["stop"] for announcement in everyone):
+        end_interrupted(core)
+    if len({announcement["digest"] for announcement in everyone}) > 1:
+        maps = group.gather_calls(json.dumps(entries).encode(), what="the digests of the initial state")
+        raise DivergenceError(
+            say_first_difference([json.loads(m) for m in maps], "before the first step", initial=True)
+        )
+
+
+def check_replicas(core: Core, notices: list[Notice], entries: Mapping[str, str], step: int) -> None:
+    """Compare the digests that rode in a round's ledger.
+
+    Raises:
+        DivergenceError: two workers' training states differ; the message names worker and first entry.
+    """
+    if len({notice.digest for notice in notices}) == 1:
+        return
+    maps = core.group.gather_bytes(json.dumps(dict(entries)).encode(), what=f"the digests before step {step}")
+    raise DivergenceError(say_first_difference([json.loads(m) for m in maps], f"before step {step}"))
+
+
+def say_first_difference(maps: Iterable[Mapping[str, str]], when: str, *, initial: bool = False) -> str:
+    """A sentence on the first entry in which a worker's training state differs from worker 0's.
+
+    >>> say_first_difference([{"weights/a": "1"}, {"weights/a": "2"}], "before step 3").split(";")[0]
+    "the training state of worker 1 differs from worker 0's before step 3, first in weights/a (1 of 1 entries differ)"
+    """
+    way_out = "changes the model or optimizer by something that differs between workers"
+    if initial:
+        way_out = (
+            "before run.prepare that draws without the run's seed, reads the clock, or depends on the worker"
+        )
+    first, *others = list(maps)
+    for rank, other in enumerate(others, start=1):
+        names = [
+            n for n in sorted(first.keys() | other.keys(), key=_place_of) if first.get(n) != other.get(n)
+        ]
+        if names:
+            return (
+                f"the training state of worker {rank} differs from worker 0's {when}, first in {names[0]} "
+                f"({len(names)} of {len(first)} entries differ); replicas must be equal in every bit. "
+                f"Look for code that {way_out}."
+            )
+    return f"the training state differs between workers {when}; replicas must be equal in every bit."
+
+
+def _place_of(name: str) -> tuple[int, str]:
+    kind = name.partition("/")[0]
+    return KINDS.index(kind) if kind in KINDS else len(KINDS), name
+
+
+def end_interrupted(core: Core) -> NoReturn:
+    """End the process after a signal, with the way to go on."""
+    step = core.calls.position.step
+    kept = "no checkpoint was kept, since the run has no run directory."
+    if core.settings.run_dir and core.settings.checkpoint_every:
+        kept = f"a checkpoint is in {core.settings.run_dir}; go on with --resume."
+    core.outlet.say(f"interrupted after {step} steps; {kept}")
+    core.outlet.event("interrupted", step=step, reason="a signal asked the run to end")
+    core.has_failed = True
+    raise SystemExit(EXIT_INTERRUPTED)
+
+
+def say_start(core: Core) -> str:
+    """The start-up line: plan, mapping, numerics and seed in force, and where overridden values came from."""
+    plan, kind = core.plan, core.device.type
+    held = enumerate(core.mapping.held)
+    devices = [f"{kind}:{r} -> {format_ids(ids)}" if ids else f"{kind}:{r} standby" for r, ids in held]
+    size, rest = divmod(plan.global_batch_size, plan.virtual_nodes)
+    parts = [
+        f"global batch {plan.global_batch_size} = {plan.virtual_nodes} virtual nodes x {size}"
+        + (f"..{size + 1}" if rest else ""),
+        *devices,
+        f"numerics {plan.numerics}",
+        f"seed {plan.seed}",
+    ]
+    names = ("virtual_nodes", "global_batch_size", "seed", "numerics")
+    origins = {
+        n: core.settings.origins[n] for n in names if core.settings.origins.get(n, "script") != "script"
+    }
+    if origins:
+        parts.append(", ".join(f"{name} from {origin}" for name, origin in origins.items()))
+    return " · ".join(parts)

@@ -1,0 +1,195 @@
+"""One `run.steps` call: steps, and what each boundary between them asks for."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+
+from holdtrue.engine import RoundResult, specialise_compiled_shapes
+from holdtrue.errors import NonFiniteError
+from holdtrue.record import DigestRecord
+from holdtrue.units import format_ids
+
+from ._agree import agree_on_call, check_replicas, end_interrupted, say_start
+from ._core import Core
+from ._feed import Feed
+from ._keeper import Keeper
+from ._notice import Notice, read_notices
+from ._step import Step
+
+
+class Loop:
+    """The loop of one `run.steps` call on one worker.
+
+    Args:
+        core: The run.
+        keeper: Its checkpoints.
+        feed: What the steps read.
+        number: Number of the call.
+        epochs: Times to go through the source.
+    """
+
+    def __init__(self, core: Core, keeper: Keeper, feed: Feed, *, number: int, epochs: int) -> None:
+        self._core, self._keeper, self._feed = core, keeper, feed
+        self._number, self._epochs = number, epochs
+        self._total: int | None = None
+        self._epoch_in_call = self._step_in_epoch = 0
+        self._due: tuple[bytes, Mapping[str, str]] | None = None
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps; between two of them is a boundary."""
+        core, feed = self._core, self._feed
+        core.feed = feed
+        if core.calls.is_catching_up:
+            self._keeper.restore()
+        else:
+            core.calls.position.call, core.calls.position.call_step = self._number, 0
+        position = core.calls.position
+        specialise_compiled_shapes(core.plan.numerics)
+        agree_on_call(core, "steps", self._number)
+        self._start()
+        core.is_looping = True
+        begun = 0
+        try:
+            for epoch in range(self._epoch_in_call, self._epochs):
+                begun = epoch + 1
+                feed.start_epoch(position.epoch + epoch, self._step_in_epoch)
+                self._keeper.restore_shards(feed)
+                self._epoch_in_call = epoch
+                while not self._is_ending() and feed.advance():
+                    yield from self._one_step(position.epoch + epoch)
+                if self._is_ending():
+                    break
+                self._step_in_epoch = 0
+            if core.settings.checkpoint_every:
+                self._keeper.write(feed, self._epoch_in_call, self._step_in_epoch)
+        finally:
+            core.is_looping = False
+            feed.close()
+            position.epoch += begun
+            position.call_step = 0
+
+    def _start(self) -> None:
+        core, position = self._core, self._core.calls.position
+        per_epoch = self._feed.steps_in_epoch()
+        if per_epoch is None:
+            self._epoch_in_call, self._step_in_epoch = self._keeper.iterable_start
+            self._keeper.iterable_start = 0, 0
+        else:
+            self._epoch_in_call, self._step_in_epoch = divmod(position.call_step, per_epoch)
+            self._total = position.step - position.call_step + per_epoch * self._epochs
+            if core.settings.max_steps:
+                self._total = min(self._total, core.settings.max_steps)
+        if not core.has_started:
+            core.has_started = True
+            core.outlet.start(say_start(core), self._total)
+            idle = sum(1 for ids in core.mapping.held if not ids)
+            if idle:
+                core.outlet.say(
+                    f"{core.mapping.world_size} workers for {core.plan.virtual_nodes} virtual nodes: {idle} stand by without a "
+                    f"pass of their own. More virtual nodes would use them."
+                )
+
+    def _is_ending(self) -> bool:
+        limit = self._core.settings.max_steps
+        return self._core.wishes.is_stopping or bool(limit and self._core.calls.position.step >= limit)
+
+    def _one_step(self, epoch: int) -> Iterator[Step]:
+        core = self._core
+        step = Step(core, self, index=core.calls.position.step, epoch=epoch)
+        core.open_step = step.index
+        core.place(f"step {step.index}")
+        started = time.perf_counter()
+        is_left = True
+        try:
+            yield step
+            is_left = False
+        finally:
+            # Also when the user leaves the loop by break: a step that was updated counts.
+            core.open_step = None
+            if step.is_updated:
+                self._close(step, time.perf_counter() - started)
+            else:
+                core.left_open = step.index
+        if not is_left:
+            core.refuse_left_open()
+        if core.wishes.interrupt_agreed:
+            end_interrupted(core)
+
+    def _close(self, step: Step, seconds: float) -> None:
+        """The boundary after a step: position, digest, record, checkpoint."""
+        core, position, settings = self._core, self._core.calls.position, self._core.settings
+        position.step += 1
+        position.call_step += 1
+        self._step_in_epoch += 1
+        result = step.first_result
+        digest = None
+        if settings.digest_every and position.step % settings.digest_every == 0:
+            digest = self._take_digest(step.index, result)
+        core.outlet.step(
+            step=step.index,
+            epoch=step.epoch,
+            loss=math.nan if result is None else result.loss,
+            seconds=seconds,
+            digest=digest,
+            total_steps=self._total,
+        )
+        every = settings.checkpoint_every
+        if every and (position.step % every == 0 or core.wishes.interrupt_agreed):
+            self._keeper.write(self._feed, self._epoch_in_call, self._step_in_epoch)
+
+    def _take_digest(self, step: int, result: RoundResult | None) -> str:
+        """Digest of the state after a step: recorded now, compared between workers in the next round."""
+        core = self._core
+        digest, entries = core.state.digest(core.calls.position.to_dict())
+        core.last_digest = digest
+        self._due = bytes.fromhex(digest), entries
+        losses = inputs = None
+        if core.settings.trace and result is not None:
+            nodes = range(core.plan.virtual_nodes)
+            losses = tuple(result.losses.get(v) for v in nodes)
+            inputs = tuple(
+                f"{result.fingerprints[v]:016x}" if v in result.fingerprints else None for v in nodes
+            )
+        core.outlet.digests(
+            DigestRecord(step=step, digest=digest, entries=entries, losses=losses, inputs=inputs)
+        )
+        return digest
+
+    def finish_round(self, step: Step) -> RoundResult:
+        """Complete a round of `step`, with this worker's notice in its ledger."""
+        core, due = self._core, self._due
+        notice = Notice(
+            generation=core.membership.generation,
+            call=core.calls.position.call,
+            step=step.index,
+            wants_end=core.wishes.stop_reason is not None,
+            is_interrupted=core.wishes.is_interrupted,
+            digest=due[0] if due else bytes(32),
+        )
+        result = core.engine.finish_round(notice.pack())
+        notices = read_notices(result.notices)
+        self._due = None
+        check_replicas(core, notices, due[1] if due else {}, step.index)
+        core.wishes.is_stopping |= any(n.wants_end for n in notices)
+        core.wishes.interrupt_agreed |= any(n.is_interrupted for n in notices)
+        return result
+
+    def must_skip(self, step: Step, result: RoundResult) -> bool:
+        """Whether a loss that is not finite makes this step skip its update.
+
+        Raises:
+            NonFiniteError: it stops the run.
+        """
+        core, found = self._core, result.non_finite
+        if core.settings.non_finite == "allow" or not found:
+            return False
+        nodes = f"virtual node{'s' if len(found) > 1 else ''} {format_ids(tuple(found))}"
+        what = f"the loss of step {step.index} is {result.losses[found[0]]} in {nodes}"
+        if core.settings.non_finite == "stop":
+            raise NonFiniteError(
+                f"{what}; a run stops there unless told otherwise. Lower the learning rate or look at these examples; "
+                f"--non-finite skip leaves such updates out, --non-finite allow goes on."
+            )
+        core.outlet.say(f"{what}; the update is left out.")
+        core.outlet.event("skipped", step=step.index, reason=what)
+        return True
