@@ -1,0 +1,157 @@
+"""How a job ends from outside: Ctrl-C once and twice, SIGTERM, the launcher's own death."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.process
+HERE = Path(__file__).parent
+PREAMBLE = f"import sys; sys.path.append({str(HERE)!r})\nimport os, signal\nfrom fake_worker import *\n"
+READY = 'expect_sigterm()\njoin()\nsay(f"ready {worker.rank} {os.getpid()}")\n'
+POLITE = READY + "wait_politely()"
+DEAF = READY + "wait_deafly()"
+BOUND_S = 30
+
+
+class Job:
+    """A `holdtrue run` of two workers in a process of its own."""
+
+    def __init__(self, folder: Path, body: str) -> None:
+        (folder / "train.py").write_text(PREAMBLE + textwrap.dedent(body))
+        command = "import sys; from holdtrue.cli import main; main(sys.argv[1:])"
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                command,
+                "run",
+                "--workers",
+                "2",
+                "--device",
+                "cpu",
+                "train.py",
+                "--lr",
+                "0.1",
+            ],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.workers: list[psutil.Process] = []
+        self.read: list[str] = []
+
+    def wait_for(self, word: str, *, times: int = 1) -> list[str]:
+        """Read stderr until `word` was on so many lines; those lines."""
+        assert self.process.stderr is not None
+        found: list[str] = []
+        while len(found) < times:
+            line = self.process.stderr.readline()
+            assert line, f"ended before {word!r}: {self.read}"
+            self.read.append(line)
+            if word in line:
+                found.append(line)
+        return found
+
+    def wait_until_ready(self) -> None:
+        """Until both workers joined."""
+        self.workers = [psutil.Process(int(line.split()[-1])) for line in self.wait_for("ready", times=2)]
+
+    def end(self) -> tuple[int, str]:
+        """Exit status and the rest of stderr, once it has ended."""
+        _, rest = self.process.communicate(timeout=BOUND_S)
+        return self.process.returncode, "".join(self.read) + rest
+
+    def living(self) -> list[psutil.Process]:
+        """Workers that still run after a bounded wait; an orphan that nobody reaps is dead too."""
+        _, left = psutil.wait_procs(self.workers, timeout=0)
+        for worker in left:
+            fd = _pidfd(worker.pid)
+            if fd is not None:
+                _wait_readable(fd)
+        return [worker for worker in left if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _wait_readable(fd: int) -> None:
+    import select
+
+    select.select([fd], [], [], BOUND_S)
+    os.close(fd)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[object]:
+    jobs: list[Job] = []
+
+    def start_job(body: str) -> Job:
+        jobs.append(Job(tmp_path, body))
+        jobs[-1].wait_until_ready()
+        return jobs[-1]
+
+    yield start_job
+    for job in jobs:
+        job.process.kill()
+        job.process.communicate(timeout=BOUND_S)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_interrupt_stops_the_workers_politely_and_says_how_to_go_on(start, number) -> None:
+    job = start(POLITE)
+    job.process.send_signal(number)
+    status, text = job.end()
+    assert status == 130
+    assert "the last checkpoint is step 41" in text
+    assert "holdtrue run --resume --run-dir runs/train-" in text
+    assert "--workers 2 --device cpu train.py --lr 0.1" in text
+    assert "error" not in text
+    assert job.living() == []
+
+
+def test_a_second_interrupt_kills_workers_that_do_not_listen(start) -> None:
+    job = start(DEAF)
+    job.process.send_signal(signal.SIGINT)
+    job.wait_for("heard and ignored")
+    assert job.process.poll() is None
+    job.process.send_signal(signal.SIGINT)
+    status, text = job.end()
+    assert status == 130
+    assert "killed: interrupted twice" in text
+    assert job.living() == []
+
+
+@pytest.mark.parametrize("body", [POLITE, DEAF], ids=["polite", "deaf"])
+def test_no_worker_survives_the_launchers_kill_9(start, body) -> None:
+    job = start(body)
+    assert len(job.workers) == 2
+    job.process.kill()
+    job.process.wait(BOUND_S)
+    assert job.living() == []
+
+
+def test_a_worker_that_listens_to_nothing_does_not_survive_either(start) -> None:
+    """It closed the life pipe and blocks every signal: what is left is the kernel's tie."""
+    job = start(
+        """
+        join(); say(f"ready {worker.rank} {os.getpid()}")
+        os.close(life_fd)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while True: signal.sigwait([signal.SIGUSR1])
+        """
+    )
+    job.process.kill()
+    job.process.wait(BOUND_S)
+    assert job.living() == []
