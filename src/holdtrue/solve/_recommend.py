@@ -10,7 +10,7 @@ from holdtrue.profile import Profile, check_profile
 
 from ._cost import Costs, cost_devices
 from ._devices import DeviceGroup
-from ._solve import Answer, IdleDevices, answer_costs, explain_idle, move_one, refuse_plan
+from ._solve import Answer, IdleDevices, answer_costs, explain_idle, format_count, move_some, refuse_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,9 +144,13 @@ def _rivals(
                 yield f"{one.kind}:{one.count} alone", one.answer
     for source in costs.kinds:
         for target in costs.kinds:
-            moved = move_one(costs, answer, source.kind, target.kind)
+            moved = move_some(costs, answer, source.kind, target.kind)
             if moved is not None:
-                yield f"one virtual node more on a {target.kind}, one less on a {source.kind}", moved
+                most = max(
+                    len(new) - len(old)
+                    for new, old in zip(moved.mapping.held, answer.mapping.held, strict=True)
+                )
+                yield f"{format_count(most)} more on a {target.kind}, fewer on a {source.kind}", moved
 
 
 def recommend(

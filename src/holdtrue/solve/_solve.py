@@ -12,7 +12,7 @@ from holdtrue.units import format_bytes
 
 from ._cost import Costs, cost_devices
 from ._devices import DeviceGroup
-from ._layout import aligned_mapping, lay_out
+from ._layout import aligned_mapping, blocks_of, gradients_held, lay_out
 from ._predict import StepPrediction, predict_costs
 from ._search import search_counts
 
@@ -63,14 +63,24 @@ def answer_costs(costs: Costs, plan: Plan) -> Answer | None:
     return _answer(costs, plan, lay_out(plan.virtual_nodes, found.counts, found.tail))
 
 
-def move_one(costs: Costs, answer: Answer, source: str | None, target: str) -> Answer | None:
-    """The best answer that gives one more virtual node to a device of kind `target`.
+def _fits_memory(costs: Costs, mapping: Mapping) -> bool:
+    """Whether every worker has room for the gradients that wait while it adds its virtual nodes up."""
+    limited = [kind for kind in costs.kinds if kind.gradients <= costs.virtual_nodes]
+    return all(
+        gradients_held(blocks_of(mapping.held[rank], costs.virtual_nodes)) <= kind.gradients
+        for kind in limited
+        for rank in kind.ranks
+    )
+
+
+def move_some(costs: Costs, answer: Answer, source: str | None, target: str) -> Answer | None:
+    """The best answer that moves 1, 2, 4, ... virtual nodes to a device of kind `target`.
 
     Args:
         costs: The problem.
         answer: The mapping to start from.
-        source: Kind to take it from, the device with most; None tries every kind.
-        target: Kind to give it to, the device with fewest.
+        source: Kind to take them from, the device with most; None tries every kind.
+        target: Kind to give them to, the device with fewest.
     """
     options: list[Answer] = []
     counts = [len(ids) for ids in answer.mapping.held]
@@ -78,12 +88,17 @@ def move_one(costs: Costs, answer: Answer, source: str | None, target: str) -> A
     gets = min(to.ranks, key=lambda rank: (counts[rank], rank))
     for kind in costs.kinds:
         gives = max(kind.ranks, key=lambda rank: (counts[rank], -rank))
-        if (source is not None and kind.kind != source) or not counts[gives] or gives == gets:
+        if (source is not None and kind.kind != source) or gives == gets:
             continue
-        if counts[gets] >= to.cap or (kind.kind == target and counts[gives] - counts[gets] > 1):
-            continue
-        moved = [count - (rank == gives) + (rank == gets) for rank, count in enumerate(counts)]
-        options.append(_answer(costs, answer.plan, aligned_mapping(answer.plan.virtual_nodes, moved)))
+        for amount in (1 << bit for bit in range(counts[gives].bit_length())):
+            same = kind.kind == target and counts[gives] - counts[gets] == amount  # they only change places
+            if counts[gets] + amount <= to.cap and not same:
+                moved = list(counts)
+                moved[gives] -= amount
+                moved[gets] += amount
+                mapping = aligned_mapping(answer.plan.virtual_nodes, moved)
+                if _fits_memory(costs, mapping):
+                    options.append(_answer(costs, answer.plan, mapping))
     return min(options, key=lambda option: option.step_s, default=None)
 
 
@@ -98,12 +113,21 @@ def explain_idle(costs: Costs, answer: Answer) -> tuple[IdleDevices, ...]:
         if standby:
             reason = f"cannot hold a pass: {kind.refusal}"
         else:
-            reason = _explain_unused(answer, move_one(costs, answer, None, kind.kind))
+            reason = _explain_unused(answer, move_some(costs, answer, None, kind.kind), kind.kind)
         idle.append(IdleDevices(kind=kind.kind, count=count, standby=standby, reason=reason))
     return tuple(idle)
 
 
-def _explain_unused(answer: Answer, other: Answer | None) -> str:
+def format_count(virtual_nodes: int) -> str:
+    """A number of virtual nodes as words.
+
+    >>> format_count(1), format_count(2)
+    ('1 virtual node', '2 virtual nodes')
+    """
+    return f"{virtual_nodes} virtual node" + "s" * (virtual_nodes != 1)
+
+
+def _explain_unused(answer: Answer, other: Answer | None, kind: str) -> str:
     if len(answer.prediction.busy) == answer.plan.virtual_nodes or other is None:
         return f"all {answer.plan.virtual_nodes} virtual nodes have a device of their own"
     if other.step_s == answer.step_s:
@@ -114,10 +138,12 @@ def _explain_unused(answer: Answer, other: Answer | None) -> str:
     )
     if other.prediction.compute_s - answer.prediction.compute_s > extra_s:
         slowest = other.prediction.slowest
-        work = f"{slowest.virtual_nodes} virtual node" + "s" * (slowest.virtual_nodes > 1)
-        cause = f"a {slowest.kind} needs {slowest.seconds:.4g} s for {work}"
+        cause = f"a {slowest.kind} needs {slowest.seconds:.4g} s for {format_count(slowest.virtual_nodes)}"
     longer = f"a step takes {other.step_s:.4g} s instead of {answer.step_s:.4g} s"
-    return f"with one virtual node there {longer}: {cause}"
+    there = sum(worker.virtual_nodes for worker in other.prediction.workers if worker.kind == kind) - sum(
+        worker.virtual_nodes for worker in answer.prediction.workers if worker.kind == kind
+    )
+    return f"with {format_count(there)} there {longer}: {cause}"
 
 
 def largest_fitting_pass(
@@ -140,7 +166,7 @@ def refuse_plan(
     """The error for a plan that no mapping can hold: the largest pass that would fit, and the V for it."""
     largest = largest_fitting_pass(profile, groups, limits)
     devices = "; ".join(
-        f"{kind.kind}: " + (kind.refusal or f"holds at most {kind.cap} virtual nodes") for kind in costs.kinds
+        f"{kind.kind}: " + (kind.refusal or f"holds at most {format_count(kind.cap)}") for kind in costs.kinds
     )
     if largest is None:
         least = min((p.peak_bytes or 0, p.batch_size) for g in groups for p in profile.device(g.kind).points)

@@ -1,0 +1,133 @@
+"""`holdtrue plan`: the screen, the JSON and the refusals."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from holdtrue.cli._plan import add_to
+from holdtrue.errors import HoldtrueError, PlanError, UsageError
+from holdtrue.mapping import parse_mapping
+from holdtrue.profile import DeviceProfile, PassPoint, Profile, write_profile
+
+GIB = 1024**3
+
+
+@pytest.fixture
+def profile_path(tmp_path: Path) -> Path:
+    speeds = {
+        "v100": {8: 91.28, 16: 110.60, 32: 123.19, 48: 128.58},
+        "p100": {8: 56.99, 16: 65.91, 32: 71.63, 48: 73.48},
+    }
+    devices = tuple(
+        DeviceProfile(
+            kind=kind,
+            torch_version="2.13.0",
+            date="2026-11-23",
+            memory_bytes=16 * GIB,
+            points=tuple(
+                PassPoint(batch_size=b, seconds=b / speed, peak_bytes=GIB + b * GIB // 8)
+                for b, speed in points.items()
+            ),
+        )
+        for kind, points in speeds.items()
+    )
+    path = tmp_path / "bert.json"
+    write_profile(Profile(model_name="bert", model_hash="ab12", devices=devices), path)
+    return path
+
+
+def invoke(*words: str) -> str:
+    """The command's stdout; its error is raised."""
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    add_to(app)
+    result = CliRunner().invoke(app, ["plan", *words], env={"COLUMNS": "120"})
+    if isinstance(result.exception, HoldtrueError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def base(path: Path) -> list[str]:
+    return ["--profile", str(path), "--devices", "p100:8,v100:4", "--global-batch-size", "256"]
+
+
+def test_the_screen_names_plan_mapping_time_memory_gain_rival_and_the_price_of_fixed_shapes(
+    profile_path: Path,
+) -> None:
+    screen = " ".join(invoke(*base(profile_path)).split())
+    for text in (
+        "global batch 256 = 16 virtual nodes x 16",
+        "numerics exact",
+        "v100:0-3 2 each 2 x 16",
+        "p100:0-7 1 each 1 x 16",
+        "3.0 GiB of 16.0 GiB",
+        "884.8 examples/s",
+        "p100:8 alone 573.04 examples/s",
+        "+54.4 % over the best one-type choice",
+        "runner-up 32 virtual nodes x 8: a step takes 0.3506 s, 21.2 % more",
+        "--fast would reach 985.52 examples/s (+11.4 %)",
+    ):
+        assert text in screen
+
+
+def test_fast_fuses_virtual_nodes_and_says_so(profile_path: Path) -> None:
+    screen = " ".join(invoke(*base(profile_path), "--fast").split())
+    assert "1 x 32, fused" in screen
+    assert "985.52 examples/s" in screen
+    assert "fixed shapes" not in screen
+
+
+def test_json_has_the_whole_answer(profile_path: Path) -> None:
+    found = json.loads(invoke(*base(profile_path), "--json"))
+    assert (found["format"], found["version"], found["virtual_nodes"]) == ("holdtrue.plan", 1, 16)
+    mapping = parse_mapping(found["mapping"], 16)
+    assert [len(ids) for ids in mapping.held] == [device["virtual_nodes"] for device in found["devices"]]
+    assert found["examples_per_second"] == pytest.approx(256 / found["step_seconds"])
+    assert found["devices"][0]["memory_bytes"] == 3 * GIB
+    assert found["fast_examples_per_second"] == pytest.approx(985.52, rel=1e-4)
+    assert found["runner_up"]["answer"]["virtual_nodes"] == 32
+    assert [one["kind"] for one in found["one_type"]] == ["p100", "v100"]
+    assert found["idle"] == []
+
+
+def test_virtual_nodes_may_be_given_and_idle_devices_are_explained(profile_path: Path) -> None:
+    screen = " ".join(invoke(*base(profile_path), "--virtual-nodes", "10").split())
+    assert "global batch 256 = 10 virtual nodes x 26" in screen
+    assert "idle 2 x v100: all 10 virtual nodes have a device of their own" in screen
+
+
+def test_memory_limits_make_standbys(profile_path: Path) -> None:
+    found = json.loads(
+        invoke(*base(profile_path), "--json", "--virtual-nodes", "16", "--memory", "v100=2GiB")
+    )
+    assert [(idle["kind"], idle["standby"]) for idle in found["idle"]] == [("v100", True)]
+    assert "needs 3.0 GiB, and it has 2.0 GiB" in found["idle"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "sentence"),
+    [
+        (["--devices", "v100"], UsageError, "each entry is KIND:COUNT"),
+        (["--devices", "a100:2"], UsageError, "no profile for a100; this one has p100, v100"),
+        (["--virtual-nodes", "many"], UsageError, "a whole number of 1 or more, or auto"),
+        (["--virtual-nodes", "0"], UsageError, "a whole number of 1 or more, or auto"),
+        (
+            ["--virtual-nodes", "4"],
+            PlanError,
+            "largest pass that would fit is 48: use 6 virtual nodes or more",
+        ),
+        (["--memory", "a100=2GiB"], UsageError, "--memory names a100, and --devices does not"),
+        (["--model", "gpt"], UsageError, "is of model bert"),
+        (["--torch", "2.14.0"], UsageError, r"measured with torch 2\.13\.0, and the job runs 2\.14\.0"),
+        (["--profile", "missing.json"], UsageError, r"missing\.json cannot be read"),
+    ],
+)
+def test_wrong_input_is_refused_in_a_sentence(
+    profile_path: Path, words: list[str], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        invoke(*base(profile_path), *words)
