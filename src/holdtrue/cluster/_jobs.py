@@ -20,7 +20,9 @@ class Rates:
     """
 
     by_type: tuple[tuple[str, tuple[tuple[int, float], ...]], ...]
-    """(type, ((devices, steps per second), ...)) with devices ascending; an absent type cannot run the job."""
+    """(type, ((devices, steps per second), ...)) with devices ascending; an absent type cannot run the job.
+
+    The type `*` stands for every type that is not named."""
     beyond: Literal["flat", "linear"] = "flat"
     """Above the largest number given: no faster, or in proportion to the last point."""
 
@@ -50,7 +52,8 @@ class Rates:
 
 @lru_cache(maxsize=65536)
 def _rate_at(rates: Rates, kind: str, devices: int) -> float:
-    points = next((p for k, p in rates.by_type if k == kind), ())
+    named = dict(rates.by_type)
+    points = named.get(kind, named.get("*", ()))
     if not points or devices < 1:
         return 0.0
     below = [p for p in points if p[0] <= devices]
@@ -209,13 +212,3 @@ def _pairs(text: str, separator: str, what: str, example: str) -> list[tuple[str
             raise UsageError(f"the {what} {text!r} has the part {part!r}; parts are written {example}. Correct it.")
         pairs.append((name, int(number)))
     return pairs
-
-
-def linear_rates(kinds: tuple[str, ...], speeds: dict[str, float] | None = None) -> Rates:
-    """Rates of 1 step per device-second, times the speed of the type where `speeds` gives one.
-
-    >>> linear_rates(("v100", "p100"), {"p100": 0.5}).at("p100", 4)
-    2.0
-    """
-    by_type = tuple((kind, ((1, (speeds or {}).get(kind, 1.0)),)) for kind in kinds)
-    return Rates(by_type=by_type, beyond="linear")
