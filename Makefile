@@ -1,0 +1,86 @@
+# What a checkout can do: `make help`. Everything lives in .venv; nothing else on the machine changes.
+PYTHON ?= python3
+PYTEST_WORKERS ?= 2
+EXTRAS := test,lint,demo,cluster
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+BENCH_STAMP := .venv/.installed-bench
+TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
+
+# Bits depend on the number of threads, and test processes share the cores.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow soak gpu lint format types rules docs bench constraints clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+venv: $(STAMP) ## .venv with holdtrue and all that its tests need
+	@echo "holdtrue is installed in .venv; its command is .venv/bin/holdtrue"
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "holdtrue needs Python 3.11 or later, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments: venv or ensurepip is missing. Install it (Debian, Ubuntu: apt install python3-venv), or name another Python: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
+	@echo "installing $(TORCH); this is the long part"
+	@$(PIP_INSTALL) "$(TORCH)"
+	@echo "installing holdtrue[$(EXTRAS)]"
+	@$(PIP_INSTALL) -e ".[$(EXTRAS)]"
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	@echo "installing what the benchmarks compare with"
+	@$(PIP_INSTALL) -e ".[bench]"
+	@touch $@
+
+demo: $(STAMP) ## trains on 1, 2 and 3 workers and compares the bits; about a minute after set-up
+	@$(BIN)/python examples/demo.py
+
+test: $(STAMP) ## the default tests and the examples in docstrings
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --doctest-modules src tests
+
+test-slow: $(STAMP) ## the default tests and those that take minutes
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --doctest-modules -m "not gpu and not soak" src tests
+
+soak: $(STAMP) ## randomised tests that run long
+	$(BIN)/python -m pytest -m soak tests
+
+gpu: $(STAMP) ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu tests
+
+lint: $(STAMP) ## style of the code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## rewrites the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP) ## strict types of src
+	$(BIN)/mypy
+
+rules: $(STAMP) ## which room may import which
+	$(BIN)/lint-imports --no-cache
+
+docs: $(STAMP) ## tests of README and docs: examples run, links resolve, commands exist; redraws the tree
+	$(BIN)/python docs/pictures/draw_tree.py
+	$(BIN)/python -m pytest -n 0 tests/docs
+
+bench: $(BENCH_STAMP) ## a step against plain loops and Accelerate, the solver; minutes, writes benchmarks/raw
+	$(BIN)/python benchmarks/overhead.py --out benchmarks/raw/overhead.json
+	$(BIN)/python benchmarks/solver.py --out benchmarks/raw/solver.json
+
+constraints: $(BENCH_STAMP) ## writes constraints.txt from what is installed in .venv
+	@{ echo "# Exact versions that make installs and the tests ran with. Refresh: make constraints."; \
+	   $(BIN)/python -m pip freeze --exclude-editable --exclude holdtrue | sed -n '/^[A-Za-z0-9_.-]*==/s/+[a-z0-9.]*$$//p'; } > constraints.txt
+	@touch $(STAMP) $(BENCH_STAMP)
+
+clean: ## removes .venv, caches and builds; leaves runs/
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
