@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import final
+from typing import Literal, final
 
 from rich.console import Console
 from rich.live import Live
@@ -18,6 +18,20 @@ from ._progress import format_value
 from ._trials import Row, Trial
 
 _REFRESH_S = 0.1
+_PLAIN_COLUMNS = 110
+"""Width of the table where there is no terminal."""
+_OTHER_COLUMNS = 64
+"""What all columns but the mappings need."""
+_LEAST_MAPPING, _MOST_MAPPING = 12, 40
+_HEADINGS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("workers", "left"),
+    ("virtual nodes", "left"),
+    ("steps", "right"),
+    ("loss", "right"),
+    ("digest", "left"),
+    ("seconds", "right"),
+    ("", "left"),
+)
 _LOOKS = {
     "waiting": ("", ""),
     "running": ("running", "cyan"),
@@ -84,28 +98,30 @@ class Board:
         """Draw the table anew, at most ten times a second."""
         if self._live is not None and now_s - self._drawn_s >= _REFRESH_S:
             self._drawn_s = now_s
-            self._live.update(draw_table(self.rows, self._spinner), refresh=True)
+            self._live.update(self._draw(), refresh=True)
+
+    def _draw(self) -> Table:
+        columns = self._live.console.width if self._live is not None else _PLAIN_COLUMNS
+        return draw_table(self.rows, columns=columns, spinner=self._spinner)
 
     def print_table(self) -> None:
         """Print the table to stdout, for good."""
-        Console(highlight=False).print(draw_table(self.rows))
+        console = Console(highlight=False)
+        width = console.width if console.is_terminal else _PLAIN_COLUMNS
+        console.print(draw_table(self.rows, columns=width), width=width)
 
 
-def draw_table(rows: tuple[Row, ...], spinner: Spinner | None = None) -> Table:
-    """The rows as a table."""
+def draw_table(rows: tuple[Row, ...], *, columns: int, spinner: Spinner | None = None) -> Table:
+    """The rows as a table; only the mappings give way where `columns` are few."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("run", no_wrap=True)
-    table.add_column("virtual nodes", no_wrap=True, overflow="ellipsis", max_width=28)
-    table.add_column("steps", justify="right", no_wrap=True)
-    table.add_column("loss", justify="right", no_wrap=True)
-    table.add_column("digest", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    for heading, justify in _HEADINGS:
+        table.add_column(heading, justify=justify, no_wrap=True)
+    room = max(_LEAST_MAPPING, min(_MOST_MAPPING, columns - _OTHER_COLUMNS))
     for row in rows:
         word, style = _LOOKS[row.verdict]
         table.add_row(
             row.trial.label,
-            row.trial.mapping or "all",
+            shorten(row.trial.mapping or "all", room),
             "" if row.steps is None else str(row.steps),
             "" if row.loss is None else format_value(row.loss),
             "" if row.digest is None else row.digest[:12],
@@ -114,3 +130,12 @@ def draw_table(rows: tuple[Row, ...], spinner: Spinner | None = None) -> Table:
             style="dim" if row.verdict == "waiting" else "",
         )
     return table
+
+
+def shorten(text: str, columns: int) -> str:
+    """`text`, cut to so many columns.
+
+    >>> shorten("0,3,6/1,4/2,5", 8)
+    '0,3,6/1…'
+    """
+    return text if len(text) <= columns else text[: columns - 1] + "…"

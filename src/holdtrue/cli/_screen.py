@@ -51,13 +51,13 @@ class _Notes:
     def __init__(self) -> None:
         self._said: set[str] = set()
 
-    def take(self, rank: int, report: Report) -> str | None:
+    def take(self, report: Report) -> str | None:
         """What to print for a report, if anything."""
         match report:
             case StartedReport():
                 return self._once(report.line)
             case MessageReport():
-                return self._once(report.text, "note: " if rank == 0 else f"note of worker {rank}: ")
+                return self._once(report.text, "note: ")
             case LogReport():
                 return describe_log(report.step, report.values)
             case _:
@@ -83,7 +83,7 @@ class PlainScreen:
         """Print what is to be read."""
         if isinstance(report, StepReport):
             self._progress = self._progress.after(report, time.monotonic())
-        elif (line := self._notes.take(rank, report)) is not None:
+        elif (line := self._notes.take(report)) is not None:
             self.show_note(line)
 
     def show_output(self, stream: Stream, data: bytes) -> None:
@@ -119,7 +119,7 @@ class LiveScreen:
         """Print what is to be read; steps move the live line."""
         if isinstance(report, StepReport):
             self._progress = self._progress.after(report, time.monotonic())
-        elif (line := self._notes.take(rank, report)) is not None:
+        elif (line := self._notes.take(report)) is not None:
             self.show_note(line)
 
     def show_output(self, stream: Stream, data: bytes) -> None:
@@ -130,8 +130,8 @@ class LiveScreen:
             self._console.print(_Raw(text), end="")
 
     def show_note(self, text: str) -> None:
-        """Print above the live line, dimmed."""
-        self._console.print(Text(text, style="dim"))
+        """Print above the live line."""
+        self._console.print(Text(text))
 
     def tick(self, now_s: float) -> None:
         """Draw the live line anew, at most ten times a second."""
@@ -170,13 +170,19 @@ class _Lines:
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self.partial = ""
+        self._rest = ""
+
+    @property
+    def partial(self) -> str:
         """The line that is not finished; of what a carriage return overwrites, the last version."""
+        return self._rest.rstrip("\r")
 
     def take(self, data: bytes) -> str:
         """The lines that `data` completes, with their newlines."""
-        whole, newline, rest = (self.partial + self._decoder.decode(data)).rpartition("\n")
-        self.partial = rest.rstrip("\r").rpartition("\r")[2]
+        whole, newline, rest = (self._rest + self._decoder.decode(data)).rpartition("\n")
+        # A trailing return waits for what comes: the text before it is still on the screen.
+        visible = rest.rstrip("\r")
+        self._rest = visible.rpartition("\r")[2] + rest[len(visible) :][:1]
         return whole + newline
 
 

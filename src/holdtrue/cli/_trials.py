@@ -16,7 +16,7 @@ class Trial:
     """One run to make."""
 
     label: str
-    """What is special about it, for the table."""
+    """Number of workers and what is special about them, for the table."""
     workers: int
     mapping: str | None = None
     """Text form of the mapping; None for the even one."""
@@ -24,13 +24,19 @@ class Trial:
     @property
     def folder(self) -> str:
         """Name of its run directory."""
-        return self.label.replace(",", "").replace(" ", "-")
+        return "workers-" + self.label.replace(",", "").replace(" ", "-")
+
+    @property
+    def title(self) -> str:
+        """What it is, in a sentence."""
+        count, _, kind = self.label.partition(", ")
+        return f"{count} worker{'s' if count != '1' else ''}" + (f" ({kind})" if kind else "")
 
 
-REFERENCE = Trial(label="1 worker", workers=1)
+REFERENCE = Trial(label="1", workers=1)
 """The run that all others are compared with."""
 
-REPEAT = Trial(label="1 worker, again", workers=1)
+REPEAT = Trial(label="1, again", workers=1)
 """The same once more: a difference here has nothing to do with mappings."""
 
 
@@ -41,11 +47,11 @@ def trials_of(virtual_nodes: int) -> tuple[Trial, ...]:
     some mappings a wrong order happens to be the right one.
 
     >>> [(trial.label, trial.mapping) for trial in trials_of(7)[2:]]
-    [('3 workers, uneven', '0-2/3-4/5-6'), ('3 workers, interleaved', '0,3,6/1,4/2,5')]
+    [('3, uneven', '0-2/3-4/5-6'), ('3, interleaved', '0,3,6/1,4/2,5')]
     """
-    even = Trial(label="2 workers", workers=2, mapping=str(even_mapping(virtual_nodes, 2)))
+    even = Trial(label="2", workers=2, mapping=str(even_mapping(virtual_nodes, 2)))
     uneven = Trial(
-        label="3 workers, uneven",
+        label="3, uneven",
         workers=3,
         mapping=str(proportional_mapping(virtual_nodes, (2, 1, 1))),
     )
@@ -67,7 +73,7 @@ def _interleaved(virtual_nodes: int) -> Trial:
     if virtual_nodes <= 2:
         held = held[::-1]  # the ids in order are the even mapping
     mapping = Mapping(virtual_nodes, held)
-    return Trial(label=f"{workers} workers, interleaved", workers=workers, mapping=str(mapping))
+    return Trial(label=f"{workers}, interleaved", workers=workers, mapping=str(mapping))
 
 
 @final
@@ -133,7 +139,7 @@ def explain_difference(trial: Trial) -> str:
         return (
             "The same mapping run twice gave different bits: the script does not repeat itself on one worker."
         )
-    return f"{trial.label} gave other bits than 1 worker, which repeats itself."
+    return f"{trial.title} gave other bits than 1 worker, which repeats itself."
 
 
 def find_different(rows: Sequence[Row]) -> Row | None:

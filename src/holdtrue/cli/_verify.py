@@ -224,7 +224,7 @@ def _fail_run(trial: Trial, result: JobResult, board: "Board") -> Outcome:
         return Outcome(exit_code=1, title="FAIL", sentences=(NO_STEP,))
     return Outcome(
         exit_code=2 if result.exit_code == 2 else 1,
-        title=f"FAIL  the run on {trial.label} failed",
+        title=f"FAIL  the run on {trial.title} failed",
         sentences=tuple(describe_failure(failure, workers=trial.workers) for failure in result.failures),
         leaves_runs=True,
     )
@@ -255,8 +255,9 @@ def say_outcome(outcome: Outcome, root: Path) -> None:
     """Print the verdict and what belongs to it."""
     word, _, rest = outcome.title.partition(" ")
     colour = "green" if word == "PASS" else "red"
+    typer.echo()
     typer.echo(typer.style(word, fg=colour, bold=True) + (" " + rest if rest else ""))
     for sentence in outcome.sentences:
         typer.echo("\n".join(f"  {line}" for line in sentence.splitlines()))
     if outcome.leaves_runs:
-        typer.echo(f"  The runs are in {root}")
+        typer.echo(f"  The runs are kept in {root}")
