@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from holdtrue.plan import stream_key
 
@@ -19,6 +19,14 @@ class FetchDataset(Dataset[Batch]):
 
     def __init__(self, source: MapSource, *, seed: int) -> None:
         self._dataset, self._collate_fn, self._seed = source.dataset, source.collate_fn, seed
+        # Rows of plain tensors, stacked: one gather gives the same bits, and nothing can draw from a stream.
+        is_plain = type(source.dataset) is TensorDataset and source.collate_fn is default_collate
+        self._columns = source.dataset.tensors if is_plain else None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether batches are gathered from plain tensors, which makes fresh ones and draws nothing."""
+        return self._columns is not None
 
     def __getitem__(self, fetch: Fetch) -> Batch:
         """The batch of `fetch`, with the host's streams left where the dataset took them.
@@ -32,6 +40,9 @@ class FetchDataset(Dataset[Batch]):
         """
         if not fetch.indices:
             return None
+        if self._columns is not None:
+            rows = torch.tensor(fetch.indices)
+            return [column[rows] for column in self._columns]
         set_host_streams(stream_key(self._seed, "fetch", fetch.epoch, fetch.first, fetch.virtual_node))
         with plain_torch():
             return self._collate_fn(self._examples(list(fetch.indices)))

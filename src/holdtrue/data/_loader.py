@@ -70,7 +70,10 @@ class Loader:
         """The batch of one fetch, read in line: the same bits as from `load`, however often."""
         saved = save_host_streams() if self._keep_streams else None
         try:
-            return batch_to_device(self._dataset[fetch], self._device)
+            batch = self._dataset[fetch]
+            if self._dataset.is_plain and self._device.type == "cpu":
+                return batch  # a gather makes fresh tensors
+            return batch_to_device(batch, self._device)
         except Exception as error:
             error.add_note(describe_fetch(fetch))
             raise

@@ -153,7 +153,6 @@ class BufferBook:
                     if own is not None:
                         member.tensor.copy_(own)
 
-    @torch.no_grad()
     def close_pass(self, virtual_node: int, examples: int) -> list[torch.Tensor | None]:
         """Take what the pass left in the buffers, and put the starting values back.
 
@@ -161,6 +160,12 @@ class BufferBook:
             What the pass adds to the sums of the families with rule mean or sum, float64.
         """
         self._passes += 1
+        if not self._families and not self._has_odd():
+            return []
+        with torch.no_grad():
+            return self._take_pass(virtual_node, examples)
+
+    def _take_pass(self, virtual_node: int, examples: int) -> list[torch.Tensor | None]:
         self._collect_odd()
         leaves: list[torch.Tensor | None] = []
         for family in self._families:
@@ -313,9 +318,11 @@ class BufferBook:
         ).encode()
 
     def _own_values(self, is_lowest: bool) -> dict[str, torch.Tensor]:
-        """This worker's values that others may need."""
+        """This worker's values that others may need; no two share memory, which safetensors would refuse."""
         values = {
-            f"extreme.{i}": f.extreme.cpu() for i, f in enumerate(self._families) if f.extreme is not None
+            f"extreme.{i}": f.extreme.cpu().clone()
+            for i, f in enumerate(self._families)
+            if f.extreme is not None
         }
         if is_lowest:
             values |= {
@@ -323,7 +330,8 @@ class BufferBook:
                 for i, f in enumerate(self._families)
             }
             values |= {
-                f"odd.{name}": tensor.detach().cpu().contiguous() for name, (tensor, _) in self._odd.items()
+                f"odd.{name}": tensor.detach().cpu().contiguous().clone()
+                for name, (tensor, _) in self._odd.items()
             }
         return values
 

@@ -351,8 +351,10 @@ class Engine:
             The total norm of the gradient before clipping, or None without `max_grad_norm`.
         """
         norm = None
-        for optimizer in optimizers:
-            for scaler in self.state.scalers:
+        scaled = [o for o in optimizers if _has_gradient(o)]
+        for scaler in self.state.scalers:
+            scaler.scale(torch.zeros((), device=self.device))  # a worker without passes has not met its scale yet
+            for optimizer in scaled:
                 scaler.unscale_(optimizer)
         if max_grad_norm is not None:
             parameters = [
@@ -367,7 +369,7 @@ class Engine:
             norm = float(total)
         for optimizer in optimizers:
             self._step(optimizer)
-        for scaler in self.state.scalers:
+        for scaler in self.state.scalers if scaled else ():
             scaler.update()
         self.discard()
         torch.clear_autocast_cache()
@@ -375,7 +377,7 @@ class Engine:
 
     def _step(self, optimizer: Optimizer) -> None:
         skipped = False
-        if self.state.scalers:
+        if self.state.scalers and _has_gradient(optimizer):  # a scaler refuses an optimizer without any
             scaler = self.state.scalers[0]
             before = scaler.get_scale()
             scaler.step(optimizer)
@@ -407,6 +409,10 @@ class Engine:
                 f"Write `for x, y in step: ...` around it."
             )
         return self.open
+
+
+def _has_gradient(optimizer: Optimizer) -> bool:
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
 
 
 def _needs_metric(scheduler: object) -> bool:

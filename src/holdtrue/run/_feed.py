@@ -68,7 +68,11 @@ class MapFeed(Feed):
         self._source, self._plan, self._nodes = source, plan, nodes
         self._schedule = Schedule(plan=plan, examples=source.examples, drop_last=drop_last)
         self._loader = Loader(
-            source, seed=plan.seed, device=device, timeout_s=timeout_s if source.workers.count else 0.0
+            source,
+            seed=plan.seed,
+            device=device,
+            timeout_s=timeout_s if source.workers.count else 0.0,
+            keep_streams=False,  # the step keeps them
         )
         self._ahead: Iterator[tuple[Fetch, Any]] = iter(())
         self._fetches: dict[int, Fetch] = {}

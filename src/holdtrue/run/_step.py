@@ -109,6 +109,7 @@ class Step:
         self._result = None
         counts = feed.counts
         engine.begin_round(step=self._index, round_=self._rounds, counts=counts)
+        engine.streams.save()
         for v in engine.nodes(counts):
             batch = feed.batch(v) if self._rounds == 0 else feed.again(v)
             engine.open_pass(v, fingerprint_batch(batch) if self._core.settings.trace else 0)
