@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import shlex
 import statistics
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from holdtrue.errors import PlanError
 from holdtrue.plan import NumericsLevel, Plan
 from holdtrue.profile import DeviceProfile, PassPoint, Profile
 from holdtrue.solve import DeviceGroup, recommend, solve
@@ -97,6 +99,48 @@ def time_case(
     }
 
 
+def time_random(number: int) -> list[dict[str, object]]:
+    """Seconds of `solve` for random profiles at full size: unlike links, limits and gradients, V of any kind."""
+    rng = random.Random(0)
+    cases: list[dict[str, object]] = []
+    for _ in range(number):
+        gradient_bytes = 10 ** rng.randint(7, 11)
+        devices = tuple(
+            DeviceProfile(
+                kind=kind,
+                torch_version="2.13.0",
+                date="2026-11-23",
+                points=(PassPoint(batch_size=8, seconds=0.01 + rng.random(), peak_bytes=GIB),),
+                fixed_s=rng.random(),
+                memory_bytes=rng.choice([None, GIB + 6 * gradient_bytes]),
+                exchange_bytes_per_s=rng.choice([1, 3, 10]) * (0.1 + rng.random()) * 1e9,
+                exchange_latency_s=rng.random() * rng.choice([0.0, 0.1, 1.0]),
+            )
+            for kind in KINDS
+        )
+        parts = sorted(rng.sample(range(1, 2048), len(KINDS) - 1))
+        counts = [b - a for a, b in zip([0, *parts], [*parts, 2048], strict=True)]
+        groups = tuple(DeviceGroup(kind=kind, count=n) for kind, n in zip(KINDS, counts, strict=True))
+        virtual_nodes = rng.choice([8192, 8191, 8190, 5461])
+        plan = Plan(virtual_nodes=virtual_nodes, global_batch_size=virtual_nodes * 8)
+        profile = Profile(model_name="random", devices=devices, gradient_bytes=gradient_bytes)
+        start = time.perf_counter()
+        try:
+            workers = len(solve(profile, groups, plan).prediction.busy)
+        except PlanError:
+            workers = 0
+        seconds = time.perf_counter() - start
+        cases.append(
+            {
+                "virtual_nodes": virtual_nodes,
+                "gradient_bytes": gradient_bytes,
+                "workers": workers,
+                "seconds": seconds,
+            }
+        )
+    return cases
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
@@ -108,6 +152,7 @@ def main() -> None:
         for gradient_bytes in (0, 400_000_000)
         for numerics in ("exact", "fast")
     ]
+    hostile = time_random(40)
     start = time.perf_counter()
     recommend(make_profile(400_000_000), spread_devices(2048), global_batch_size=65536)
     recommend_s = time.perf_counter() - start
@@ -118,6 +163,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared with other work",
         "repeats": options.repeats,
         "cases": cases,
+        "random_2048_devices": hostile,
         "recommend_2048_devices_s": recommend_s,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -138,6 +184,7 @@ def main() -> None:
                 )
             }
         )
+    print("random, most", max(case["seconds"] for case in hostile))
     print("recommend", recommend_s)
 
 

@@ -150,6 +150,7 @@ def test_times_between_points_are_on_the_line_and_memory_is_that_of_the_larger_p
             "batch is",
         ),
         (edited(gradient_bytes=-1), "0 or more"),
+        (edited(numerics="exactly"), "numerics 'exactly'; the levels are exact, portable, fast"),
         (edited(model={"name": 3}), "name is 3; it must be str"),
     ],
 )

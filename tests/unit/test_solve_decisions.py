@@ -171,5 +171,5 @@ def test_equal_rivals_and_worse_ones_are_told_apart() -> None:
     assert found.runner_up is not None
     assert (found.runner_up.name, found.runner_up.reason) == (
         "4 virtual nodes x 8",
-        "as fast, in 4 passes a step instead of 2",
+        "as fast, with 4 virtual nodes; ties go to fewer",
     )

@@ -115,7 +115,7 @@ def plan(
         groups,
         global_batch_size=global_batch_size,
         virtual_nodes=_parse_virtual_nodes(virtual_nodes),
-        numerics="fast" if fast else "exact",
+        numerics="fast" if fast else "portable" if merged.numerics == "portable" else "exact",
         memory_bytes=limits,
     )
     if as_json:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date as calendar_date
 
 from holdtrue.errors import UsageError
+from holdtrue.plan import NUMERICS_LEVELS
 
 KIND_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -142,7 +143,7 @@ class Profile:
     """What was measured for one model, by kind of device.
 
     Raises:
-        UsageError: there is no device, a kind stands twice, or the devices have unlike torch versions.
+        UsageError: no device, a kind that stands twice, unlike torch versions, or no such level of numerics.
     """
 
     model_name: str
@@ -169,6 +170,11 @@ class Profile:
                 f"the profile of {self.model_name} mixes torch versions {', '.join(versions)}; a pass takes "
                 f"another time "
                 f"with another torch. Measure all kinds with one version."
+            )
+        if self.numerics not in NUMERICS_LEVELS:
+            raise UsageError(
+                f"the profile of {self.model_name} has numerics {self.numerics!r}; the levels are "
+                f"{', '.join(NUMERICS_LEVELS)}. Correct it."
             )
         if self.gradient_bytes < 0:
             raise UsageError(f"gradient_bytes is {self.gradient_bytes}; it is 0 or more. Correct it.")

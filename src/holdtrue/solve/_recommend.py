@@ -116,7 +116,7 @@ def _explain_loss(answer: Answer, other: Answer) -> str:
             return f"as fast, but it keeps {len(theirs.busy)} devices busy instead of {len(mine.busy)}"
         if other.plan.virtual_nodes == answer.plan.virtual_nodes:
             return "as fast; ties go to devices that are listed first"
-        return f"as fast, in {other.plan.virtual_nodes} passes a step instead of {answer.plan.virtual_nodes}"
+        return f"as fast, with {other.plan.virtual_nodes} virtual nodes; ties go to fewer"
     percent = 100 * (theirs.step_s / mine.step_s - 1)
     longer = f"a step takes {theirs.step_s:.4g} s, {percent:.1f} % more"
     if theirs.exchange_s - mine.exchange_s > theirs.compute_s - mine.compute_s:
