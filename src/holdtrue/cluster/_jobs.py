@@ -101,9 +101,16 @@ class Job:
         _check(self.work > 0 and math.isfinite(self.work), self, "work", "a positive number of steps")
         _check(self.weight > 0 and math.isfinite(self.weight), self, "weight", "a positive number")
         _check(self.min_devices >= 1, self, "min_devices", "1 or more")
-        _check(self.max_devices >= self.min_devices, self, "max_devices", f"min_devices={self.min_devices} or more")
+        _check(
+            self.max_devices >= self.min_devices,
+            self,
+            "max_devices",
+            f"min_devices={self.min_devices} or more",
+        )
         _check(1 <= self.percent <= 100, self, "percent", "from 1 to 100")
-        _check(self.percent == 100 or self.max_devices == 1, self, "percent", "100 for jobs of several devices")
+        _check(
+            self.percent == 100 or self.max_devices == 1, self, "percent", "100 for jobs of several devices"
+        )
 
     def rate(self, grant: "Grant") -> float:
         """Steps per second on the devices of `grant`."""
@@ -113,7 +120,9 @@ class Job:
 def _check(holds: bool, job: Job, name: str, rule: str) -> None:
     if not holds:
         value = getattr(job, name)
-        raise UsageError(f"job {job.id!r} has {name} {value!r}; it must be {rule}. Correct the job in its trace.")
+        raise UsageError(
+            f"job {job.id!r} has {name} {value!r}; it must be {rule}. Correct the job in its trace."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +178,11 @@ class Cluster:
             )
         names = [queue.name for queue in self.queues]
         promised = sum(queue.guaranteed for queue in self.queues)
-        if len(set(names)) != len(names) or promised > self.total or any(q.guaranteed < 0 for q in self.queues):
+        if (
+            len(set(names)) != len(names)
+            or promised > self.total
+            or any(q.guaranteed < 0 for q in self.queues)
+        ):
             raise UsageError(
                 f"the queues {names} are guaranteed {promised} devices of {self.total}; names must differ and "
                 "guarantees must fit in the cluster. Lower the guarantees or add devices."
@@ -209,6 +222,8 @@ def _pairs(text: str, separator: str, what: str, example: str) -> list[tuple[str
     for part in text.split(","):
         name, _, number = part.strip().partition(separator)
         if not name or not number.isascii() or not number.isdigit():
-            raise UsageError(f"the {what} {text!r} has the part {part!r}; parts are written {example}. Correct it.")
+            raise UsageError(
+                f"the {what} {text!r} has the part {part!r}; parts are written {example}. Correct it."
+            )
         pairs.append((name, int(number)))
     return pairs

@@ -30,7 +30,9 @@ class Costs:
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             if not 0 <= getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} is {getattr(self, name)}; a cost is 0 or more seconds. Pass such a number.")
+                raise UsageError(
+                    f"{name} is {getattr(self, name)}; a cost is 0 or more seconds. Pass such a number."
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,9 @@ class JobOutcome:
     @property
     def held_device_s(self) -> float:
         """Device-seconds held, useful or not."""
-        return math.fsum((s.end_s - s.start_s) * s.grant.devices * s.grant.percent / 100 for s in self.segments)
+        return math.fsum(
+            (s.end_s - s.start_s) * s.grant.devices * s.grant.percent / 100 for s in self.segments
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,7 +193,8 @@ class _Deal:
         given = True
         while given and self.free.total:
             order = sorted(range(len(self.views)), key=lambda place: sum(self.counts[place]))
-            given = any([self._give_one(place) for place in order if sum(self.counts[place])])
+            # Not any(): each job is to be asked in each turn.
+            given = sum(self._give_one(place) for place in order if sum(self.counts[place])) > 0
 
     def _give_one(self, place: int) -> bool:
         job = self.views[place].job

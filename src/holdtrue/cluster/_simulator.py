@@ -99,7 +99,8 @@ class _Simulation:
         arrived = 0
         while arrived < len(self.jobs) or self.active:
             now_s = min(
-                self.jobs[arrived].arrival_s if arrived < len(self.jobs) else float("inf"), self._next_event_s()
+                self.jobs[arrived].arrival_s if arrived < len(self.jobs) else float("inf"),
+                self._next_event_s(),
             )
             if now_s == float("inf"):
                 raise self._stuck()
@@ -200,5 +201,7 @@ class _Used:
     def check(self, policy: str) -> None:
         for kind, count in self.cluster.devices:
             shared = sum(1 for k, _ in self.parts if k == kind)
-            assert self.whole[kind] + shared <= count, f"{policy} gave {self.whole[kind]} + {shared} of {count} {kind}"
+            assert self.whole[kind] + shared <= count, (
+                f"{policy} gave {self.whole[kind]} + {shared} of {count} {kind}"
+            )
         assert all(percent <= 100 for percent in self.parts.values()), f"{policy} overfilled a device"

@@ -22,9 +22,9 @@ _DONE = 1e-12
 class _Slacks:
     """Distances to the constraints; all positive inside."""
 
-    level_J: Array
-    most_J: Array
-    devices_T: Array
+    level: Array
+    most: Array
+    devices: Array
 
 
 def centre_sharing(problem: SharingProblem, best: Sharing) -> Sharing:
@@ -45,43 +45,44 @@ def centre_sharing(problem: SharingProblem, best: Sharing) -> Sharing:
         if gain < _DONE:
             break
         share_JT = share_JT + _step_length(problem, share_JT, move_JT, slacks, gain) * move_JT
-    return Sharing(level=best.level, share_JT=np.round(share_JT, 6))
+    return Sharing(level=best.level, share=np.round(share_JT, 6))
 
 
 def _inside(problem: SharingProblem, best: Sharing) -> Array:
     """A point strictly inside all constraints, near `best`."""
-    share_JT: Array = best.share_JT * (1 - _SLACK / 2)
+    share_JT: Array = best.share * (1 - _SLACK / 2)
     J, T = share_JT.shape
     room = min(
-        float((problem.most_J - share_JT.sum(axis=1)).min()) / (T + 1),
-        float((problem.devices_T - share_JT.sum(axis=0)).min()) / (J + 1),
+        float((problem.most - share_JT.sum(axis=1)).min()) / (T + 1),
+        float((problem.devices - share_JT.sum(axis=0)).min()) / (J + 1),
     )
-    return share_JT + 0.9 * room
+    inside: Array = share_JT + 0.9 * room
+    return inside
 
 
 def _slacks(problem: SharingProblem, share_JT: Array, floor: float) -> _Slacks:
     return _Slacks(
-        level_J=(problem.value_JT * share_JT).sum(axis=1) - floor,
-        most_J=problem.most_J - share_JT.sum(axis=1),
-        devices_T=problem.devices_T - share_JT.sum(axis=0),
+        level=(problem.value * share_JT).sum(axis=1) - floor,
+        most=problem.most - share_JT.sum(axis=1),
+        devices=problem.devices - share_JT.sum(axis=0),
     )
 
 
 def _newton_step(problem: SharingProblem, share_JT: Array, slacks: _Slacks) -> tuple[Array, float]:
     """Newton direction, and its expected gain."""
-    value_JT, T = problem.value_JT, share_JT.shape[1]
+    value_JT, T = problem.value, share_JT.shape[1]
     gradient_JT = (
         1 / share_JT
-        + value_JT / slacks.level_J[:, None]
-        - 1 / slacks.most_J[:, None]
-        - 1 / slacks.devices_T[None, :]
+        + value_JT / slacks.level[:, None]
+        - 1 / slacks.most[:, None]
+        - 1 / slacks.devices[None, :]
     )
-    scaled_JT = value_JT / slacks.level_J[:, None]
-    block_JTT = scaled_JT[:, :, None] * scaled_JT[:, None, :] + (1 / slacks.most_J**2)[:, None, None]
+    scaled_JT = value_JT / slacks.level[:, None]
+    block_JTT = scaled_JT[:, :, None] * scaled_JT[:, None, :] + (1 / slacks.most**2)[:, None, None]
     block_JTT[:, np.arange(T), np.arange(T)] += 1 / share_JT**2
     inverse_JTT = np.linalg.inv(block_JTT)
     own_JT = np.einsum("jab,jb->ja", inverse_JTT, gradient_JT)
-    coupling_TT = np.diag(slacks.devices_T**2) + inverse_JTT.sum(axis=0)
+    coupling_TT = np.diag(slacks.devices**2) + inverse_JTT.sum(axis=0)
     price_T = np.linalg.solve(coupling_TT, own_JT.sum(axis=0))
     move_JT: Array = own_JT - np.einsum("jab,b->ja", inverse_JTT, price_T)
     return move_JT, float((gradient_JT * move_JT).sum())
@@ -91,11 +92,11 @@ def _step_length(
     problem: SharingProblem, share_JT: Array, move_JT: Array, slacks: _Slacks, gain: float
 ) -> float:
     """Length of a step that stays inside: full near the centre, else by bisection on the derivative."""
-    now = np.concatenate([share_JT.ravel(), slacks.level_J, slacks.most_J, slacks.devices_T])
+    now = np.concatenate([share_JT.ravel(), slacks.level, slacks.most, slacks.devices])
     change = np.concatenate(
         [
             move_JT.ravel(),
-            (problem.value_JT * move_JT).sum(axis=1),
+            (problem.value * move_JT).sum(axis=1),
             -move_JT.sum(axis=1),
             -move_JT.sum(axis=0),
         ]

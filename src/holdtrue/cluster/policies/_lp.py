@@ -14,12 +14,12 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 class SharingProblem:
     """Share device time so that the worst-off job has the most."""
 
-    value_JT: Array
-    """Value to each job of one device of each type for all of the time."""
-    most_J: Array
-    """Most devices of all types that each job can use on average."""
-    devices_T: Array
-    """Devices of each type."""
+    value: Array
+    """Value to each job of one device of each type for all of the time, by job and type (J, T)."""
+    most: Array
+    """Most devices of all types that each job can use on average (J)."""
+    devices: Array
+    """Devices of each type (T)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +28,8 @@ class Sharing:
 
     level: float
     """Value that every job has at least."""
-    share_JT: Array
-    """Devices on average, by job and type."""
+    share: Array
+    """Devices on average, by job and type (J, T)."""
 
 
 def solve_level(problem: SharingProblem) -> Sharing:
@@ -41,17 +41,17 @@ def solve_level(problem: SharingProblem) -> Sharing:
     from scipy.optimize import linprog
     from scipy.sparse import csr_array
 
-    J, T = problem.value_JT.shape
-    rows, columns, entries = _constraints(problem.value_JT)
+    J, T = problem.value.shape
+    rows, columns, entries = _constraints(problem.value)
     matrix = csr_array((entries, (rows, columns)), shape=(2 * J + T, J * T + 1))
-    bound = np.concatenate([np.zeros(J), problem.most_J, problem.devices_T])
+    bound = np.concatenate([np.zeros(J), problem.most, problem.devices])
     cost = np.zeros(J * T + 1)
     cost[-1] = -1.0
     answer = linprog(cost, A_ub=matrix, b_ub=bound, bounds=(0, None), method="highs-ds")
     if answer.status != 0:
         raise RuntimeError(f"the sharing program of {J} jobs ended with: {answer.message}")
     share_JT = np.clip(answer.x[: J * T].reshape(J, T), 0.0, None)
-    return Sharing(level=float(answer.x[-1]), share_JT=share_JT)
+    return Sharing(level=float(answer.x[-1]), share=share_JT)
 
 
 def _constraints(value_JT: Array) -> tuple[Array, Array, Array]:

@@ -26,7 +26,9 @@ def decide_fifo(state: ClusterState) -> Decision:
             _backfill(state, grants, free, waiting[place:])
             break
         grants[view.job.id] = grant
-    return Decision(grants=grants, reason=_line(len(state.jobs) - len(grants), "first in, first out with backfill"))
+    return Decision(
+        grants=grants, reason=_line(len(state.jobs) - len(grants), "first in, first out with backfill")
+    )
 
 
 def decide_priority(state: ClusterState) -> Decision:
@@ -44,7 +46,9 @@ def decide_priority(state: ClusterState) -> Decision:
         if grant is None:
             break
         grants[view.job.id] = grant
-    return Decision(grants=grants, reason=_line(len(state.jobs) - len(grants), "highest priority first, no preemption"))
+    return Decision(
+        grants=grants, reason=_line(len(state.jobs) - len(grants), "highest priority first, no preemption")
+    )
 
 
 def decide_srtf(state: ClusterState) -> Decision:
@@ -72,7 +76,9 @@ def decide_srtf(state: ClusterState) -> Decision:
             grants[view.job.id] = grant
         if not _can_start_any(free):
             break
-    return Decision(grants=grants, reason=_line(len(state.jobs) - len(grants), "shortest remaining time first"))
+    return Decision(
+        grants=grants, reason=_line(len(state.jobs) - len(grants), "shortest remaining time first")
+    )
 
 
 def _running(state: ClusterState) -> tuple[dict[str, Grant], FreeDevices]:
@@ -116,21 +122,24 @@ def _backfill(state: ClusterState, grants: dict[str, Grant], free: FreeDevices, 
 
 def _reservation(state: ClusterState, free: FreeDevices, head: Job) -> tuple[str, float]:
     """Type and time at which the first job in line can start, if nobody else starts on that type."""
-    best = ("", float("inf"))
     ends = [(_end_s(state, view), view.grant) for view in state.jobs if view.grant is not None]
     ends.sort(key=lambda pair: pair[0])
+    best = ("", float("inf"))
     for kind, count in free.free.items():
-        if head.rates.at(kind, head.max_devices) <= 0 or state.cluster.count(kind) < head.max_devices:
-            continue
-        for end_s, grant in ends:
-            count += sum(n for k, n in grant.counts if k == kind) if grant.percent == 100 else 0
-            if count >= head.max_devices:
-                break
-        else:
-            end_s = ends[-1][0] if ends else state.now_s
-        if end_s < best[1]:
-            best = (kind, end_s)
+        if head.rates.at(kind, head.max_devices) > 0 and state.cluster.count(kind) >= head.max_devices:
+            start_s = _time_of(ends, kind, head.max_devices - count)
+            best = min(best, (kind, start_s), key=lambda pair: pair[1])
     return best
+
+
+def _time_of(ends: list[tuple[float, Grant]], kind: str, missing: int) -> float:
+    """When `missing` devices of a type have become free; for devices that parts share, when all have."""
+    for end_s, grant in ends:
+        if grant.percent == 100:
+            missing -= sum(n for k, n in grant.counts if k == kind)
+        if missing <= 0:
+            return end_s
+    return ends[-1][0] if ends else 0.0
 
 
 def _end_s(state: ClusterState, view: JobView) -> float:

@@ -33,7 +33,9 @@ def decide_queues(state: ClusterState) -> Decision:
     for queue, budget in zip(queues, divide_any_count(state.cluster.total, granted), strict=True):
         counts |= _divide(state, admitted[queue.name], budget)
     waiting = len(state.jobs) - len(counts)
-    return deal_devices(state, counts, f"guaranteed shares of {len(queues)} queues, the rest lent; {waiting} waiting")
+    return deal_devices(
+        state, counts, f"guaranteed shares of {len(queues)} queues, the rest lent; {waiting} waiting"
+    )
 
 
 def _all_queues(state: ClusterState) -> tuple[Queue, ...]:
@@ -93,7 +95,10 @@ def _first_that_fit(state: ClusterState, ids: Sequence[int], budget: int) -> lis
 
 
 def _lend_the_rest(
-    state: ClusterState, queues: Sequence[Queue], members: dict[str, list[int]], admitted: dict[str, list[int]]
+    state: ClusterState,
+    queues: Sequence[Queue],
+    members: dict[str, list[int]],
+    admitted: dict[str, list[int]],
 ) -> None:
     """Admit the next jobs of each queue while what everybody is owed still fits; changes `admitted`."""
     for queue in queues:

@@ -38,9 +38,7 @@ _ALL = (
     Policy(name="wfs", sentence="weighted fair sharing in powers of two, as published", decide=decide_wfs),
     Policy(name="wfs-any", sentence="weighted fair sharing in any count", decide=decide_wfs_any),
     Policy(name="queues", sentence="queues with guaranteed shares, lent while unused", decide=decide_queues),
-    Policy(
-        name="max-min", sentence="max-min fairness", decide=decide_max_min, answers="time", starves=False
-    ),
+    Policy(name="max-min", sentence="max-min fairness", decide=decide_max_min, answers="time", starves=False),
     Policy(
         name="max-min-aware",
         sentence="max-min fairness, aware of device types",
@@ -72,7 +70,14 @@ _ALL = (
         types="by speed",
         starves=False,
     ),
-    Policy(name="makespan", sentence="minimum makespan", decide=decide_makespan, answers="time", types="by speed", starves=False),
+    Policy(
+        name="makespan",
+        sentence="minimum makespan",
+        decide=decide_makespan,
+        answers="time",
+        types="by speed",
+        starves=False,
+    ),
 )
 POLICIES: dict[str, Policy] = {policy.name: policy for policy in _ALL}
 """Policies by name."""
@@ -90,7 +95,9 @@ def find_policies(names: str) -> tuple[Policy, ...]:
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for name in wanted:
         if name not in POLICIES:
-            raise UsageError(f"there is no policy {name!r}; the policies are {', '.join(POLICIES)}. Name one of them.")
+            raise UsageError(
+                f"there is no policy {name!r}; the policies are {', '.join(POLICIES)}. Name one of them."
+            )
     if not wanted or len(set(wanted)) != len(wanted):
         raise UsageError(f"the policies are {names!r}; name one or more, each once. Write --policy wfs,fifo.")
     return tuple(POLICIES[name] for name in wanted)

@@ -117,7 +117,7 @@ def _most(state: ClusterState) -> Array:
 
 def _problem(state: ClusterState, value_JT: Array) -> SharingProblem:
     devices_T = np.array([float(n) for _, n in state.cluster.devices])
-    return SharingProblem(value_JT=value_JT, most_J=_most(state), devices_T=devices_T)
+    return SharingProblem(value=value_JT, most=_most(state), devices=devices_T)
 
 
 def _equal_share(state: ClusterState) -> tuple[Array, Array]:
@@ -141,7 +141,6 @@ def _normalised(state: ClusterState, rate_JT: Array) -> Array:
 
 def _answer(state: ClusterState, sharing: Sharing, rule: str) -> Decision:
     shares = {
-        view.job.id: tuple(float(x) for x in row)
-        for view, row in zip(state.jobs, sharing.share_JT, strict=True)
+        view.job.id: tuple(float(x) for x in row) for view, row in zip(state.jobs, sharing.share, strict=True)
     }
     return Decision(shares=shares, reason=f"{rule} over {len(state.jobs)} jobs; level {sharing.level:.4g}")

@@ -75,7 +75,9 @@ def decide_wfs(state: ClusterState) -> Decision:
     total = state.cluster.total
     admitted = [view.grant is not None for view in state.jobs]
     counts = _divide_admitted(state, admitted, total)
-    line = sorted((i for i, view in enumerate(state.jobs) if not admitted[i]), key=lambda i: -state.jobs[i].job.weight)
+    line = sorted(
+        (i for i, view in enumerate(state.jobs) if not admitted[i]), key=lambda i: -state.jobs[i].job.weight
+    )
     for i in line:
         if sum(admitted) >= total:
             break
@@ -139,7 +141,9 @@ def divide_any_count(devices: int, jobs: Sequence[Bounds]) -> list[int]:
     """
     least = sum(job.least for job in jobs)
     if least > devices:
-        raise UsageError(f"minima of {least} devices are to share {devices}. Admit fewer jobs or lower the minima.")
+        raise UsageError(
+            f"minima of {least} devices are to share {devices}. Admit fewer jobs or lower the minima."
+        )
     if sum(job.most for job in jobs) <= devices:
         return [job.most for job in jobs]
     level = _water_level(devices, jobs)
@@ -184,7 +188,9 @@ def decide_wfs_any(state: ClusterState) -> Decision:
     """
     admitted = [view.grant is not None for view in state.jobs]
     least = sum(view.job.min_devices for view, is_in in zip(state.jobs, admitted, strict=True) if is_in)
-    line = sorted((i for i, view in enumerate(state.jobs) if not admitted[i]), key=lambda i: -state.jobs[i].job.weight)
+    line = sorted(
+        (i for i, view in enumerate(state.jobs) if not admitted[i]), key=lambda i: -state.jobs[i].job.weight
+    )
     for i in line:
         least += state.jobs[i].job.min_devices
         if least > state.cluster.total:

@@ -1,7 +1,7 @@
 """Traces of jobs: the paper's, Gavel's, Philly's, our own, and made ones.
 
-    in:  a file (or its text), or the options of the generator
-    out: jobs, or an error that points at line and column
+in:  a file (or its text), or the options of the generator
+out: jobs, or an error that points at line and column
 """
 
 from ._gavel import parse_gavel_trace, parse_throughputs

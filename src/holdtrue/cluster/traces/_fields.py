@@ -12,7 +12,9 @@ def refuse(name: str, place: str, what: str, rule: str) -> UsageError:
     return UsageError(f"{name}, {place}: {what}; {rule}. Correct that place, or see docs/guide/simulator.md.")
 
 
-def number_at(name: str, place: str, field: str, value: object, *, least: float, whole: bool = False) -> float:
+def number_at(
+    name: str, place: str, field: str, value: object, *, least: float, whole: bool = False
+) -> float:
     """`value` as a number that is at least `least` (above it, for 0 and parts).
 
     Raises:
@@ -43,19 +45,30 @@ def object_at(name: str, node: Node, required: Iterable[str], optional: Iterable
     known = {*required, *optional}
     for key, member in node.value.items():
         if key not in known:
-            raise refuse(name, member.place, f"unknown key {key!r}", f"the keys are {', '.join(sorted(known))}")
+            raise refuse(
+                name, member.place, f"unknown key {key!r}", f"the keys are {', '.join(sorted(known))}"
+            )
     for key in required:
         if key not in node.value:
             raise refuse(name, node.place, f"the job has no {key!r}", f"required are {', '.join(required)}")
     return node.value
 
 
-def number_in(name: str, members: dict[str, Node], key: str, default: float, *, least: float, whole: bool = False) -> float:
+def number_in(
+    name: str, members: dict[str, Node], key: str, default: float, *, least: float, whole: bool = False
+) -> float:
     """Number under `key`, or the default if it is absent."""
     if key not in members:
         return default
     node = members[key]
-    return number_at(name, node.place, key, node.value if not isinstance(node.value, dict | list) else "...", least=least, whole=whole)
+    return number_at(
+        name,
+        node.place,
+        key,
+        node.value if not isinstance(node.value, dict | list) else "...",
+        least=least,
+        whole=whole,
+    )
 
 
 def text_in(name: str, members: dict[str, Node], key: str, default: str) -> str:

@@ -40,7 +40,9 @@ def parse_throughputs(text: str, name: str) -> Throughputs:
                 raise refuse(name, node.place, f"key {key!r}", "keys are written ('model', devices)")
             rate = _rate(name, node)
             if rate > 0:
-                found.setdefault(match["model"], {}).setdefault(kind, []).append((int(match["devices"]), rate))
+                found.setdefault(match["model"], {}).setdefault(kind, []).append(
+                    (int(match["devices"]), rate)
+                )
     return {
         model: Rates(by_type=tuple((kind, tuple(sorted(points))) for kind, points in by_type.items()))
         for model, by_type in found.items()
@@ -59,7 +61,7 @@ def parse_gavel_trace(text: str, name: str, throughputs: Throughputs) -> tuple[J
     Raises:
         UsageError: a line is malformed, or its job type has no throughput; the message gives line and column.
     """
-    jobs = []
+    jobs: list[Job] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             jobs.append(_job(name, str(len(jobs)), number, line, throughputs))

@@ -33,7 +33,13 @@ class GeneratorOptions:
     """Shortest duration at full demand; 80 of 100 jobs lie between it and 33 times as long."""
 
     def __post_init__(self) -> None:
-        if self.jobs < 1 or self.per_hour <= 0 or self.shortest_s <= 0 or not self.demands or not self.weights:
+        if (
+            self.jobs < 1
+            or self.per_hour <= 0
+            or self.shortest_s <= 0
+            or not self.demands
+            or not self.weights
+        ):
             raise UsageError(
                 f"the generator is asked for {self.jobs} jobs, {self.per_hour} per hour, of {self.shortest_s} s and "
                 "more; all must be positive. Write generate:jobs=100,per_hour=6,seed=0."
@@ -93,7 +99,9 @@ def _model(source: random.Random, demand: int, throughputs: Throughputs | None) 
         if all(any(n == demand for n, _ in points) for _, points in rates.by_type)
     )
     if not fitting:
-        raise UsageError(f"no model has throughputs for {demand} devices; demands must be in the table. Change them.")
+        raise UsageError(
+            f"no model has throughputs for {demand} devices; demands must be in the table. Change them."
+        )
     model = fitting[int(source.random() * len(fitting))]
     rates = throughputs[model]
     return model, rates, max(rates.at(kind, demand) for kind, _ in rates.by_type)

@@ -11,7 +11,17 @@ from ._fields import number_at, number_in, object_at, refuse, text_in
 from ._positions import Node, parse_json
 
 REQUIRED = ("id", "arrival_s")
-OPTIONAL = ("duration_s", "steps", "rates", "min_devices", "max_devices", "weight", "queue", "percent", "kind")
+OPTIONAL = (
+    "duration_s",
+    "steps",
+    "rates",
+    "min_devices",
+    "max_devices",
+    "weight",
+    "queue",
+    "percent",
+    "kind",
+)
 CSV_COLUMNS = (*REQUIRED, "duration_s", "min_devices", "max_devices", "weight", "queue", "percent", "kind")
 
 

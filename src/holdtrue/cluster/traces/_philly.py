@@ -42,7 +42,8 @@ def parse_philly_trace(text: str, name: str, *, limit: int = 0) -> tuple[Job, ..
     found.sort(key=lambda job: job[0])
     found = found[:limit] if limit else found
     return tuple(
-        _job(str(i), at_s - found[0][0], duration_s, devices) for i, (at_s, duration_s, devices) in enumerate(found)
+        _job(str(i), at_s - found[0][0], duration_s, devices)
+        for i, (at_s, duration_s, devices) in enumerate(found)
     )
 
 
@@ -65,5 +66,11 @@ def _seconds(name: str, number: int, row: list[str], index: int) -> float:
 def _job(id_: str, arrival_s: float, duration_s: float, devices: int) -> Job:
     rates = Rates(by_type=(("*", ((devices, 1.0),)),))
     return Job(
-        id=id_, arrival_s=arrival_s, work=duration_s, rates=rates, min_devices=1, max_devices=devices, kind="philly"
+        id=id_,
+        arrival_s=arrival_s,
+        work=duration_s,
+        rates=rates,
+        min_devices=1,
+        max_devices=devices,
+        kind="philly",
     )

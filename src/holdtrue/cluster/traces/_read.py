@@ -83,7 +83,9 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
         return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
     except (OSError, UnicodeDecodeError, EOFError) as problem:
-        raise UsageError(f"{path} cannot be read ({problem}); it must be a text file or gzip. Check the path.") from problem
+        raise UsageError(
+            f"{path} cannot be read ({problem}); it must be a text file or gzip. Check the path."
+        ) from problem
 
 
 def _throughputs_of(path: Path, options: TraceOptions) -> Path:
@@ -95,7 +97,9 @@ def _throughputs_of(path: Path, options: TraceOptions) -> Path:
     raise missing_throughputs(path.name)
 
 
-def adapt_jobs(jobs: Sequence[Job], kinds: Sequence[str], speeds: Mapping[str, float], elastic: int = 0) -> tuple[Job, ...]:
+def adapt_jobs(
+    jobs: Sequence[Job], kinds: Sequence[str], speeds: Mapping[str, float], elastic: int = 0
+) -> tuple[Job, ...]:
     """Jobs whose rates name the cluster's types, times the speed of the type where one is given.
 
     Args:

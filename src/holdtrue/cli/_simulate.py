@@ -1,0 +1,347 @@
+"""`holdtrue simulate`: what policies would do with a trace of jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdtrue.errors import UsageError
+
+from ._say import say
+
+if TYPE_CHECKING:  # numpy loads with the cluster package; other commands need not wait for it
+    from holdtrue.cluster import Cluster, Job, Outcome, Policy, Summary
+
+_HELP = (
+    "Simulate a trace of jobs on a cluster under several policies.\n\n"
+    "Reads the VirtualFlow paper's JSON traces, Gavel's traces, Philly's job list, and our own CSV and JSON "
+    "(docs/guide/simulator.md); `generate:jobs=100,per_hour=6,seed=0` in place of a file makes one."
+)
+_CHANGES, _OUT = "What changes cost (seconds)", "Results"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("simulate", help=_HELP)(simulate)
+
+
+def simulate(
+    trace: Annotated[
+        str, typer.Argument(metavar="TRACE", help="A file, or generate:...", show_default=False)
+    ],
+    cluster: Annotated[
+        str,
+        typer.Option(
+            "--cluster", metavar="SPEC", help="Devices by type, such as v100:8,p100:16.", show_default=False
+        ),
+    ],
+    policy: Annotated[
+        str, typer.Option("--policy", metavar="NAMES", help="Policies; changes are against the first.")
+    ] = "priority,wfs,fifo,srtf",
+    trace_format: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="NAME", help="paper, gavel, philly, json, csv; auto looks at the file."
+        ),
+    ] = "auto",
+    throughputs: Annotated[
+        Path | None, typer.Option("--throughputs", metavar="FILE", help="Table for a trace of Gavel.")
+    ] = None,
+    durations: Annotated[
+        str,
+        typer.Option(
+            "--durations",
+            metavar="S,S,...",
+            help="Measured seconds of the jobs of a trace of the paper, at full demand, start-up included.",
+        ),
+    ] = "",
+    speed: Annotated[
+        str,
+        typer.Option(
+            "--speed", metavar="TYPE=X,...", help="Speed of device types where the trace names none."
+        ),
+    ] = "",
+    queue: Annotated[
+        str, typer.Option("--queue", metavar="NAME=N,...", help="Queues and their guaranteed devices.")
+    ] = "",
+    elastic: Annotated[
+        int, typer.Option("--elastic", metavar="N", min=0, help="Let every job run on 1 to N devices.")
+    ] = 0,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Keep the earliest N jobs.")] = 0,
+    round_s: Annotated[
+        float,
+        typer.Option(
+            "--round",
+            metavar="S",
+            min=0,
+            help="Decide at the ends of rounds of S seconds. 0: at events; 360 for policies that share time.",
+        ),
+    ] = 0.0,
+    decide_every_s: Annotated[
+        float,
+        typer.Option(
+            "--decide-every", metavar="S", min=0, help="In rounds, compute shares at most this often."
+        ),
+    ] = 0.0,
+    start_s: Annotated[
+        float, typer.Option("--start-cost", min=0, help="First start.", rich_help_panel=_CHANGES)
+    ] = 0.0,
+    resume_s: Annotated[
+        float, typer.Option("--resume-cost", min=0, help="Start from a checkpoint.", rich_help_panel=_CHANGES)
+    ] = 0.0,
+    checkpoint_s: Annotated[
+        float,
+        typer.Option(
+            "--checkpoint-cost", min=0, help="Writing it when a job is stopped.", rich_help_panel=_CHANGES
+        ),
+    ] = 0.0,
+    grow_s: Annotated[
+        float,
+        typer.Option(
+            "--grow-cost", min=0, help="New devices wait, old ones go on.", rich_help_panel=_CHANGES
+        ),
+    ] = 0.0,
+    shrink_s: Annotated[
+        float,
+        typer.Option(
+            "--shrink-cost", min=0, help="Pause after devices were taken away.", rich_help_panel=_CHANGES
+        ),
+    ] = 0.0,
+    jobs_csv: Annotated[
+        Path | None,
+        typer.Option(
+            "--jobs-csv", metavar="FILE", help="Write one line a job and policy.", rich_help_panel=_OUT
+        ),
+    ] = None,
+    chart: Annotated[
+        Path | None,
+        typer.Option(
+            "--chart",
+            metavar="FILE.png",
+            help="Write the allocation chart, and FILE.html where plotly is installed.",
+            rich_help_panel=_OUT,
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the numbers of the table.", rich_help_panel=_OUT),
+    ] = None,
+    write_trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-trace", metavar="FILE", help="Write the trace as our JSON.", rich_help_panel=_OUT
+        ),
+    ] = None,
+) -> None:
+    """`holdtrue simulate`; `_HELP` says what it does."""
+    from holdtrue.cluster import Costs, Rounds, check_demands, find_policies, parse_cluster, summarise_outcome
+    from holdtrue.cluster.traces import FORMATS, TraceOptions, adapt_jobs, format_json_trace
+
+    if trace_format not in FORMATS:
+        raise UsageError(
+            f"there is no trace format {trace_format!r}; the formats are {', '.join(FORMATS)}. Name one."
+        )
+    policies = find_policies(policy)
+    devices = parse_cluster(cluster, queue)
+    costs = Costs(
+        start_s=start_s, resume_s=resume_s, checkpoint_s=checkpoint_s, grow_s=grow_s, shrink_s=shrink_s
+    )
+    rounds = (
+        Rounds(length_s=round_s or 360.0, decide_every_s=decide_every_s)
+        if round_s or decide_every_s
+        else None
+    )
+    options = TraceOptions(
+        format=trace_format,  # type: ignore[arg-type]  # checked above
+        throughputs=throughputs,
+        durations=_numbers(durations, "--durations"),
+        start_s=start_s,
+        limit=limit,
+    )
+    jobs = adapt_jobs(_read(trace, options), devices.kinds, _speeds(speed), elastic)
+    check_demands(jobs, devices)
+    if write_trace is not None:
+        _write(write_trace, format_json_trace(jobs))
+    outcomes = _simulate_all(jobs, devices, policies, costs, rounds)
+    summaries = [summarise_outcome(outcome) for outcome in outcomes]
+    _show_table(summaries, f"{len(jobs)} jobs of {Path(trace).name} on {cluster}")
+    _write_results(outcomes, summaries, jobs_csv, chart, json_file)
+
+
+def _read(trace: str, options: object) -> tuple[Job, ...]:
+    from holdtrue.cluster.traces import (
+        TraceOptions,
+        generate_trace,
+        parse_generator,
+        parse_throughputs,
+        read_trace,
+    )
+
+    assert isinstance(options, TraceOptions)
+    if not trace.startswith("generate:"):
+        return read_trace(Path(trace), options)
+    table = None
+    if options.throughputs is not None:
+        table = parse_throughputs(_text_of(options.throughputs), options.throughputs.name)
+    return generate_trace(parse_generator(trace), table)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UsageError(
+            f"{path} cannot be read ({problem}); it must be a text file. Check the path."
+        ) from problem
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(
+            f"{option} is {text!r}; it is a list of numbers such as 656,1440. Correct it."
+        ) from None
+
+
+def _speeds(text: str) -> dict[str, float]:
+    speeds = {}
+    for part in filter(None, text.split(",")):
+        kind, _, value = part.partition("=")
+        (speeds[kind.strip()],) = _numbers(value or "?", "--speed")
+        if not 0 < speeds[kind.strip()] < float("inf"):
+            raise UsageError(f"--speed has {part!r}; a speed is a positive number. Write --speed p100=0.5.")
+    return speeds
+
+
+def _simulate_all(
+    jobs: Sequence[Job], cluster: Cluster, policies: Sequence[Policy], costs: object, rounds: object
+) -> list[Outcome]:
+    from holdtrue.cluster import Costs, Rounds, run_simulation
+
+    assert isinstance(costs, Costs)
+    assert rounds is None or isinstance(rounds, Rounds)
+    outcomes = []
+    with _progress(len(policies) * len(jobs)) as advance:
+        for policy in policies:
+            outcomes.append(
+                run_simulation(
+                    jobs,
+                    cluster,
+                    policy,
+                    costs=costs,
+                    rounds=rounds,
+                    on_progress=lambda done, total, name=policy.name: advance(name),  # type: ignore[misc]  # name is bound
+                )
+            )
+    return outcomes
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr that goes away when it is done; nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda name: progress.update(task, advance=1, description=name)
+
+
+_ROWS: tuple[tuple[str, str, str], ...] = (
+    ("mean JCT", "mean_jct_s", "time"),
+    ("median JCT", "median_jct_s", "time"),
+    ("p95 JCT", "p95_jct_s", "time"),
+    ("p99 JCT", "p99_jct_s", "time"),
+    ("mean queuing", "mean_queuing_s", "time"),
+    ("median queuing", "median_queuing_s", "time"),
+    ("makespan", "makespan_s", "time"),
+    ("allocated", "allocated", "part"),
+    ("useful", "useful", "part"),
+    ("fairness, mean", "mean_fairness", "number"),
+    ("fairness, worst", "worst_fairness", "number"),
+    ("Jain index", "jain", "number"),
+    ("resizes", "resizes", "count"),
+    ("stops", "stops", "count"),
+)
+
+
+def _show_table(summaries: Sequence[Summary], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("")
+    for summary in summaries:
+        table.add_column(summary.policy, justify="right", no_wrap=True)
+    for label, field, form in _ROWS:
+        table.add_row(label, *(format_cell(summary, summaries[0], field, form) for summary in summaries))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 24 + 24 * len(summaries)
+    console.print(table)
+    console.print(
+        "times in seconds; JCT: arrival to last step; fairness: JCT over JCT on an equal share; "
+        f"changes against {summaries[0].policy}",
+        style="dim",
+    )
+
+
+def format_cell(summary: Summary, base: Summary, field: str, form: str) -> str:
+    """One number with its change against the first policy; changes of parts are in points. Pure."""
+    value, before = getattr(summary, field), getattr(base, field)
+    text = {
+        "time": f"{value:,.0f}",
+        "part": f"{value:.1%}",
+        "number": f"{value:.3f}",
+        "count": f"{value:,d}" if form == "count" else "",
+    }[form]
+    if summary is base or form == "count":
+        return text
+    if form == "part":
+        return f"{text} ({100 * (value - before):+.1f})"
+    return f"{text} ({value / before - 1:+.1%})" if before else text
+
+
+def _write_results(
+    outcomes: Sequence[Outcome],
+    summaries: Sequence[Summary],
+    jobs_csv: Path | None,
+    chart: Path | None,
+    json_file: Path | None,
+) -> None:
+    from holdtrue.cluster import format_jobs_csv, write_html, write_png
+
+    if jobs_csv is not None:
+        texts = [format_jobs_csv(outcome) for outcome in outcomes]
+        _write(jobs_csv, texts[0] + "".join(text.split("\n", 1)[1] for text in texts[1:]))
+    if json_file is not None:
+        _write(json_file, json.dumps([dataclasses.asdict(summary) for summary in summaries], indent=1) + "\n")
+    if chart is not None:
+        if chart.suffix != ".png":
+            raise UsageError(
+                f"--chart is {str(chart)!r}; charts are written as PNG. Give it a name that ends in .png."
+            )
+        write_png(outcomes, chart)
+        say(f"wrote {chart}")
+        page = chart.with_suffix(".html")
+        if write_html(outcomes, page):
+            say(f"wrote {page}")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as problem:
+        raise UsageError(
+            f"{path} cannot be written ({problem}). Name a file in a folder that exists."
+        ) from problem
+    say(f"wrote {path}")
