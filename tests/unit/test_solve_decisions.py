@@ -6,7 +6,15 @@ from holdtrue.errors import MappingError, PlanError, UsageError
 from holdtrue.mapping import even_mapping
 from holdtrue.plan import Plan
 from holdtrue.profile import DeviceProfile, PassPoint, Profile
-from holdtrue.solve import parse_devices, parse_memory, parse_size, predict_step, recommend, solve
+from holdtrue.solve import (
+    candidate_virtual_nodes,
+    parse_devices,
+    parse_memory,
+    parse_size,
+    predict_step,
+    recommend,
+    solve,
+)
 
 GIB = 1024**3
 
@@ -173,3 +181,11 @@ def test_equal_rivals_and_worse_ones_are_told_apart() -> None:
         "4 virtual nodes x 8",
         "as fast, with 4 virtual nodes; ties go to fewer",
     )
+
+
+def test_thousands_of_virtual_nodes_are_considered_only_where_fewer_are_not_measured() -> None:
+    groups = parse_devices("gpu:1")
+    both = make_profile(make_device("gpu", {1: 0.1, 64: 1.0}))
+    assert candidate_virtual_nodes(both, groups, 1_000_000) == (15_625,)
+    assert candidate_virtual_nodes(both, groups, 64) == (1, 64)
+    assert candidate_virtual_nodes(make_profile(make_device("gpu", {1: 0.1})), groups, 20_000) == (20_000,)

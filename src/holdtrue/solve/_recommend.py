@@ -12,6 +12,9 @@ from ._cost import Costs, cost_devices
 from ._devices import DeviceGroup
 from ._solve import Answer, IdleDevices, answer_costs, explain_idle, format_count, move_some, refuse_plan
 
+MOST_VIRTUAL_NODES = 16_384
+"""More are not considered unasked, where fewer would do: thousands of passes a step only cost bookkeeping."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneType:
@@ -96,7 +99,8 @@ def candidate_virtual_nodes(
         global_batch_size: B.
     """
     sizes = {point.batch_size for group in groups for point in profile.device(group.kind).points}
-    return tuple(sorted({-(-global_batch_size // size) for size in sizes}))
+    numbers = sorted({-(-global_batch_size // size) for size in sizes})
+    return tuple(number for number in numbers if number <= max(MOST_VIRTUAL_NODES, numbers[0]))
 
 
 def _rank_answer(answer: Answer) -> tuple[float, int, int]:
