@@ -136,7 +136,7 @@ def restore_host_streams(saved: HostStreams) -> None:
     random.setstate(saved.python_state)
     if _current is not None and get_bit_generator() is _current.bits:
         _spare.append(_current)
-    _current = saved.numpy_bits if isinstance(saved.numpy_bits, _Twister) and saved.numpy_is_ours else None
+    _current = saved.numpy_ours
     set_bit_generator(saved.numpy_bits)
     if saved.numpy_gauss is not None:  # installing a bit generator drops the sample that was kept
         kept = dict(np.random.get_state(legacy=False))
