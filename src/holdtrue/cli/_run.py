@@ -257,6 +257,8 @@ _OPTION_NAMES = {"timeout_s": "timeout"}
 def resume_command(request: RunRequest, run_dir: Path) -> str:
     """The command that goes on with a run. Pure."""
     words = ["holdtrue", "run", "--resume", "--run-dir", str(run_dir)]
+    if request.name != name_of_script(request.script):
+        words += ["--name", request.name]
     if request.mapping is not None:
         words += ["--mapping", request.mapping]
     elif request.workers != 1:

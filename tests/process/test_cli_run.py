@@ -1,0 +1,115 @@
+"""`holdtrue run` from its command line to its last line."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from holdtrue.cli import main
+
+pytestmark = pytest.mark.process
+HERE = Path(__file__).parent
+PREAMBLE = f"import sys; sys.path.append({str(HERE)!r})\nimport os, signal\nfrom fake_worker import *\n"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+
+    def run_script(body: str, *options: str, arguments: tuple[str, ...] = ()) -> tuple[int, str, str]:
+        Path("train.py").write_text(PREAMBLE + textwrap.dedent(body))
+        with pytest.raises(SystemExit) as exit_:
+            main(["run", "--device", "cpu", *options, "train.py", *arguments])
+        out, err = capfd.readouterr()
+        assert isinstance(exit_.value.code, int)
+        return exit_.value.code, out, err
+
+    return run_script
+
+
+TRAINED = """
+join()
+if worker.rank == 0:
+    sender.send(wire.StartedReport(line="global batch 8 = 4 virtual nodes x 2", total_steps=2))
+for text in ("once", "once"):
+    say(text)
+for i in range(2):
+    if worker.rank == 0:
+        sender.send(wire.StepReport(step=i, epoch=0, loss=0.25, total_steps=2))
+sender.send(wire.FinishedReport(rank=worker.rank, digest="ab" * 32, steps=2))
+print("accuracy 0.9")
+"""
+
+
+def test_stdout_is_the_scripts_alone_and_each_note_is_said_once(run) -> None:
+    status, out, err = run(TRAINED, "--workers", "2", "--name", "mine")
+    assert status == 0
+    assert out == "accuracy 0.9\n"
+    assert err.count("global batch 8 = 4 virtual nodes x 2") == 1
+    assert err.count("once") == 1
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("mine-20")
+    assert err.splitlines()[-1] == f"done: 2 steps · digest {'ab' * 8} · {folder}"
+    assert sorted(log.name for log in (folder / "logs").iterdir()) == ["worker-0.log", "worker-1.log"]
+
+
+def test_all_that_follows_the_script_is_the_scripts(run) -> None:
+    status, out, _ = run("join(); print(sys.argv[1:])", arguments=("--workers", "9", "--", "-h", "--version"))
+    assert status == 0
+    assert out == "['--workers', '9', '--', '-h', '--version']\n"
+
+
+def test_options_reach_the_worker_as_settings_of_the_command_line(run) -> None:
+    _, out, _ = run(
+        "join(); import json; print(json.dumps(wire.decode_cli_settings(os.environ), sort_keys=True))",
+        *(
+            "--virtual-nodes",
+            "4",
+            "--seed",
+            "7",
+            "--timeout",
+            "2.5",
+            "--run-dir",
+            "here",
+            "--digest-every",
+            "5",
+        ),
+    )
+    assert out == (
+        '{"device": "cpu", "digest_every": 5, "resume": false, "run_dir": "here", "seed": 7, "timeout_s": 2.5, '
+        '"virtual_nodes": 4}\n'
+    )
+
+
+def test_the_mapping_gives_the_number_of_workers(run) -> None:
+    _, out, _ = run("join(); print(worker.world_size, worker.mapping)", "--mapping", "0-1/2/3")
+    assert out == "3 0-1/2/3\n"
+
+
+def test_a_failure_is_a_sentence_a_log_and_the_scripts_own_status(run) -> None:
+    status, _, err = run(
+        "join(); sys.exit(5) if worker.rank else wait_for_the_launcher_to_go()", "--workers", "2"
+    )
+    assert status == 5
+    assert "error: worker 1 ended with exit status 5; the log is runs/train-" in err
+
+
+def test_a_failure_after_a_checkpoint_says_how_to_go_on(run) -> None:
+    status, _, err = run(
+        """
+        join()
+        sender.send(wire.StepReport(step=49, epoch=0, loss=None, total_steps=None))
+        sender.send(wire.CheckpointReport(step=40, path="x"))
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    assert status == 1
+    assert "error: worker 0 was killed by SIGKILL (an out-of-memory killer does that too)" in err
+    assert "failed after 50 steps; the last checkpoint is step 40. Go on with:" in err
+    assert "holdtrue run --resume --run-dir runs/train-" in err
+
+
+def test_a_script_that_never_calls_init_is_wrong_use(run) -> None:
+    status, _, err = run("pass")
+    assert status == 2
+    assert err.startswith("error: train.py never called holdtrue.init")
