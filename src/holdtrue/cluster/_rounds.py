@@ -107,7 +107,7 @@ class _RoundSimulation:
             return choose_mixed(self.cluster, views, shares, book, now_s)
         self.turn += 1
         order = book.order_types(self.policy.types, self.turn)
-        return choose_rigid(self.cluster, views, shares, book, order)
+        return choose_rigid(self.cluster, views, shares, book, order, now_s)
 
     def _run_round(self, now_s: float) -> float:
         """Move jobs, make steps, end jobs; returns when the round is over."""
@@ -120,7 +120,7 @@ class _RoundSimulation:
         ends = {name: self._step(self.active[name], now_s, until_s) for name in self.active if name in grants}
         over_s = max(ends.values(), default=self._idle_until(now_s))
         for name, end_s in ends.items():
-            self.book.spend(name, grants[name], end_s - now_s)
+            self.book.spend(name, grants[name], now_s, end_s - now_s)
         self._end_jobs(ends, over_s)
         return over_s
 

@@ -7,6 +7,9 @@ from ._jobs import Cluster, Grant, Job
 from ._state import FreeDevices, JobView
 
 Shares = Mapping[str, tuple[float, ...]]
+PATIENCE_ROUNDS = 5
+"""Rounds without devices after which a job goes first. Shares are computed anew at every event, which forgets
+what was received; without this a wide job behind a stream of narrow ones would never find its devices free."""
 
 
 class ShareBook:
@@ -23,11 +26,13 @@ class ShareBook:
         self.deficit: dict[str, list[float]] = {}
         self.total = [0.0] * len(self.kinds)
         self.speed = [0.0] * len(self.kinds)
+        self.idle_since_s: dict[str, float] = {}
         self.reset_at_s: float | None = None
 
     def add(self, job: Job) -> None:
         """A job has arrived."""
         name = job.id
+        self.idle_since_s[name] = job.arrival_s
         rates = [job.rates.at(kind, job.max_devices) for kind in self.kinds]
         for t, rate in enumerate(rates):
             self.speed[t] += rate / max(rates)
@@ -49,10 +54,16 @@ class ShareBook:
         received = self.received.pop(name)
         for t, seconds in enumerate(received):
             self.total[t] -= seconds
-        del self.deficit[name], self.devices[name]
+        del self.deficit[name], self.devices[name], self.idle_since_s[name]
 
-    def spend(self, name: str, grant: Grant, seconds: float) -> None:
+    def waited_too_long(self, name: str, now_s: float) -> float:
+        """Seconds without devices if they are more than our patience, else 0."""
+        idle_s = now_s - self.idle_since_s[name]
+        return idle_s if idle_s >= PATIENCE_ROUNDS * self.round_s else 0.0
+
+    def spend(self, name: str, grant: Grant, from_s: float, seconds: float) -> None:
         """A job ran for `seconds` on the devices of `grant`."""
+        self.idle_since_s[name] = from_s + seconds
         for kind, n in grant.counts:
             t = self.kinds.index(kind)
             self.received[name][t] += seconds
@@ -85,7 +96,12 @@ class ShareBook:
 
 
 def choose_rigid(
-    cluster: Cluster, views: Sequence[JobView], shares: Shares, book: ShareBook, order: Sequence[str]
+    cluster: Cluster,
+    views: Sequence[JobView],
+    shares: Shares,
+    book: ShareBook,
+    order: Sequence[str],
+    now_s: float,
 ) -> dict[str, Grant]:
     """Whole demands on one type each: type after type, by priority; what is left goes to jobs without priority.
 
@@ -97,7 +113,7 @@ def choose_rigid(
     grants: dict[str, Grant] = {}
     for kind in order:
         t = cluster.kinds.index(kind)
-        for view in _line(views, shares, book, kind, t):
+        for view in _line(views, shares, book, t, now_s):
             job = view.job
             if job.id in grants:
                 continue
@@ -108,14 +124,15 @@ def choose_rigid(
     return grants
 
 
-def _line(views: Sequence[JobView], shares: Shares, book: ShareBook, kind: str, t: int) -> list[JobView]:
+def _line(views: Sequence[JobView], shares: Shares, book: ShareBook, t: int, now_s: float) -> list[JobView]:
     """Jobs that may run on type `kind`, furthest behind first; ties by arrival."""
     ranked = []
     for place, view in enumerate(views):
         job = view.job
-        if job.id in shares and job.rates.at(kind, job.max_devices) > 0:
+        if job.id in shares and job.rates.at(book.kinds[t], job.max_devices) > 0:
             share = shares[job.id][t] / (job.max_devices * job.percent / 100)
-            rank = (-book.priority(job.id, t, share), -book.deficit[job.id][t], -share, place)
+            late_s = book.waited_too_long(job.id, now_s)
+            rank = (-late_s, -book.priority(job.id, t, share), -book.deficit[job.id][t], -share, place)
             ranked.append((rank, view))
     ranked.sort(key=lambda pair: pair[0])
     return [view for _, view in ranked]
@@ -129,6 +146,9 @@ def choose_mixed(
     A device is given only if it makes the job faster, so a job that scales badly is left as it is.
     """
     deal = _Deal(cluster, views)
+    late = [(-book.waited_too_long(view.job.id, now_s), place) for place, view in enumerate(views)]
+    for _, place in sorted(pair for pair in late if pair[0] < 0):
+        deal.fill(place, views[place].job.min_devices)
     elapsed_s = now_s - (book.reset_at_s or 0.0) + book.round_s
     heap = []
     for place, view in enumerate(views):
@@ -183,12 +203,12 @@ class _Deal:
     def give_the_rest(self) -> None:
         """Bring jobs to their minima or take their devices back; then share what is free, one device at a time."""
         for place, view in enumerate(self.views):
-            self._fill(place, view.job.min_devices)
+            self.fill(place, view.job.min_devices)
         for place, view in enumerate(self.views):
             if 0 < sum(self.counts[place]) < view.job.min_devices:
                 self._take_back(place)
         for place, view in enumerate(self.views):
-            if sum(self.counts[place]) == 0 and not self._fill(place, view.job.min_devices):
+            if sum(self.counts[place]) == 0 and not self.fill(place, view.job.min_devices):
                 self._take_back(place)
         given = True
         while given and self.free.total:
@@ -201,7 +221,8 @@ class _Deal:
         order = sorted(range(len(self.kinds)), key=lambda t: -job.rates.at(self.kinds[t], 1))
         return any(self.give(place, t) for t in order)
 
-    def _fill(self, place: int, least: int) -> bool:
+    def fill(self, place: int, least: int) -> bool:
+        """Give devices until the job has `least`; whether it has."""
         while sum(self.counts[place]) < least:
             if not self._give_one(place):
                 return False
