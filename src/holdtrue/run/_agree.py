@@ -80,11 +80,9 @@ def say_first_difference(maps: Iterable[Mapping[str, str]], when: str, *, initia
     >>> say_first_difference([{"weights/a": "1"}, {"weights/a": "2"}], "before step 3").split(";")[0]
     "the training state of worker 1 differs from worker 0's before step 3, first in weights/a (1 of 1 entries differ)"
     """
-    way_out = "changes the model or optimizer by something that differs between workers"
+    where = "that changes the model or optimizer by something that differs between workers"
     if initial:
-        way_out = (
-            "before run.prepare that draws without the run's seed, reads the clock, or depends on the worker"
-        )
+        where = "before run.steps that draws without the run's seed, reads the clock, or depends on the worker"
     first, *others = list(maps)
     for rank, other in enumerate(others, start=1):
         names = [
@@ -94,7 +92,7 @@ def say_first_difference(maps: Iterable[Mapping[str, str]], when: str, *, initia
             return (
                 f"the training state of worker {rank} differs from worker 0's {when}, first in {names[0]} "
                 f"({len(names)} of {len(first)} entries differ); replicas must be equal in every bit. "
-                f"Look for code that {way_out}."
+                f"Look for code {where}."
             )
     return f"the training state differs between workers {when}; replicas must be equal in every bit."
 

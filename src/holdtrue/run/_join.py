@@ -127,7 +127,8 @@ def choose_device(membership: Membership, settings: Settings) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UsageError(
-            f"device is {choice!r} and torch finds no CUDA device here. Pass --device cpu, or install a CUDA build."
+            f"device is {choice!r} and torch finds no CUDA device here; it needs one that is visible, and a torch built for it. "
+            f"Pass --device cpu, or look at CUDA_VISIBLE_DEVICES."
         )
     device = torch.device(choice if ":" in choice else "cuda:0")
     torch.cuda.set_device(device)

@@ -126,11 +126,11 @@ def _read_config(path: str) -> dict[str, Any]:  # Any: TOML values, checked by P
         values = tomllib.loads(Path(path).read_text())
     except OSError as error:
         raise UsageError(
-            f"the config file {path} cannot be read ({error.strerror}). Pass --config with a TOML file."
+            f"the config file {path} cannot be read ({error.strerror}); it must be a readable TOML file. Pass another --config."
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(
-            f"the config file {path} is not TOML: {error}. Write `name = value` lines."
+            f"the config file {path} is not TOML: {error}; it has lines such as `seed = 1`. Write it so."
         ) from error
     known = sorted(set(SETTING_VARIABLES) - {"config", "resume"})
     unknown = sorted(set(values) - set(known))

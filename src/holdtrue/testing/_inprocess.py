@@ -69,6 +69,8 @@ def run_in_process(
         )
         try:
             with job.running(rank), joined_as(membership):
+                torch.set_rng_state(start[0])  # as fresh processes, all workers begin with the same streams
+                random.setstate(start[1])
                 np.random.set_bit_generator(np.random.MT19937(0))  # type: ignore[attr-defined]  # absent from the stubs
                 results[rank] = main()
         except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
