@@ -121,6 +121,16 @@ def test_one_interrupt_stops_the_workers_politely_and_says_how_to_go_on(start, n
     assert job.living() == []
 
 
+def test_all_that_listens_is_on_loopback_and_in_rank_0(start) -> None:
+    job = start(POLITE)
+    listening = {
+        process.pid: [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        for process in (psutil.Process(job.process.pid), *job.workers)
+    }
+    assert sorted(listening.values()) == [[], [], ["127.0.0.1"]]
+    assert listening[job.process.pid] == []
+
+
 def test_a_second_interrupt_kills_workers_that_do_not_listen(start) -> None:
     job = start(DEAF)
     job.process.send_signal(signal.SIGINT)

@@ -225,6 +225,12 @@ def test_a_reported_failure_is_the_sentence_and_its_words_on_stderr_are_not_repe
     assert listener.output["stderr"] == b""
 
 
+def test_the_same_traceback_on_every_worker_is_shown_once(run) -> None:
+    result = run("join(); 1 / 0", workers=3)
+    assert [failure.ranks for failure in result.failures] == [(0, 1, 2)]
+    assert result.failures[0].log.name == "worker-0.log"
+
+
 def test_an_error_of_the_users_own_code_is_shown_with_its_traceback(run) -> None:
     result = run(
         """

@@ -254,3 +254,5 @@ def test_a_failure_names_worker_end_and_log() -> None:
     assert (
         describe_failure(wrong, workers=3) == "workers 0-1: It is so. (the log is runs/a/logs/worker-1.log)"
     )
+    at = Failure(ranks=(0,), how="", kind="PlanError", sentence="It is so.", where="t.py:3: f()", log=log)
+    assert describe_failure(at, workers=1) == "It is so.\n    at t.py:3: f()"

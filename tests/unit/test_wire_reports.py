@@ -19,6 +19,9 @@ REPORTS: list[wire.Report] = [
     wire.MessageReport(text="two\nlines"),
     wire.CheckpointReport(step=100, path="runs/a/checkpoints/step-00000100"),
     wire.FailedReport(rank=0, kind="UsageError", sentence="what; the rule. The way out."),
+    wire.FailedReport(
+        rank=1, kind="DataError", sentence="so.", where="train.py:3: for step in run.steps(x):"
+    ),
     wire.FinishedReport(rank=0, digest=None, steps=500),
 ]
 

@@ -41,4 +41,7 @@ def describe_failure(failure: Failure, *, workers: int) -> str:
     if "\n" in failure.sentence:  # the end of a log
         indented = "\n".join(f"    {line}" for line in failure.sentence.splitlines())
         return f"{who} {failure.how}; {log}\n{indented}"
-    return failure.sentence if len(failure.ranks) == workers else f"{who}: {failure.sentence} ({log})"
+    at = f"\n    at {failure.where}" if failure.where else ""
+    if len(failure.ranks) == workers:
+        return failure.sentence + at
+    return f"{who}: {failure.sentence} ({log}){at}"

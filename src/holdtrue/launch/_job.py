@@ -70,6 +70,8 @@ class WorkerEnd:
     """Class name of the error that it reported."""
     sentence: str | None = None
     """Message of the error that it reported."""
+    where: str | None = None
+    """Where in the script, as it reported."""
     was_stopped: bool = False
     """Whether the launcher had sent it a signal before."""
     log: Path
@@ -88,7 +90,9 @@ class Failure:
     kind: str | None
     """Class name of the error, where the worker reported one."""
     sentence: str | None
-    """What was wrong, where that is known; a sentence for the user."""
+    """What was wrong, where that is known: a sentence for the user, or the last lines of the log."""
+    where: str | None = None
+    """Where in the script, where that is known."""
     log: Path
     """Log file of the first of them."""
 

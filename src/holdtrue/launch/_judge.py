@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from ._job import Failure, WorkerEnd
@@ -80,10 +80,23 @@ def _group_alike(ends: Sequence[WorkerEnd], script: str) -> tuple[Failure, ...]:
             how=how,
             kind=alike[0].kind or ("UsageError" if sentence else None),
             sentence=sentence,
+            where=alike[0].where,
             log=min(alike, key=lambda end: end.rank).log,
         )
         for (how, sentence, _), alike in groups.items()
     )
+
+
+def merge_alike(failures: Sequence[Failure]) -> tuple[Failure, ...]:
+    """The failures, those with the same words in one: the same mistake on every worker is shown once."""
+    merged: dict[tuple[str, str | None], Failure] = {}
+    for failure in failures:
+        key = (failure.how, failure.sentence or str(failure.log))
+        first = merged.get(key, failure)
+        ranks = tuple(sorted({*first.ranks, *failure.ranks}))
+        log = min((first, failure), key=lambda each: each.ranks).log
+        merged[key] = replace(first, ranks=ranks, log=log)
+    return tuple(merged.values())
 
 
 def _never_joined(script: str) -> str:

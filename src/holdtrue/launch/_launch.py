@@ -18,7 +18,7 @@ from holdtrue.wire import CheckpointReport, FinishedReport, Report, StepReport
 
 from ._devices import assign_devices, count_cuda_devices, torch_has_cuda
 from ._job import Failure, JobResult, JobSpec, WorkerEnd
-from ._judge import is_failed, judge_ends
+from ._judge import is_failed, judge_ends, merge_alike
 from ._leftovers import leftovers
 from ._observer import JobObserver, Stream
 from ._output import StderrHold, read_tail
@@ -142,7 +142,7 @@ class _Loop:
         steps = step.step + 1 if isinstance(step, StepReport) else None
         return JobResult(
             exit_code=verdict.exit_code,
-            failures=tuple(self._with_tail(failure) for failure in verdict.failures),
+            failures=merge_alike([self._with_tail(failure) for failure in verdict.failures]),
             was_interrupted=was_interrupted,
             ends=tuple(sorted(self._ends, key=lambda end: end.rank)),
             steps=finished.steps if isinstance(finished, FinishedReport) else steps,

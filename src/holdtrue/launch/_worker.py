@@ -95,6 +95,7 @@ class Worker:
                     joined=self.has_joined,
                     kind=self.failure.kind if self.failure else None,
                     sentence=self.failure.sentence if self.failure else None,
+                    where=self.failure.where if self.failure else None,
                     was_stopped=self.was_signalled,
                     log=self.log_path,
                 )

@@ -89,6 +89,8 @@ class FailedReport:
     """Class name of the error."""
     sentence: str
     """Its message."""
+    where: str | None = None
+    """Where in the script: file, line and code, or virtual node and step."""
 
 
 @final
@@ -234,5 +236,6 @@ _READERS: dict[str, Callable[[object], object]] = {
     "path": _read_text,
     "kind": _read_text,
     "sentence": _read_text,
+    "where": _or_none(_read_text),
     "digest": _or_none(_read_text),
 }
