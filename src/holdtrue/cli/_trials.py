@@ -70,10 +70,11 @@ def _interleaved(virtual_nodes: int) -> Trial:
     held: tuple[tuple[int, ...], ...] = tuple(
         tuple(range(rank, virtual_nodes, workers)) for rank in range(workers)
     )
+    kind = "interleaved"
     if virtual_nodes <= 2:
-        held = held[::-1]  # the ids in order are the even mapping
+        held, kind = held[::-1], "reversed"  # the ids in order are the even mapping
     mapping = Mapping(virtual_nodes, held)
-    return Trial(label=f"{workers}, interleaved", workers=workers, mapping=str(mapping))
+    return Trial(label=f"{workers}, {kind}", workers=workers, mapping=str(mapping))
 
 
 @final
