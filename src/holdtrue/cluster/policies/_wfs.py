@@ -39,14 +39,20 @@ def divide_power_of_two(devices: int, jobs: Sequence[tuple[float, int]]) -> list
     free = devices
     while left:
         shares = _shares(free, [jobs[i] for i in left])
-        satisfied = [i for i, share in zip(left, shares, strict=True) if share >= jobs[i][1]]
+        short = []
         for i, share in zip(left, shares, strict=True):
-            if satisfied and i not in satisfied:
-                continue
-            given[i] = jobs[i][1] if satisfied else share
-            free -= given[i]
-        left = [i for i in left if i not in satisfied] if satisfied else []
-    for i in sorted(range(len(jobs)), key=lambda i: -jobs[i][0]):
+            if share >= jobs[i][1]:
+                given[i] = jobs[i][1]
+                free -= given[i]
+            else:
+                short.append((i, share))
+        if len(short) == len(left):
+            for i, share in short:
+                given[i] = share
+                free -= share
+            break
+        left = [i for i, _ in short]
+    for i in sorted(range(len(jobs)), key=lambda i: -jobs[i][0]) if free else ():
         if given[i] <= free and 2 * given[i] <= jobs[i][1]:
             free -= given[i]
             given[i] *= 2
@@ -54,11 +60,16 @@ def divide_power_of_two(devices: int, jobs: Sequence[tuple[float, int]]) -> list
 
 
 def _shares(free: int, jobs: Sequence[tuple[float, int]]) -> list[int]:
+    """Largest powers of two within each weight's part of `free`; halved by ascending weight until they fit."""
     total = math.fsum(weight for weight, _ in jobs)
-    shares = [2 ** int(math.log2(max(1.0, free * weight / total))) for weight, _ in jobs]
-    for i in sorted(range(len(jobs)), key=lambda i: jobs[i][0]):
-        while sum(shares) > free and shares[i] > 1:
-            shares[i] //= 2
+    # The bit length is exact where a logarithm may round up to the next power.
+    shares = [1 << (max(1, int(free * weight / total)).bit_length() - 1) for weight, _ in jobs]
+    excess = sum(shares) - free
+    if excess > 0:
+        for i in sorted(range(len(jobs)), key=lambda i: jobs[i][0]):
+            while excess > 0 and shares[i] > 1:
+                shares[i] //= 2
+                excess -= shares[i]
     return shares
 
 
@@ -74,19 +85,19 @@ def decide_wfs(state: ClusterState) -> Decision:
     """
     total = state.cluster.total
     admitted = [view.grant is not None for view in state.jobs]
-    counts = _divide_admitted(state, admitted, total)
-    line = sorted(
-        (i for i, view in enumerate(state.jobs) if not admitted[i]), key=lambda i: -state.jobs[i].job.weight
-    )
+    heaviest = max((view.job.weight for view in state.jobs if view.grant is not None), default=0.0)
+    modest = all(view.job.min_devices == 1 for view in state.jobs)
+    line = sorted((i for i, is_in in enumerate(admitted) if not is_in), key=lambda i: -state.jobs[i].job.weight)
     for i in line:
         if sum(admitted) >= total:
             break
         admitted[i] = True
-        trial = _divide_admitted(state, admitted, total)
-        if _refused(state, i, trial):
+        # Nobody can object to a job as heavy as the heaviest that runs, so there is nothing to try.
+        free_to_enter = modest and state.jobs[i].job.weight >= heaviest
+        if not free_to_enter and _refused(state, i, _divide_admitted(state, admitted, total)):
             admitted[i] = False
             break
-        counts = trial
+    counts = _divide_admitted(state, admitted, total)
     return deal_devices(state, counts, f"power-of-two shares by weight; {admitted.count(False)} waiting")
 
 
