@@ -100,7 +100,7 @@ def test_evaluate_and_predict_refuse_what_they_cannot_count(tmp_path) -> None:
             pass
 
     def main() -> None:
-        run, model = start()
+        run, _ = start()
         with refused(DataError, "an iterable source", "once, by its index", "map-style"):
             run.evaluate(lambda x, y: {"a": 1.0}, Sharded())
         with refused(UsageError, "returned a float", "scalars by name", "Return a dict"):

@@ -97,7 +97,7 @@ def test_a_mapping_for_another_number_of_workers_or_virtual_nodes_is_refused() -
 
 def test_a_second_run_in_one_run_directory_is_refused_with_both_ways_out(tmp_path) -> None:
     folder = str(tmp_path / "run")
-    workers(lambda: (run := start(run_dir=folder)[0]).close(), 1)
+    workers(lambda: start(run_dir=folder)[0].close(), 1)
     with refused(UsageError, folder, "already holds a run", "one", "--run-dir", "--resume"):
         workers(lambda: start(run_dir=folder), 1)
 

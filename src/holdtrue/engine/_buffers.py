@@ -228,6 +228,12 @@ class BufferBook:
             for m in f.members
         )
 
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Give every buffer the value that it had at the start of the round."""
+        for family in self._families:
+            torch._foreach_copy_([m.tensor for m in family.members], family.start_views)
+
     @property
     def has_families(self) -> bool:
         """Whether the models have buffers at the start of the round; the same on every worker."""

@@ -185,7 +185,7 @@ class Engine:
 
     def backward(self, loss: torch.Tensor, weight: float | torch.Tensor | None) -> None:
         """Run the backward of the open pass, scaled by its weight; see `Step.backward`."""
-        work, at = self._round(), self._pass("step.backward")
+        at, work = self._pass("step.backward"), self._round()
         if at.backward_done:
             raise UsageError(
                 f"step.backward was called twice in the pass of virtual node {at.virtual_node} (step {work.step}); a pass has "
@@ -217,7 +217,8 @@ class Engine:
         )
         if overlap and self._reduce_now().buckets:
             overlap.open(self._reduce_now().offer)
-        scale = weight / self.plan.unit
+        # With one virtual node there is nothing to weigh against: the plain loop's gradient, short batches included.
+        scale = 1.0 if self.plan.virtual_nodes == 1 else weight / self.plan.unit
         scaled = loss if isinstance(scale, float) and scale == 1.0 else loss * scale
         for scaler in self.state.scalers:
             scaled = scaler.scale(scaled)
@@ -269,7 +270,7 @@ class Engine:
 
     def add_total(self, name: str, value: float | torch.Tensor) -> None:
         """Add to the user's own total of the open pass; see `Step.sum`."""
-        work, at = self._round(), self._pass("step.sum")
+        at, work = self._pass("step.sum"), self._round()
         own = work.totals.setdefault(name, {})
         value = value.detach() if isinstance(value, torch.Tensor) else value
         own[at.virtual_node] = own[at.virtual_node] + value if at.virtual_node in own else value
@@ -305,7 +306,7 @@ class Engine:
         )
 
     def _factor(self, total_weight: float) -> float:
-        return self.plan.unit / total_weight if total_weight else 1.0
+        return self.plan.unit / total_weight if total_weight and self.plan.virtual_nodes > 1 else 1.0
 
     def _add_up(self, values: dict[int, float]) -> float:
         """Sum of one number for each virtual node, in the order of the tree, in float64."""
@@ -353,7 +354,9 @@ class Engine:
         norm = None
         scaled = [o for o in optimizers if _has_gradient(o)]
         for scaler in self.state.scalers:
-            scaler.scale(torch.zeros((), device=self.device))  # a worker without passes has not met its scale yet
+            scaler.scale(
+                torch.zeros((), device=self.device)
+            )  # a worker without passes has not met its scale yet
             for optimizer in scaled:
                 scaler.unscale_(optimizer)
         if max_grad_norm is not None:
@@ -389,6 +392,11 @@ class Engine:
         for scheduler in self.state.schedulers:
             if scheduler.optimizer is optimizer and not skipped and not _needs_metric(scheduler):
                 scheduler.step()
+
+    def skip_update(self) -> None:
+        """Leave parameters and buffers as they were before the round."""
+        self.discard()
+        self.buffers.undo()
 
     def discard(self) -> None:
         """Leave all parameters without gradient."""

@@ -195,6 +195,7 @@ class TrainingState:
             ("model(s)", list(self.weights()), list(weights)),
             ("optimizer(s)", len(self.optimizers), len(state["optimizers"])),
             ("scheduler(s)", len(self.schedulers), len(state["schedulers"])),
+            ("gradient scaler(s)", len(self.scalers), len(state["scalers"])),
             ("registered object(s)", sorted(self.registered), sorted(state["registered"])),
         ):
             if have != saved:

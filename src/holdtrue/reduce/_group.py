@@ -95,8 +95,15 @@ class Group(ABC):
     def spread(self, flat: torch.Tensor, bounds: Sequence[int], *, what: str) -> Pending:
         """Start filling `flat` on every worker: worker r sends `flat[bounds[r]:bounds[r + 1]]` to the others."""
 
-    def say_ended(self) -> None:  # noqa: B027 - nobody to tell in most adapters
+    def say_ended(self, *, has_failed: bool) -> None:  # noqa: B027 - nobody to tell in most adapters
         """Leave word that this worker came to the end of its script, for those who still wait for it."""
+
+    def let_others_end(self) -> None:  # noqa: B027 - most adapters have nothing that outlives the group
+        """Stay for what others may still read of this worker's store, after `close`.
+
+        Blocks:
+            Until all workers came to an end, at most 5 s.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -20,7 +20,9 @@ SLICE_S = 1.0
 LOOKS = 3
 """How often a worker is seen waiting elsewhere before that is called an error."""
 
-ENDED = "the end of the script"
+ENDED, FAILED = "the end of the script", "a failure"
+LINGER_S = 5.0
+"""How long the host of the store outlives its own end for others, in seconds."""
 
 
 @final
@@ -105,7 +107,7 @@ class TorchGroup(Group):
     def _look_around(self, what: str, looks: int) -> int:
         """Say where this worker waits; three looks at a worker who waits elsewhere are enough to be sure."""
         self._publish(self.position)
-        elsewhere = {r: at for r, at in self._positions().items() if at and at != self.position}
+        elsewhere = {r: at for r, at in self._positions().items() if at not in ("", FAILED, self.position)}
         if not elsewhere:
             return 0
         if looks < LOOKS - 1:
@@ -130,9 +132,17 @@ class TorchGroup(Group):
             f"Its log file says why; the launcher names it."
         )
 
-    def say_ended(self) -> None:
+    def say_ended(self, *, has_failed: bool) -> None:
         """Leave word that this worker came to the end of its script."""
-        self._publish(ENDED)
+        self._publish(FAILED if has_failed else ENDED)
+
+    def let_others_end(self) -> None:
+        """Where this worker hosts the store: a worker that still waits learns from it who left."""
+        until_s = time.monotonic() + LINGER_S
+        while self.rank == 0 and time.monotonic() < until_s:
+            if sum(at in (ENDED, FAILED) for at in self._positions().values()) == self.world_size - 1:
+                return
+            time.sleep(0.005)
 
     def gather_calls(self, payload: bytes, *, what: str) -> list[bytes]:
         """See `Group.gather_calls`."""

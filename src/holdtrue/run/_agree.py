@@ -82,7 +82,9 @@ def say_first_difference(maps: Iterable[Mapping[str, str]], when: str, *, initia
     """
     where = "that changes the model or optimizer by something that differs between workers"
     if initial:
-        where = "before run.steps that draws without the run's seed, reads the clock, or depends on the worker"
+        where = (
+            "before run.steps that draws without the run's seed, reads the clock, or depends on the worker"
+        )
     first, *others = list(maps)
     for rank, other in enumerate(others, start=1):
         names = [
@@ -106,7 +108,7 @@ def end_interrupted(core: Core) -> NoReturn:
     """End the process after a signal, with the way to go on."""
     step = core.calls.position.step
     kept = "no checkpoint was kept, since the run has no run directory."
-    if core.settings.run_dir and core.settings.checkpoint_every:
+    if core.settings.run_dir:
         kept = f"a checkpoint is in {core.settings.run_dir}; go on with --resume."
     core.outlet.say(f"interrupted after {step} steps; {kept}")
     core.outlet.event("interrupted", step=step, reason="a signal asked the run to end")

@@ -1,18 +1,19 @@
 """What the parts of a run share: one mutable object with one owner, `Run`."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from holdtrue.data import set_host_streams
 from holdtrue.engine import Engine, TrainingState, apply_numerics
-from holdtrue.errors import UsageError
+from holdtrue.errors import HoldtrueError, UsageError
 from holdtrue.mapping import Mapping
 from holdtrue.plan import Plan, stream_key
 from holdtrue.record import RunDirectory
 from holdtrue.reduce import Group
-from holdtrue.wire import JoinedReport, ReportSender
+from holdtrue.wire import FinishedReport, JoinedReport, ReportSender
 
 from ._calls import CallBook
 from ._environment import collect_environment
@@ -50,8 +51,12 @@ class Core:
         self.has_failed = False
         self.has_started = False
         self.is_looping = False
-        self.left_open: int | None = None
-        """Index of a step that was left without its update."""
+        self.is_closed = False
+        self.left_error: HoldtrueError | None = None
+        """What is wrong with how a loop was left by break; see `settle`."""
+        self.put_off: Callable[[], None] | None = None
+        """What a loop that was left by break still has to do; see `settle`."""
+        self.is_put_off_collective = False
         self.last_digest: str | None = None
         self.open_step: int | None = None
         """Index of the step whose body runs now."""
@@ -113,25 +118,51 @@ class Core:
         """Say where in the script this worker is."""
         self.group.position = text
 
-    def refuse_left_open(self) -> None:
-        """Refuse to go on after a step that was left without its update.
+    def settle(self, *, alone: bool = False) -> None:
+        """Say and do what a loop that was left by break has put off.
+
+        A generator that is being closed cannot raise, and does not know whether the script goes on or
+        ends by an exception; the next call of the run does.
+
+        Args:
+            alone: Whether other workers may not come here: then collective work stays put off.
 
         Raises:
-            UsageError: there is one.
+            UsageError: a step was left without its update.
         """
-        if self.left_open is not None:
-            index, self.left_open = self.left_open, None
+        error, self.left_error = self.left_error, None
+        if error is not None:
+            raise error
+        if alone and self.is_put_off_collective:
+            return
+        act, self.put_off = self.put_off, None
+        if act is not None:
+            act()
+
+    def refuse_in_pass(self, what: str) -> None:
+        """Refuse a collective call from within the loop over passes.
+
+        Raises:
+            UsageError: a round is open.
+        """
+        if self._engine is not None and self._engine.round is not None:
             raise UsageError(
-                f"step {index} was left without step.update; its gradient would be lost. "
-                f"Call step.update(...) after the loop over the passes of every step."
+                f"{what} was called in the loop over the passes of step {self._engine.round.step}; every worker makes it once, "
+                f"and passes are divided among them. Call it after the `for ... in step` loop."
             )
 
     def describe_pass(self) -> str:
         """Which virtual node, step and examples the open pass has, as a sentence; empty outside a pass."""
-        if self._engine is None or self._engine.open is None or self.open_step is None or self.feed is None:
+        # Not `open_step`: an exception on its way out has closed the loop already.
+        if (
+            self._engine is None
+            or self._engine.open is None
+            or self._engine.round is None
+            or self.feed is None
+        ):
             return ""
         v = self._engine.open.virtual_node
-        return f"in the pass of virtual node {v}, step {self.open_step}: {self.feed.describe(v)}"
+        return f"in the pass of virtual node {v}, step {self._engine.round.step}: {self.feed.describe(v)}"
 
     def interrupt(self) -> bool:
         """Ask the loop to end at the next boundary with a checkpoint; False if there is none, or it was asked."""
@@ -142,9 +173,18 @@ class Core:
 
     def close(self) -> None:
         """Leave the group and give the run directory back."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        if not self.has_failed:
+            position = self.calls.position
+            self.outlet.send(
+                FinishedReport(rank=self.membership.rank, digest=self.last_digest, steps=position.step)
+            )
         if self._group is not None:
-            if not self.has_failed:
-                self._group.say_ended()
+            self._group.say_ended(has_failed=self.has_failed)
             self._group.close()
+            if not self.has_failed:
+                self._group.let_others_end()
             self._group = None
         self.outlet.close()

@@ -9,43 +9,63 @@ import sys
 import threading
 import traceback
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from holdtrue.errors import HoldtrueError
-from holdtrue.wire import FailedReport, FinishedReport, watch_life
+from holdtrue.errors import HoldtrueError, UsageError
+from holdtrue.wire import FailedReport, ReportSender, WorkerEnvironment, watch_life
 
 if TYPE_CHECKING:
     from ._core import Core
 
 EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
 _present: Core | None = None
-_is_installed = False
+_worker: WorkerEnvironment | None = None
+_installed_in: int | None = None
+"""Process in which the edge was installed: a forked child inherits the handlers, but not the run."""
 
 
-def present_run() -> Core | None:
-    """The latest run of this process that has not been closed."""
-    return _present
-
-
-def install_edge(run: Core) -> None:
-    """Make `run` the process's run, and watch the process's edges for it.
+def install_edge() -> None:
+    """Watch the process's edges: errors from here on are sentences with an exit status.
 
     Called by:
-        `holdtrue.init`, in the main thread of a process of its own.
+        `holdtrue.init`, first of all, in a process of its own.
     """
-    global _present, _is_installed
-    _present = run
-    worker = run.membership.worker
-    if worker is not None and worker.life_fd is not None and not _is_installed:
-        watch_life(worker.life_fd, _end_without_launcher)
-    if _is_installed:
+    global _installed_in
+    if _installed_in is not None:
         return
-    _is_installed = True
+    _installed_in = os.getpid()
     sys.excepthook = _report_error
     atexit.register(_finish)
     if threading.current_thread() is threading.main_thread():
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, _interrupt)
+
+
+def join_launcher(worker: WorkerEnvironment | None) -> None:
+    """Take the launcher's word on what this process is, and end when the launcher does."""
+    global _worker
+    if worker is None or _worker is not None:
+        return
+    _worker = worker
+    if worker.life_fd is not None:
+        watch_life(worker.life_fd, _end_without_launcher)
+
+
+def watch_run(run: Core) -> None:
+    """Make `run` the process's run.
+
+    Raises:
+        UsageError: another one is open and belongs to a group: a group's workers meet once.
+    """
+    global _present
+    if _present is not None and not _present.is_closed:
+        if _present.membership.world_size > 1:
+            raise UsageError(
+                f"holdtrue.init was called a second time in one of {_present.membership.world_size} workers; a process belongs "
+                f"to one job. Train several models in one run (run.prepare takes them all), or start a job for each."
+            )
+        _present.close()
+    _present = run
 
 
 def _end_without_launcher() -> None:
@@ -55,16 +75,31 @@ def _end_without_launcher() -> None:
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:
+    if os.getpid() != _installed_in:
+        _interrupt_child(signum)
+        return
     if _present is not None and _present.interrupt():
         return  # the loop ends at the next step boundary, with a checkpoint
+    if _present is not None:
+        _present.has_failed = True
     signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
     if signum == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(EXIT_INTERRUPTED)
 
 
+def _interrupt_child(signum: int) -> None:
+    """In a process that the script forked: Ctrl-C is the parent's business, which still needs its data loaders."""
+    if signum == signal.SIGTERM:
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+
+
 def _report_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Show an uncaught error once, with what the run knows of it; exit 2 for a user's mistake, else 1."""
+    if os.getpid() != _installed_in:
+        sys.__excepthook__(kind, error, trace)
+        return
     run = _present
     if isinstance(error, KeyboardInterrupt):
         sys.stderr.write("holdtrue: interrupted.\n")
@@ -86,17 +121,29 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
             )
         traceback.print_exception(kind, error, trace)
     sys.stderr.flush()
-    if run is not None:
-        sentence = str(error) if is_ours else f"{kind.__name__}: {error}" + (f" ({where})" if where else "")
-        run.outlet.send(FailedReport(rank=run.membership.rank, kind=kind.__name__, sentence=sentence))
-        run.outlet.event("failed", step=run.calls.position.step, reason=sentence)
-        run.has_failed = True
+    _tell_failure(
+        kind, str(error) if is_ours else f"{kind.__name__}: {error}" + (f" ({where})" if where else "")
+    )
     if is_ours and isinstance(error, ValueError):
         _leave(EXIT_USAGE)
 
 
-def _leave(status: int) -> None:
-    """End the process with `status` from within the excepthook, whose own status is always 1."""
+def _tell_failure(kind: type[BaseException], sentence: str) -> None:
+    """Leave word of the failure with the launcher and in the records."""
+    run = _present
+    if run is not None:
+        run.outlet.send(FailedReport(rank=run.membership.rank, kind=kind.__name__, sentence=sentence))
+        if not run.is_closed:
+            run.outlet.event("failed", step=run.calls.position.step, reason=sentence)
+        run.has_failed = True
+    elif _worker is not None and _worker.report_fd is not None:
+        ReportSender(_worker.report_fd).send(
+            FailedReport(rank=_worker.rank, kind=kind.__name__, sentence=sentence)
+        )
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process with `status` from where its own status would be another."""
     sys.stdout.flush()
     sys.stderr.flush()
     atexit._run_exitfuncs()
@@ -113,9 +160,10 @@ def _user_line(trace: TracebackType | None) -> str:
 def _finish() -> None:
     """Close the run at the end of the script."""
     run = _present
-    if run is None:
+    if run is None or run.is_closed or os.getpid() != _installed_in:
         return
-    if not run.has_failed:
-        position = run.calls.position
-        run.outlet.send(FinishedReport(rank=run.membership.rank, digest=run.last_digest, steps=position.step))
+    error = None if run.has_failed else run.left_error
+    if error is not None:
+        run.left_error = None
+        _report_error(type(error), error, None)  # does not return: it is the user's mistake
     run.close()

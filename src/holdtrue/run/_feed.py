@@ -43,6 +43,11 @@ class Feed(ABC):
     def describe(self, virtual_node: int) -> str:
         """Which examples the virtual node has in this step, for messages."""
 
+    @property
+    def is_epoch_over(self) -> bool:
+        """Whether the epoch has ended where a position does not say so."""
+        return False
+
     def states(self) -> dict[int, Any]:  # Any: the user's state_dict
         """State of each of this worker's virtual nodes; empty where a position says all."""
         return {}
@@ -204,6 +209,13 @@ class IterableFeed(Feed):
         """See `Feed.describe`."""
         return f"step {self._step - 1} of shard {virtual_node}"
 
+    @property
+    def is_epoch_over(self) -> bool:
+        """Whether a step was short: the shards of other virtual nodes may have more, which the epoch leaves out."""
+        return self._over
+
     def states(self) -> dict[int, Any]:  # Any: the user's state_dict
         """See `Feed.states`."""
+        if self._over:
+            return {}
         return {v: self._shards.state_of(v) for v in self._nodes}

@@ -70,6 +70,11 @@ def joined_as(membership: Membership) -> Iterator[None]:
         _placed.reset(token)
 
 
+def is_placed() -> bool:
+    """Whether this context has a place given by `joined_as`."""
+    return _placed.get() is not None
+
+
 def find_membership(env: Dictionary[str, str] | None = None) -> Membership:
     """This process's place, from the context or the environment.
 

@@ -17,11 +17,14 @@ class Keeper:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._written_step = -1
+        self._written: tuple[int, bool] | None = None
+        """Step of the newest checkpoint, and whether it says that its call is over."""
         self._found: Checkpoint | None = None
         self._shards: dict[int, Any] = {}  # Any: the user's state_dict
         self.iterable_start = 0, 0
         """(epoch, step in epoch) of the present call where an iterable source goes on."""
+        self.is_over = False
+        """Whether the call that is resumed was left by break: it has no more steps."""
 
     def find(self) -> None:
         """Read the newest whole checkpoint, if the run is to resume."""
@@ -50,14 +53,17 @@ class Keeper:
         self._found = None
         position = core.calls.go_live()
         core.state.restore(found.weights, found.state)
-        self._written_step = position.step
+        loop = found.state["loop"]
+        self.is_over = loop["is_over"]
+        self._written = position.step, self.is_over
+        core.wishes.is_stopping, core.wishes.stop_reason = loop["is_stopping"], loop["stop_reason"]
         held = core.engine.held
         core.engine.buffers.per_node = {
             name: {v: value.to(core.device) for v, value in values.items() if v in held}
             for name, values in found.state["nodes"]["buffers"].items()
         }
         self._shards = found.state["nodes"]["shards"]
-        self.iterable_start = found.state["iterable"]["epoch"], found.state["iterable"]["step"]
+        self.iterable_start = loop["epoch"], loop["step"]
         digest, _ = core.state.digest(position.to_dict())
         if digest != found.digest:
             raise CheckpointError(
@@ -71,12 +77,25 @@ class Keeper:
             feed.load_states(self._shards)
         self._shards = {}
 
-    def write(self, feed: Feed, epoch_in_call: int, step_in_epoch: int) -> None:
-        """Write a checkpoint of this boundary, unless there is one; the main worker does, the others go on."""
+    def is_collective(self, feed: Feed | None) -> bool:
+        """Whether `write` needs all workers: some state belongs to single virtual nodes."""
+        return isinstance(feed, IterableFeed) or any(
+            rule == "per_node" for _, rule in self._core.plan.buffers
+        )
+
+    def write(self, feed: Feed | None, *, epoch_in_call: int = 0, step_in_epoch: int = 0) -> None:
+        """Write a checkpoint of this boundary, unless there is one; the main worker does, the others go on.
+
+        Args:
+            feed: What the present call reads; None if the call is over.
+            epoch_in_call: Epoch of the call in which an iterable source goes on.
+            step_in_epoch: Step of that epoch.
+        """
         core, position = self._core, self._core.calls.position
-        if position.step in (0, self._written_step) or core.settings.run_dir is None:
+        key = position.step, feed is None
+        if position.step == 0 or key == self._written or core.settings.run_dir is None:
             return
-        self._written_step = position.step
+        self._written = key
         nodes = self._gather_node_states(feed)
         if core.membership.rank != 0:
             return
@@ -86,7 +105,13 @@ class Keeper:
             "position": position.to_dict(),
             "calls": core.calls.saved(),
             "nodes": nodes,
-            "iterable": {"epoch": epoch_in_call, "step": step_in_epoch},
+            "loop": {
+                "epoch": epoch_in_call if isinstance(feed, IterableFeed) else 0,
+                "step": step_in_epoch if isinstance(feed, IterableFeed) else 0,
+                "is_over": feed is None,
+                "is_stopping": core.wishes.is_stopping,
+                "stop_reason": core.wishes.stop_reason,
+            },
         }
         try:
             path = write_checkpoint(
@@ -106,14 +131,15 @@ class Keeper:
             return
         core.outlet.checkpoint(position.step, str(path))
 
-    def _gather_node_states(self, feed: Feed) -> dict[str, Any]:  # Any: values of torch.save(weights_only)
+    def _gather_node_states(
+        self, feed: Feed | None
+    ) -> dict[str, Any]:  # Any: values of torch.save(weights_only)
         """State that belongs to single virtual nodes, of all of them; collective where there can be any."""
         core = self._core
         merged: dict[str, Any] = {"buffers": {}, "shards": {}}
-        has_per_node = any(rule == "per_node" for _, rule in core.plan.buffers)
-        if not has_per_node and not isinstance(feed, IterableFeed):
+        if not self.is_collective(feed):
             return merged
-        own = {"buffers": core.engine.buffers.per_node, "shards": feed.states()}
+        own = {"buffers": core.engine.buffers.per_node, "shards": feed.states() if feed else {}}
         for part in core.group.gather_bytes(_to_bytes(own), what="state of single virtual nodes"):
             read = torch.load(io.BytesIO(part), weights_only=True, map_location="cpu")
             merged["shards"] |= read["shards"]

@@ -3,9 +3,10 @@
 import math
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from holdtrue.engine import RoundResult, specialise_compiled_shapes
-from holdtrue.errors import NonFiniteError
+from holdtrue.errors import HoldtrueError, NonFiniteError, UsageError
 from holdtrue.record import DigestRecord
 from holdtrue.units import format_ids
 
@@ -33,11 +34,18 @@ class Loop:
         self._number, self._epochs = number, epochs
         self._total: int | None = None
         self._epoch_in_call = self._step_in_epoch = 0
+        self._begun = 0
+        """Epochs of this call that were begun."""
         self._due: tuple[bytes, Mapping[str, str]] | None = None
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps; between two of them is a boundary."""
         core, feed = self._core, self._feed
+        if core.is_looping:
+            raise UsageError(
+                f"run.steps (call {self._number}) began while another loop over steps was open; the position of a run is one. "
+                f"Let the first loop end, or leave it by break."
+            )
         core.feed = feed
         if core.calls.is_catching_up:
             self._keeper.restore()
@@ -48,25 +56,33 @@ class Loop:
         agree_on_call(core, "steps", self._number)
         self._start()
         core.is_looping = True
-        begun = 0
         try:
-            for epoch in range(self._epoch_in_call, self._epochs):
-                begun = epoch + 1
-                feed.start_epoch(position.epoch + epoch, self._step_in_epoch)
-                self._keeper.restore_shards(feed)
-                self._epoch_in_call = epoch
-                while not self._is_ending() and feed.advance():
-                    yield from self._one_step(position.epoch + epoch)
-                if self._is_ending():
-                    break
-                self._step_in_epoch = 0
-            if core.settings.checkpoint_every:
-                self._keeper.write(feed, self._epoch_in_call, self._step_in_epoch)
+            if self._keeper.is_over:
+                self._keeper.is_over = False
+                return
+            yield from self._all_steps()
+            self._write()
         finally:
             core.is_looping = False
             feed.close()
-            position.epoch += begun
+            position.epoch += self._begun
             position.call_step = 0
+
+    def _all_steps(self) -> Iterator[Step]:
+        core, feed = self._core, self._feed
+        first = core.calls.position.epoch
+        for epoch in range(self._epoch_in_call, self._epochs):
+            if self._is_ending():
+                return
+            self._begun = epoch + 1
+            feed.start_epoch(first + epoch, self._step_in_epoch)
+            self._keeper.restore_shards(feed)
+            self._epoch_in_call = epoch
+            while not self._is_ending() and feed.advance():
+                yield from self._one_step(first + epoch)
+            if self._is_ending():
+                return
+            self._step_in_epoch = 0
 
     def _start(self) -> None:
         core, position = self._core, self._core.calls.position
@@ -79,6 +95,7 @@ class Loop:
             self._total = position.step - position.call_step + per_epoch * self._epochs
             if core.settings.max_steps:
                 self._total = min(self._total, core.settings.max_steps)
+        self._begun = self._epoch_in_call
         if not core.has_started:
             core.has_started = True
             core.outlet.start(say_start(core), self._total)
@@ -104,16 +121,37 @@ class Loop:
             yield step
             is_left = False
         finally:
-            # Also when the user leaves the loop by break: a step that was updated counts.
             core.open_step = None
-            if step.is_updated:
-                self._close(step, time.perf_counter() - started)
-            else:
-                core.left_open = step.index
+            if not core.has_failed and not step.has_failed:
+                self._end_step(step, time.perf_counter() - started, is_left=is_left)
         if not is_left:
-            core.refuse_left_open()
+            core.settle()
         if core.wishes.interrupt_agreed:
             end_interrupted(core)
+
+    def _end_step(self, step: Step, seconds: float, *, is_left: bool) -> None:
+        """The boundary after a step, also one after which the user left the loop by break."""
+        core = self._core
+        try:
+            if step.is_updated:
+                self._close(step, seconds)
+            elif step.is_begun or not is_left:
+                raise UsageError(
+                    f"step {step.index} was left without step.update; its gradient would be lost. "
+                    f"Call step.update(...) after the loop over the passes of every step."
+                )
+        except HoldtrueError as error:
+            core.left_error = error
+        else:
+            if is_left:
+                core.put_off = partial(self._keeper.write, None)
+                core.is_put_off_collective = self._keeper.is_collective(None)
+
+    def _write(self) -> None:
+        epoch, step = self._epoch_in_call, self._step_in_epoch
+        if self._feed.is_epoch_over:
+            epoch, step = epoch + 1, 0
+        self._keeper.write(self._feed, epoch_in_call=epoch, step_in_epoch=step)
 
     def _close(self, step: Step, seconds: float) -> None:
         """The boundary after a step: position, digest, record, checkpoint."""
@@ -134,8 +172,8 @@ class Loop:
             total_steps=self._total,
         )
         every = settings.checkpoint_every
-        if every and (position.step % every == 0 or core.wishes.interrupt_agreed):
-            self._keeper.write(self._feed, self._epoch_in_call, self._step_in_epoch)
+        if (every and position.step % every == 0) or core.wishes.interrupt_agreed:
+            self._write()
 
     def _take_digest(self, step: int, result: RoundResult | None) -> str:
         """Digest of the state after a step: recorded now, compared between workers in the next round."""

@@ -143,3 +143,4 @@ class Outlet:
         """Give the run directory back."""
         if self.directory is not None:
             self.directory.close()
+            self.directory = None

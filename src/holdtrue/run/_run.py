@@ -15,10 +15,10 @@ from holdtrue.plan import NumericsLevel, Plan
 
 from ._agree import agree_on_call
 from ._core import Core
-from ._edge import install_edge
+from ._edge import install_edge, join_launcher, watch_run
 from ._evaluate import evaluate_chunks, predict_chunks
 from ._feed import Feed, IterableFeed, MapFeed
-from ._join import Membership, find_membership
+from ._join import Membership, find_membership, is_placed
 from ._keeper import Keeper
 from ._loop import Loop
 from ._settings import Settings, resolve_settings
@@ -59,6 +59,12 @@ def init(
     Blocks:
         Until all workers of the group have joined, at most the time-out.
     """
+    if not is_placed():
+        install_edge()
+    membership = find_membership()
+    if not membership.in_process:
+        install_edge()
+        join_launcher(membership.worker)
     plan, settings = resolve_settings(
         {
             "virtual_nodes": virtual_nodes,
@@ -70,7 +76,7 @@ def init(
             "run_dir": run_dir,
         }
     )
-    return Run(plan=plan, settings=settings, membership=find_membership())
+    return Run(plan=plan, settings=settings, membership=membership)
 
 
 class Run:
@@ -79,7 +85,7 @@ class Run:
     def __init__(self, *, plan: Plan, settings: Settings, membership: Membership) -> None:
         self._core = Core(plan=plan, settings=settings, membership=membership)
         if not membership.in_process:
-            install_edge(self._core)
+            watch_run(self._core)
         self._core.join()
         self._keeper = Keeper(self._core)
         self._keeper.find()
@@ -183,7 +189,8 @@ class Run:
             UsageError: the training state is not complete.
         """
         core = self._core
-        core.refuse_left_open()
+        core.refuse_in_pass("run.steps")
+        core.settle()
         if epochs < 0:
             raise UsageError(f"epochs is {epochs}; it is a number of times, 0 or more. Pass such a number.")
         number, past = core.calls.begin("steps")
@@ -254,7 +261,8 @@ class Run:
         Blocks:
             Until every worker has evaluated its share, at most the group's time-out.
         """
-        self._core.refuse_left_open()
+        self._core.refuse_in_pass("run.evaluate")
+        self._core.settle()
         number, past = self._core.calls.begin("evaluate")
         if past or self._core.calls.is_catching_up:
             return dict(self._core.calls.history.get(number, {}))
@@ -287,7 +295,8 @@ class Run:
         Blocks:
             Until every worker has predicted its share, at most the group's time-out.
         """
-        self._core.refuse_left_open()
+        self._core.refuse_in_pass("run.predict")
+        self._core.settle()
         number, past = self._core.calls.begin("predict")
         if past or self._core.calls.is_catching_up:
             return None  # type: ignore[return-value]  # said in the docstring
@@ -325,6 +334,7 @@ class Run:
         Args:
             path: The file. With several models, `.0`, `.1`, ... go before its suffix.
         """
+        self._core.settle(alone=True)
         if not self.is_main or self._core.calls.is_catching_up:
             return
         weights = list(self._core.state.weights().values())
@@ -349,6 +359,7 @@ class Run:
             raise UsageError(
                 f"digest was asked for {what!r}; it knows 'all' and 'weights'. Pass one of them."
             )
+        self._core.settle(alone=True)
         return self._core.state.digest(self._core.calls.position.to_dict(), what=what)[0]
 
     def stop(self, reason: str) -> None:
@@ -363,4 +374,7 @@ class Run:
 
     def close(self) -> None:
         """Leave the group and give the run directory back; the process may start another run."""
-        self._core.close()
+        try:
+            self._core.settle(alone=True)
+        finally:
+            self._core.close()

@@ -10,7 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from holdtrue.engine import Optimizer, RoundResult
-from holdtrue.errors import UsageError
+from holdtrue.errors import HoldtrueError, UsageError
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -40,6 +40,7 @@ class Step:
         self._skipping = False
         self._result: RoundResult | None = None
         self.first_result: RoundResult | None = None
+        self.has_failed = False
         self.grad_norm: float | None = None
         """Norm of the gradient before clipping; None without `max_grad_norm`."""
 
@@ -80,6 +81,11 @@ class Step:
         return self._result
 
     @property
+    def is_begun(self) -> bool:
+        """Whether a loop over its passes began."""
+        return self._rounds > 0 or self._iterating or self._reduced
+
+    @property
     def is_updated(self) -> bool:
         """Whether a round was closed by `update` and none is open."""
         return self._rounds > 0 and not self._iterating and not self._reduced
@@ -115,10 +121,14 @@ class Step:
             engine.open_pass(v, fingerprint_batch(batch) if self._core.settings.trace else 0)
             yield batch
             engine.close_pass()
-        self._result = self._loop.finish_round(self)
-        if self._rounds == 0:
-            self.first_result = self._result
-        self._skipping = self._loop.must_skip(self, self._result)
+        try:
+            self._result = self._loop.finish_round(self)
+            if self._rounds == 0:
+                self.first_result = self._result
+            self._skipping = self._loop.must_skip(self, self._result)
+        except HoldtrueError:
+            self.has_failed = True
+            raise
         self._iterating = False
         self._reduced = True
 
@@ -156,6 +166,8 @@ class Step:
         """
         if not self._reduced:
             when = "in the middle of its passes" if self._iterating else "before its passes"
+            if self._rounds and not self._iterating:
+                when = "again without passes in between"
             raise UsageError(
                 f"step.update was called {when} in step {self._index}; it needs the gradient of the whole global batch. "
                 f"Call it after the `for ... in step` loop has ended by itself (without break)."
@@ -168,7 +180,7 @@ class Step:
                 f"resume. Pass it to run.prepare with its model."
             )
         if self._skipping:
-            self._core.engine.discard()
+            self._core.engine.skip_update()
         else:
             self.grad_norm = self._core.engine.update(optimizers or state.optimizers, max_grad_norm)
         self._rounds += 1
