@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 
 # Bits depend on the number of threads, and test processes share the cores.
 export OMP_NUM_THREADS ?= 1

@@ -76,18 +76,18 @@ def find_difference(runs: list[Shown]) -> int | None:
 
 def draw_table(runs: list[Shown]) -> Table:
     """One row for each run."""
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("run", no_wrap=True)
-    table.add_column("virtual nodes", no_wrap=True)
-    for name in ("final loss", "test accuracy", "seconds"):
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    table.add_column("\nrun", no_wrap=True)
+    table.add_column("mapping of\nvirtual nodes", no_wrap=True)
+    for name in ("final\nloss", "test\naccuracy", "\nseconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("digest", no_wrap=True)
+    table.add_column("\ndigest", no_wrap=True)
     for run in runs:
         loss = run.record.steps[max(run.record.steps)].loss
         colour = "green" if run.digests[-1:] == runs[0].digests[-1:] else "bold red"
         table.add_row(
-            run.label, run.mapping.replace("/", "  "), f"{loss:.6f}", f"{run.accuracy:.2%}", f"{run.seconds:.1f}",
-            Text(run.digests[-1][:16], style=colour),
+            run.label, run.mapping, f"{loss:.6f}", f"{run.accuracy:.2%}", f"{run.seconds:.1f}",
+            Text(run.digests[-1][:12], style=colour),
         )  # fmt: skip
     return table
 
