@@ -1,0 +1,139 @@
+"""Bits after every step for 1, 2 and 3 workers that share one GPU, with a negative control.
+
+Workers on one GPU exchange through pinned host memory over gloo: nccl refuses two ranks on one device.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from common import describe, models, write_json
+
+import holdtrue as ht
+from holdtrue.mapping import order_by_worker
+from holdtrue.reduce import GlooGroup
+from holdtrue.run import Membership, joined_as
+
+MAPPINGS = {
+    "1 worker": "0-6",
+    "2 workers": "0-2/3-6",
+    "3 workers uneven": "0-3/4/5-6",
+    "2 interleaved": "0,2,4,6/1,3,5",
+}
+STEPS = 12
+
+
+def train(model_name: str, membership: Membership) -> list[str]:
+    """Digest after every step of a short run: V = 7, so that blocks do not split along the tree."""
+    with joined_as(membership):
+        run = ht.init(virtual_nodes=7, global_batch_size=59, seed=0)
+    build, data, _ = models(model_name, 7)
+    torch.manual_seed(0)
+    model = build()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model, optimizer = run.prepare(model, optimizer)
+    digests = []
+    for step in run.steps(data):
+        for x, y in step:
+            step.backward(F.cross_entropy(model(x), y))
+        step.update(max_grad_norm=1.0)
+        digests.append(run.digest())
+        if len(digests) == STEPS:
+            break
+    run.close()
+    return digests
+
+
+def work(
+    rank: int, port: int, world_size: int, mapping: str, model: str, device: str, control: bool, queue
+) -> None:  # type: ignore[no-untyped-def]  # a spawn context's queue
+    """One worker's process."""
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", port, world_size, is_master=False, timeout=timedelta(seconds=120))
+    membership = Membership(
+        rank=rank,
+        world_size=world_size,
+        device="cuda:0" if device == "cuda" else "cpu",
+        mapping=mapping,
+        in_process=True,
+        order=order_by_worker if control else None,
+        connect=(lambda d, s: GlooGroup(store, rank=rank, world_size=world_size, timeout_s=60, name="bits"))
+        if world_size > 1
+        else None,
+    )
+    queue.put((rank, train(model, membership)))
+    queue.close()
+    queue.join_thread()
+    os._exit(0)
+
+
+def digests_of(model: str, mapping: str, device: str, *, control: bool = False) -> list[str]:
+    """Digests of a run under one mapping; every worker must have the same."""
+    context = multiprocessing.get_context("spawn")
+    world_size = len(mapping.split("/"))
+    store = dist.TCPStore("127.0.0.1", 0, world_size, is_master=True, wait_for_workers=False)
+    queue = context.Queue()
+    processes = [
+        context.Process(target=work, args=(r, store.port, world_size, mapping, model, device, control, queue))
+        for r in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    found = [queue.get(timeout=150)[1] for _ in processes]
+    for process in processes:
+        process.join(30)
+    assert all(f == found[0] for f in found), f"replicas differ under {mapping}"
+    return found[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--models", default="cnn,transformer")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results, ok = [], True
+    for model in args.models.split(","):
+        base: list[str] = []
+        for name, mapping in MAPPINGS.items():
+            digests = digests_of(model, mapping, args.device)
+            base = base or digests
+            same = digests == base
+            ok &= same and len(digests) == STEPS and len(set(digests)) == STEPS
+            results.append(
+                {"model": model, "mapping": mapping, "steps": len(digests), "equal": same, "digests": digests}
+            )
+            print(
+                f"{model}  {name} ({mapping}): {'equal after every step' if same else 'DIFFERS'}  {digests[-1][:16]}",
+                flush=True,
+            )
+        control = digests_of(model, MAPPINGS["2 workers"], args.device, control=True)
+        differs = control != base
+        ok &= differs
+        results.append(
+            {
+                "model": model,
+                "mapping": MAPPINGS["2 workers"],
+                "control": "order_by_worker",
+                "differs": differs,
+            }
+        )
+        print(
+            f"{model}  negative control (sums by worker): {'differs, as it must' if differs else 'DOES NOT DIFFER'}",
+            flush=True,
+        )
+    write_json(
+        args.out,
+        {**describe("benchmarks/gpu/run.sh"), "device_type": args.device, "ok": ok, "results": results},
+    )
+    sys.exit(0 if ok else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""One worker against hand-written gradient accumulation and Accelerate: same passes, same data, same optimizer.
+
+    python benchmarks/overhead.py --out benchmarks/raw/overhead.json
+
+All loops train the same model on the same virtual-node batches in one process, in turn (A B C A B C ...), so
+that a drift of the machine's speed hits all alike. Reported: seconds per step, medians over rounds, the
+ratio within each round, and the bookkeeping per pass in microseconds. What is timed is the loop as the user
+writes it, data loading included; the plain loop reads from a DataLoader of virtual-node batches.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from common import describe, models, spread, write_json
+from torch.utils.data import DataLoader, TensorDataset
+
+import holdtrue as ht
+from holdtrue.run import Membership, joined_as
+
+STEPS = {"tiny-mlp": 40, "cnn": 20, "transformer": 4}
+
+
+def plain_loop(model: torch.nn.Module, data: TensorDataset, V: int, b: int) -> Iterator[None]:
+    """A hand-written loop: V passes of b examples, then one update."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    while True:
+        batches = iter(DataLoader(data, batch_size=b, shuffle=True, drop_last=True))
+        for _ in range(len(data) // (V * b)):
+            total = 0.0
+            for _ in range(V):
+                x, y = next(batches)
+                loss = F.cross_entropy(model(x), y)
+                (loss / V).backward()
+                total += float(loss.detach())
+            optimizer.step()
+            optimizer.zero_grad()
+            yield
+
+
+def accelerate_loop(model: torch.nn.Module, data: TensorDataset, V: int, b: int) -> Iterator[None]:
+    """Accelerate's gradient accumulation as its documentation writes it."""
+    from accelerate import Accelerator  # noqa: PLC0415
+
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=V)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    loader = DataLoader(data, batch_size=b, shuffle=True, drop_last=True)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    while True:
+        total = 0.0
+        for i, (x, y) in enumerate(loader):
+            with accelerator.accumulate(model):
+                loss = F.cross_entropy(model(x), y)
+                accelerator.backward(loss)
+                total += float(loss.detach())
+                optimizer.step()
+                optimizer.zero_grad()
+            if (i + 1) % V == 0:
+                yield
+
+
+def holdtrue_loop(model: torch.nn.Module, data: TensorDataset, V: int, b: int) -> Iterator[None]:
+    """The loop of the README."""
+    with joined_as(Membership(in_process=True)):
+        run = ht.init(virtual_nodes=V, global_batch_size=V * b, seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model, optimizer = run.prepare(model, optimizer)
+    for step in run.steps(data, epochs=1_000_000):
+        for x, y in step:
+            step.backward(F.cross_entropy(model(x), y))
+        step.update()
+        yield
+
+
+LOOPS: dict[str, Callable[..., Iterator[None]]] = {
+    "plain": plain_loop,
+    "holdtrue": holdtrue_loop,
+    "accelerate": accelerate_loop,
+}
+
+
+def measure(name: str, V: int, rounds: int) -> dict[str, object]:
+    """Time the three loops on one model, interleaved."""
+    build, data, b = models(name, V)
+    torch.manual_seed(0)
+    loops = {kind: loop(build(), data, V, b) for kind, loop in LOOPS.items()}
+    steps = STEPS[name]
+    for loop in loops.values():
+        for _ in range(max(2, steps // 4)):
+            next(loop)
+    seconds: dict[str, list[float]] = {kind: [] for kind in loops}
+    for r in range(rounds):
+        kinds = list(loops) if r % 2 == 0 else list(loops)[::-1]
+        for kind in kinds:
+            started = time.perf_counter()
+            for _ in range(steps):
+                next(loops[kind])
+            seconds[kind].append((time.perf_counter() - started) / steps)
+    plain, ours = seconds["plain"], seconds["holdtrue"]
+    return {
+        "model": name,
+        "virtual_nodes": V,
+        "virtual_node_batch": b,
+        "rounds": rounds,
+        "steps_per_round": steps,
+        "step_s": {kind: spread(values) for kind, values in seconds.items()},
+        "ratio_to_plain": spread([h / p for h, p in zip(ours, plain, strict=True)]),
+        "ratio_to_accelerate": spread([h / a for h, a in zip(ours, seconds["accelerate"], strict=True)]),
+        "pass_s_plain": spread([p / V for p in plain]),
+        "bookkeeping_per_pass_us": spread([(h - p) / V * 1e6 for h, p in zip(ours, plain, strict=True)]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--models", default="tiny-mlp,cnn,transformer")
+    parser.add_argument("--virtual-nodes", type=int, default=8)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results = []
+    for name in args.models.split(","):
+        results.append(measure(name, args.virtual_nodes, args.rounds))
+        r = results[-1]
+        print(
+            f"{name}: plain {r['step_s']['plain']['median'] * 1e3:.2f} ms  holdtrue/plain {r['ratio_to_plain']['median']:.3f} "
+            f"({r['ratio_to_plain']['min']:.3f}..{r['ratio_to_plain']['max']:.3f})  holdtrue/accelerate "
+            f"{r['ratio_to_accelerate']['median']:.3f}  bookkeeping {r['bookkeeping_per_pass_us']['median']:.0f} us per pass",
+            flush=True,
+        )
+    write_json(args.out, {**describe("python benchmarks/overhead.py"), "results": results})
+
+
+if __name__ == "__main__":
+    main()
