@@ -28,7 +28,7 @@ THREE_TYPES = "v100:8,p100:8,k80:8"
 # Seconds at full demand as logged, and the costs seen in those runs: data/README.md.
 LOGGED_DURATIONS = tuple(
     float(s)
-    for s in "656 1440 793 1336 833 965 828 911 950 438 1415 1156 757 520 682 733 605 1334 606 1093".split()
+    for s in ["656", "1440", "793", "1336", "833", "965", "828", "911", "950", "438", "1415", "1156", "757", "520", "682", "733", "605", "1334", "606", "1093"]
 )
 LOGGED_COSTS = Costs(start_s=63, resume_s=63, grow_s=67, shrink_s=0.7)
 

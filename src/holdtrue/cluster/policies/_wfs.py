@@ -78,7 +78,8 @@ def decide_wfs(state: ClusterState) -> Decision:
 
     The head of the line is admitted unless a running job of strictly higher weight would lose devices; the
     first refusal ends the round. Jobs never stop once they run; jobs of low weight may wait for long.
-    Minimum demands are not known to this rule: a job with `min_devices` above 1 waits until its share holds it.
+    Minimum demands are not known to the published rule; here a job with `min_devices` above 1 waits until its share
+    holds it, and keeps its minimum once it runs.
 
     Source:
         VirtualFlow (Or, Zhang, Freedman, MLSys 2022), weighted fair sharing.
@@ -98,6 +99,8 @@ def decide_wfs(state: ClusterState) -> Decision:
             admitted[i] = False
             break
     counts = _divide_admitted(state, admitted, total)
+    if not modest:
+        counts = _raise_to_minima(state, counts)
     return deal_devices(state, counts, f"power-of-two shares by weight; {admitted.count(False)} waiting")
 
 
@@ -105,6 +108,22 @@ def _divide_admitted(state: ClusterState, admitted: list[bool], total: int) -> d
     ids = [i for i, is_in in enumerate(admitted) if is_in]
     jobs = [(state.jobs[i].job.weight, state.jobs[i].job.max_devices) for i in ids]
     return dict(zip(ids, divide_power_of_two(total, jobs), strict=True))
+
+
+def _raise_to_minima(state: ClusterState, counts: dict[int, int]) -> dict[int, int]:
+    """Counts in which no job is below its minimum; lighter jobs are halved, as far as their minima go, to pay for it.
+
+    The published rule knows no minima, and one job's end may shrink another's share.
+    """
+    raised = {i: max(n, state.jobs[i].job.min_devices) for i, n in counts.items()}
+    excess = sum(raised.values()) - state.cluster.total
+    for i in sorted(raised, key=lambda i: state.jobs[i].job.weight):
+        least = state.jobs[i].job.min_devices
+        while excess > 0 and raised[i] > least:
+            smaller = max(least, raised[i] // 2)
+            excess -= raised[i] - smaller
+            raised[i] = smaller
+    return raised
 
 
 def _refused(state: ClusterState, candidate: int, trial: dict[int, int]) -> bool:
