@@ -45,8 +45,15 @@ class _BucketExchange:
         self.contributions = [buffer(bucket.elements) for _ in range(own)]
         self.result = buffer(bucket.elements)
         self._first_round = rounds - own
+        # The first and the last worker's own slice lies at an end of the flat tensor: it need not travel.
+        self._keeps_own = group.rank in (0, group.world_size - 1)
         self._senders = [
-            [r for r, c in enumerate(contributions) if len(c) >= rounds - j] for j in range(rounds)
+            [
+                r
+                for r, c in enumerate(contributions)
+                if len(c) >= rounds - j and not (self._keeps_own and r == group.rank)
+            ]
+            for j in range(rounds)
         ]
         width = self._slice[1] - self._slice[0]
         self._received = [buffer(width * len(senders)) for senders in self._senders]
@@ -54,6 +61,9 @@ class _BucketExchange:
         for j, senders in enumerate(self._senders):
             for r, piece in zip(senders, self._received[j].split(width) if width else [], strict=False):
                 self._values[contributions[r][j - (rounds - len(contributions[r]))]] = piece
+        if self._keeps_own:
+            for tree, flat in zip(contributions[group.rank], self.contributions, strict=True):
+                self._values[tree] = flat[self._slice[0] : self._slice[1]]
         self._nothing = buffer(0)
         self.views = [{s.parameter: s.view_of(flat) for s in bucket.segments} for flat in self.contributions]
         self.result_views = {s.parameter: s.view_of(self.result) for s in bucket.segments}
@@ -66,6 +76,10 @@ class _BucketExchange:
         if round_ >= self._first_round:
             source = self.contributions[round_ - self._first_round]
             sizes = [b - a for a, b in pairwise(bounds)]
+            if self._keeps_own:
+                rank = self._group.rank
+                source = source[self._slice[1] :] if rank == 0 else source[: self._slice[0]]
+                sizes[rank] = 0
         senders = set(self._senders[round_])
         incoming = [width if r in senders else 0 for r in range(self._group.world_size)]
         return self._group.exchange(self._received[round_], source, incoming, sizes, what=what)
