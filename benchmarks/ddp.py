@@ -16,11 +16,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from common import describe, models, spread, write_json
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 import holdtrue as ht
+from common import describe, models, spread, write_json
 from holdtrue.mapping import even_mapping
 from holdtrue.reduce import GlooGroup
 from holdtrue.run import Membership, joined_as

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import describe, spread, write_json
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import holdtrue as ht
+from common import describe, spread, write_json
 from holdtrue.mapping import contributions_of, even_mapping, order_by_tree
 
 V, B, STEPS = 64, 4096, 3

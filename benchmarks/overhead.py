@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from common import describe, models, spread, write_json
 from torch.utils.data import DataLoader, TensorDataset
 
 import holdtrue as ht
+from common import describe, models, spread, write_json
 from holdtrue.run import Membership, joined_as
 
 STEPS = {"tiny-mlp": 40, "cnn": 20, "transformer": 4}
@@ -42,7 +42,7 @@ def plain_loop(model: torch.nn.Module, data: TensorDataset, V: int, b: int) -> I
 
 def accelerate_loop(model: torch.nn.Module, data: TensorDataset, V: int, b: int) -> Iterator[None]:
     """Accelerate's gradient accumulation as its documentation writes it."""
-    from accelerate import Accelerator  # noqa: PLC0415
+    from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=V)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

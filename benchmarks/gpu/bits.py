@@ -12,9 +12,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from common import describe, models, write_json
 
 import holdtrue as ht
+from common import describe, models, write_json
 from holdtrue.mapping import order_by_worker
 from holdtrue.reduce import GlooGroup
 from holdtrue.run import Membership, joined_as

@@ -4,10 +4,10 @@ import argparse
 
 import torch
 import torch.nn.functional as F
-from common import Transformer, describe, write_json
 from torch.utils.data import TensorDataset
 
 import holdtrue as ht
+from common import Transformer, describe, write_json
 from holdtrue.run import Membership, joined_as
 
 B_NODE = 16

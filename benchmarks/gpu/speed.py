@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from common import Transformer, describe, spread, write_json
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import holdtrue as ht
+from common import Transformer, describe, spread, write_json
 from holdtrue.run import Membership, joined_as
 
 V = 8
