@@ -160,6 +160,9 @@ class Pool:
             "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
         )
         env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        env["GLOO_SOCKET_IFNAME"] = (
+            "lo"  # for what makes groups of torch's own, such as DistributedDataParallel
+        )
         for _ in range(self.size):
             ours, theirs = Pipe()
             command = [sys.executable, __file__, str(theirs.fileno()), str(port)]
