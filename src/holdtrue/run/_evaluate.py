@@ -95,7 +95,7 @@ def _passes(core: Core, source: Any, batch_size: int | None, number: int) -> Ite
     size = batch_size or -(-plan.global_batch_size // plan.virtual_nodes)
     order = source.order(seed=plan.seed, epoch=0)
     held = set(engine.held)
-    mine = [c for c in chunks(source.examples, size, plan.virtual_nodes) if c.virtual_node in held]
+    mine = [c for c in chunks(len(order), size, plan.virtual_nodes) if c.virtual_node in held]
     loader = Loader(source, seed=plan.seed, device=core.device, keep_streams=False)
     with _inference(core):
         for chunk, (_, batch) in zip(mine, loader.load(c.fetch(order) for c in mine), strict=True):

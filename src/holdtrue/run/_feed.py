@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 
 from holdtrue.data import Fetch, IterableShards, IterableSource, Loader, MapSource, Schedule
-from holdtrue.errors import UsageError
+from holdtrue.errors import DataError, UsageError
 from holdtrue.plan import Plan
 from holdtrue.reduce import Group
 
@@ -71,7 +71,9 @@ class MapFeed(Feed):
         timeout_s: float,
     ) -> None:
         self._source, self._plan, self._nodes = source, plan, nodes
-        self._schedule = Schedule(plan=plan, examples=source.examples, drop_last=drop_last)
+        # A sampler decides how many examples an epoch has; otherwise it is the whole dataset.
+        examples = source.examples if source.sampler is None else len(source.order(seed=plan.seed, epoch=0))
+        self._schedule = Schedule(plan=plan, examples=examples, drop_last=drop_last)
         self._loader = Loader(
             source,
             seed=plan.seed,
@@ -90,6 +92,12 @@ class MapFeed(Feed):
         """See `Feed.start_epoch`."""
         self._epoch, self._next = epoch, first_step
         self._order = self._source.order(seed=self._plan.seed, epoch=epoch)
+        if len(self._order) != self._schedule.examples:
+            raise DataError(
+                f"the sampler {type(self._source.sampler).__name__} gave {len(self._order)} indices in epoch {epoch} and "
+                f"{self._schedule.examples} in epoch 0; a run finds its place by the number of steps, so every epoch has as "
+                f"many. Draw a fixed number of examples."
+            )
         self._ahead = self._loader.load(
             fetch
             for step in range(first_step, self._schedule.steps)

@@ -266,7 +266,7 @@ class Run:
         number, past = self._core.calls.begin("evaluate")
         if past or self._core.calls.is_catching_up:
             return dict(self._core.calls.history.get(number, {}))
-        opened = self._open(source, collate_fn, 0, False)
+        opened = self._open(source, collate_fn, 0, True)  # read unshuffled; a sampler stays in force
         agree_on_call(self._core, "evaluate", number)
         result = evaluate_chunks(self._core, fn, opened, batch_size, number)
         self._core.calls.history[number] = result
@@ -300,7 +300,7 @@ class Run:
         number, past = self._core.calls.begin("predict")
         if past or self._core.calls.is_catching_up:
             return None  # type: ignore[return-value]  # said in the docstring
-        opened = self._open(source, collate_fn, 0, False)
+        opened = self._open(source, collate_fn, 0, True)  # read unshuffled; a sampler stays in force
         agree_on_call(self._core, "predict", number)
         outputs: T = predict_chunks(self._core, fn, opened, batch_size, number)
         return outputs

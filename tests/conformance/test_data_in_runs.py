@@ -1,0 +1,280 @@
+"""Data in whole runs: loaders, augmentation, worker processes, evaluation and prediction."""
+
+import functools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
+
+import holdtrue as ht
+from holdtrue.errors import DataError
+from holdtrue.testing import run_in_process
+from zoo import SEED, Case, Notes, Trace
+from zoo_checks import first_difference
+from zoo_mappings import mappings
+from zoo_models import mlp
+
+EXAMPLES = 67
+CASE = Case(model="data", virtual_nodes=7)
+MAPPINGS = ("0-2/3-6", "0,3,6/1,4/2,5", "3-6/none/0-2")
+
+
+class Augmented(Dataset[tuple[Tensor, int, int]]):
+    """Noise added by every generator that a dataset may draw from."""
+
+    def __len__(self) -> int:
+        return EXAMPLES
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        x = torch.linspace(-1, 1, 12) * (index % 5) + 0.1 * torch.randn(12)
+        if random.random() < 0.5:
+            x = x.flip(0)
+        return x + float(np.random.normal(0, 0.1)), index % 5, index
+
+
+class Alternating:
+    """A sampler of the user's own: every other example, drawn anew each epoch."""
+
+    def __iter__(self) -> Any:
+        return iter(torch.randperm(EXAMPLES)[: EXAMPLES // 2].tolist())
+
+    def __len__(self) -> int:
+        return EXAMPLES // 2
+
+
+def mixed(examples: list[tuple[Tensor, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """A collate_fn that draws too (mixup) and gives a view."""
+    x = torch.stack([e[0] for e in examples])
+    x = torch.cat([x, x], 1)[:, 6:18].lerp(x.flip(0), random.random() * 0.3)
+    return x, torch.tensor([e[1] for e in examples]), torch.tensor([e[2] for e in examples])
+
+
+def weighted() -> WeightedRandomSampler:
+    return WeightedRandomSampler([1.0 + i % 3 for i in range(EXAMPLES)], num_samples=50)
+
+
+SOURCES: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
+    "dataset": lambda: (Augmented(), {}),
+    "dataset with collate_fn": lambda: (Augmented(), {"collate_fn": mixed}),
+    "loader": lambda: (DataLoader(Augmented(), batch_size=4, shuffle=True), {}),
+    "loader with sampler": lambda: (DataLoader(Augmented(), sampler=Alternating()), {}),
+    "loader with torch's sampler and collate_fn": lambda: (
+        DataLoader(Augmented(), sampler=weighted(), collate_fn=mixed),
+        {},
+    ),
+}
+
+
+def main(source: str, workers: int = 0, own_workers: int = 0) -> Trace:
+    """Train two epochs on a source, with a short last batch."""
+    run = ht.init(virtual_nodes=7, global_batch_size=31, seed=SEED)
+    torch.manual_seed(0)
+    model = mlp(12)
+    run.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
+    data, options = SOURCES[source]()
+    if own_workers:
+        data = DataLoader(
+            data.dataset, sampler=data.sampler, collate_fn=data.collate_fn, num_workers=own_workers
+        )
+    notes = Notes(run, model)
+    user_draws: list[float] = []
+    for step in run.steps(data, epochs=2, drop_last=False, num_workers=workers, **options):
+        for x, y, ids in step:
+            notes.see(ids)
+            step.backward(F.cross_entropy(model(x), y))
+        step.update()
+        user_draws.append(float(torch.rand(())) + random.random() + float(np.random.random()))
+        notes.after(step)
+    notes.trace.facts["the user's own draws"] = user_draws
+    return notes.trace
+
+
+def run(source: str, mapping: str | None = None, **settings: Any) -> list[Trace]:
+    return run_in_process(functools.partial(main, source, **settings), mapping=mapping)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_any_source_gives_the_bits_of_one_worker_and_leaves_the_users_streams_alone(source: str) -> None:
+    (base,) = run(source)
+    assert len(set(base.facts["the user's own draws"])) == len(base.steps) >= 4
+    for mapping in MAPPINGS:
+        for trace in run(source, mapping):
+            assert first_difference(trace, base) is None, mapping
+
+
+def test_augmentation_differs_between_examples_and_epochs_though_it_is_keyed() -> None:
+    seen: list[bytes] = []
+
+    def look() -> None:
+        run = ht.init(virtual_nodes=2, global_batch_size=8, seed=SEED)
+        model = mlp(12)
+        run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.0))
+        for step in run.steps(Augmented(), epochs=2):
+            for x, y, _ in step:
+                seen.extend(row.numpy().tobytes() for row in x)
+                step.backward(F.cross_entropy(model(x), y))
+            step.update()
+
+    run_in_process(look)
+    assert len(set(seen)) == len(seen) == 2 * 64
+
+
+@pytest.mark.parametrize("source", ["dataset with collate_fn", "loader with torch's sampler and collate_fn"])
+def test_loader_processes_change_no_bit_of_a_whole_run(source: str) -> None:
+    (base,) = run(source)
+    settings = {"own_workers": 2} if source.startswith("loader") else {"workers": 2}
+    for mapping in (None, "0,3,6/1,2,4,5"):
+        for trace in run(source, mapping, **settings):
+            assert first_difference(trace, base) is None
+
+
+def test_a_sampler_that_gives_another_number_each_epoch_is_refused_by_name() -> None:
+    class Growing(Alternating):
+        epoch = 0
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+        def __iter__(self) -> Any:
+            return iter(range(40 + self.epoch))
+
+    def train() -> None:
+        run = ht.init(virtual_nodes=2, global_batch_size=8, seed=SEED)
+        model = mlp(12)
+        run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        for step in run.steps(DataLoader(Augmented(), sampler=Growing()), epochs=2, drop_last=False):
+            for x, y, _ in step:
+                step.backward(F.cross_entropy(model(x), y))
+            step.update()
+
+    with pytest.raises(DataError, match="Growing gave 41 indices in epoch 1 and 40 in epoch 0"):
+        run_in_process(train)
+
+
+# ---- evaluate and predict ----
+
+INPUTS = torch.randn(40, 6, generator=torch.Generator().manual_seed(5))
+Numbers = tuple[list[dict[str, float]], list[Tensor], list[list[int]], list[list[int]]]
+
+
+def inference(virtual_nodes: int, sizes: tuple[int, ...], batch_size: int | None) -> Numbers:
+    """Evaluate and predict data sets of these sizes; what came out, and which examples this worker read."""
+    run = ht.init(virtual_nodes=virtual_nodes, global_batch_size=3 * virtual_nodes + 1, seed=SEED)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Dropout(0.5), nn.Linear(9, 3))
+    run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    scores, outputs, evaluated, predicted = [], [], [], []
+    for size in sizes:
+        data = TensorDataset(INPUTS[:size], torch.arange(size))
+        read: list[int] = []
+
+        def score(x: Tensor, ids: Tensor, read: list[int] = read) -> dict[str, Any]:
+            read.extend(ids.tolist())
+            noise = torch.rand(())  # each pass has a stream of its own
+            odd = (ids % 2 == 1).float()
+            heavy = (ids.float().mean(), ids.sum() + 1.0)
+            return {"loss": model(x).square().mean() + noise, "odd": odd.mean(), "heavy": heavy}
+
+        scores.append(run.evaluate(score, data, batch_size=batch_size))
+        evaluated.append(read)
+        read = []
+
+        def guess(x: Tensor, ids: Tensor, read: list[int] = read) -> Tensor:
+            read.extend(ids.tolist())
+            return torch.cat([ids[:, None].float(), model(x)], 1)
+
+        outputs.append(run.predict(guess, data, batch_size=batch_size))
+        predicted.append(read)
+        assert model.training, "modes are put back"
+    return scores, outputs, evaluated, predicted
+
+
+SIZES = tuple(range(1, 41))
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+@pytest.mark.parametrize("virtual_nodes", [1, 7, 12])
+def test_evaluate_and_predict_count_every_example_once_with_the_same_numbers_on_every_mapping(
+    virtual_nodes: int, batch_size: int | None
+) -> None:
+    main = functools.partial(inference, virtual_nodes, SIZES, batch_size)
+    ((scores, outputs, _, _),) = run_in_process(main)
+    for size, score, output in zip(SIZES, scores, outputs, strict=True):
+        assert score["odd"] == pytest.approx((size // 2) / size, abs=1e-7)
+        assert output[:, 0].tolist() == list(range(size))
+    every = mappings(virtual_nodes)
+    for mapping in dict.fromkeys((every[0], every[len(every) // 2], every[-3], every[-1])):
+        found = run_in_process(main, mapping=mapping)
+        for rank_scores, rank_outputs, _, _ in found:
+            assert rank_scores == scores
+            assert all(torch.equal(a, b) for a, b in zip(rank_outputs, outputs, strict=True))
+        for index, size in enumerate(SIZES):
+            for kind in (2, 3):
+                assert sorted(i for numbers in found for i in numbers[kind][index]) == list(range(size))
+
+
+def test_a_samplers_examples_are_evaluated_once_each_in_its_order() -> None:
+    chosen = [30, 2, 17, 5, 9, 11, 3]
+
+    def main() -> tuple[dict[str, float], Tensor]:
+        run = ht.init(virtual_nodes=3, global_batch_size=6, seed=SEED)
+        model = nn.Linear(6, 3)
+        run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        data = DataLoader(TensorDataset(INPUTS, torch.arange(40)), sampler=chosen)
+        return run.evaluate(lambda x, ids: {"id": ids.float().mean()}, data), run.predict(
+            lambda x, ids: ids, data
+        )
+
+    for mapping in ("0-2", "0/1-2", "0,2/none/1"):
+        for scores, ids in run_in_process(main, mapping=mapping):
+            assert ids.tolist() == chosen
+            assert scores["id"] == pytest.approx(sum(chosen) / len(chosen))
+
+
+def test_evaluation_in_mid_training_changes_no_bit_of_it() -> None:
+    def train(with_evaluation: bool) -> list[tuple[str, float]]:
+        run = ht.init(virtual_nodes=5, global_batch_size=11, seed=SEED)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Dropout(0.5), nn.Linear(9, 3))
+        run.prepare(model, torch.optim.AdamW(model.parameters()))
+        data = TensorDataset(INPUTS, torch.arange(40) % 3)
+        found = []
+        for step in run.steps(data, epochs=2):
+            for x, y in step:
+                step.backward(F.cross_entropy(model(x), y))
+            step.update()
+            if with_evaluation:
+                run.evaluate(lambda x, y: {"loss": F.cross_entropy(model(x), y)}, data)
+                run.predict(lambda x, y: model(x), data)
+            found.append((run.digest("weights"), float(torch.rand(()))))
+        return found
+
+    (plain,) = run_in_process(functools.partial(train, False))
+    for found in run_in_process(functools.partial(train, True), mapping="0-1/2-4"):
+        assert found == plain
+
+
+# ---- init ----
+
+
+def draws(seed: int, noise: float) -> tuple[float, float, float, str]:
+    """The user's first draws after init, whatever was drawn before it."""
+    for _ in range(int(noise)):
+        torch.rand(()), random.random(), np.random.random()
+    run = ht.init(virtual_nodes=4, global_batch_size=8, seed=seed)
+    model = nn.Linear(3, 3)
+    run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    return float(torch.rand(())), random.random(), float(np.random.random()), run.digest("weights")
+
+
+def test_init_seeds_the_users_streams_by_the_plans_seed_alone() -> None:
+    (base,) = run_in_process(functools.partial(draws, 1, 0))
+    for workers, noise in ((1, 3), (2, 0), (3, 5)):
+        assert run_in_process(functools.partial(draws, 1, noise), workers=workers) == [base] * workers
+    assert all(a != b for a, b in zip(run_in_process(functools.partial(draws, 2, 0))[0], base, strict=True))
