@@ -26,9 +26,9 @@ pytestmark = pytest.mark.skipif(
 )
 THREE_TYPES = "v100:8,p100:8,k80:8"
 # Seconds at full demand as logged, and the costs seen in those runs: data/README.md.
-LOGGED_DURATIONS = tuple(
-    float(s)
-    for s in ["656", "1440", "793", "1336", "833", "965", "828", "911", "950", "438", "1415", "1156", "757", "520", "682", "733", "605", "1334", "606", "1093"]
+LOGGED_DURATIONS = (
+    *(656.0, 1440.0, 793.0, 1336.0, 833.0, 965.0, 828.0, 911.0, 950.0, 438.0),
+    *(1415.0, 1156.0, 757.0, 520.0, 682.0, 733.0, 605.0, 1334.0, 606.0, 1093.0),
 )
 LOGGED_COSTS = Costs(start_s=63, resume_s=63, grow_s=67, shrink_s=0.7)
 

@@ -205,12 +205,14 @@ def test_generator_options_are_parsed_or_refused() -> None:
         parse_generator("generate:jobs=0")
 
 
-def test_speeds_scale_only_types_that_a_trace_does_not_name() -> None:
+def test_speeds_scale_types_that_a_trace_does_not_name_and_elastic_jobs_grow_as_far_as_rates_are_known() -> (
+    None
+):
     open_ = Job(id="a", arrival_s=0, work=1, rates=Rates(by_type=(("*", ((1, 2.0),)),)))
-    fixed = Job(id="b", arrival_s=0, work=1, rates=Rates(by_type=(("v100", ((1, 2.0),)),)))
+    fixed = Job(id="b", arrival_s=0, work=1, rates=Rates(by_type=(("v100", ((1, 2.0), (4, 5.0), (8, 9.0))),)))
     first, second = adapt_jobs([open_, fixed], ["v100", "k80"], {"k80": 0.5}, elastic=4)
     assert (first.rates.at("v100", 1), first.rates.at("k80", 1), second.rates.at("k80", 1)) == (2.0, 1.0, 0.0)
-    assert (first.min_devices, first.max_devices) == (1, 4)
+    assert (first.max_devices, second.min_devices, second.max_devices) == (1, 1, 4)
 
 
 def test_rates_follow_their_points() -> None:

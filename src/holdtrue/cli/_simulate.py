@@ -71,7 +71,13 @@ def simulate(
         str, typer.Option("--queue", metavar="NAME=N,...", help="Queues and their guaranteed devices.")
     ] = "",
     elastic: Annotated[
-        int, typer.Option("--elastic", metavar="N", min=0, help="Let every job run on 1 to N devices.")
+        int,
+        typer.Option(
+            "--elastic",
+            metavar="N",
+            min=0,
+            help="Let jobs run on 1 to N devices, as far as their rates are given.",
+        ),
     ] = 0,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Keep the earliest N jobs.")] = 0,
     round_s: Annotated[

@@ -9,7 +9,14 @@ from holdtrue.errors import UsageError
 
 from ._ordered import decide_fifo, decide_priority, decide_srtf
 from ._queues import decide_queues
-from ._shares import decide_finish_time, decide_makespan, decide_max_min, decide_max_min_aware
+from ._shares import (
+    decide_finish_time,
+    decide_makespan,
+    decide_max_min,
+    decide_max_min_aware,
+    decide_max_min_aware_mixed,
+    decide_max_min_mixed,
+)
 from ._wfs import decide_wfs, decide_wfs_any
 
 
@@ -50,14 +57,14 @@ _ALL = (
     Policy(
         name="max-min-mixed",
         sentence="max-min fairness, several types at once",
-        decide=decide_max_min,
+        decide=decide_max_min_mixed,
         answers="mixed time",
         starves=False,
     ),
     Policy(
         name="max-min-aware-mixed",
         sentence="max-min fairness, aware of device types, several at once",
-        decide=decide_max_min_aware,
+        decide=decide_max_min_aware_mixed,
         answers="mixed time",
         types="by speed",
         starves=False,

@@ -6,6 +6,7 @@ They answer with devices on average; rounds make them real (holdtrue.cluster._ro
 # J jobs, T device types
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -34,6 +35,26 @@ def decide_max_min_aware(state: ClusterState) -> Decision:
     """
     sharing = _solve(_problem(state, _normalised(state, _rates(state))))
     return _answer(state, sharing, "max-min fairness, aware of device types")
+
+
+def decide_max_min_mixed(state: ClusterState) -> Decision:
+    """Max-min fairness over what jobs need at least; rounds give what is left, of any type, to jobs that gain by it.
+
+    Shares are computed at `min_devices`: computed at the maximum, jobs that scale badly would be promised many
+    devices and waste them under load (docs/results/elasticity-simulated.md).
+    """
+    return decide_max_min(_at_minimum(state))
+
+
+def decide_max_min_aware_mixed(state: ClusterState) -> Decision:
+    """`decide_max_min_mixed`, aware of device types."""
+    return decide_max_min_aware(_at_minimum(state))
+
+
+def _at_minimum(state: ClusterState) -> ClusterState:
+    jobs = (replace(view.job, max_devices=view.job.min_devices) for view in state.jobs)
+    views = tuple(replace(view, job=job) for view, job in zip(state.jobs, jobs, strict=True))
+    return replace(state, jobs=views)
 
 
 def decide_makespan(state: ClusterState) -> Decision:

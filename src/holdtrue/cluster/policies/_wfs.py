@@ -88,7 +88,9 @@ def decide_wfs(state: ClusterState) -> Decision:
     admitted = [view.grant is not None for view in state.jobs]
     heaviest = max((view.job.weight for view in state.jobs if view.grant is not None), default=0.0)
     modest = all(view.job.min_devices == 1 for view in state.jobs)
-    line = sorted((i for i, is_in in enumerate(admitted) if not is_in), key=lambda i: -state.jobs[i].job.weight)
+    line = sorted(
+        (i for i, is_in in enumerate(admitted) if not is_in), key=lambda i: -state.jobs[i].job.weight
+    )
     for i in line:
         if sum(admitted) >= total:
             break

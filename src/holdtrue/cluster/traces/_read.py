@@ -106,7 +106,7 @@ def adapt_jobs(
         jobs: Jobs as they were read.
         kinds: Device types of the cluster.
         speeds: Speed by type, for types that a job's rates do not name.
-        elastic: If not 0, jobs of whole devices may run on 1 to this many.
+        elastic: If not 0, jobs of whole devices may run on 1 to this many, as far as their rates are given.
     """
     known: dict[Rates, Rates] = {}
     adapted = []
@@ -115,7 +115,10 @@ def adapt_jobs(
             known[job.rates] = _with_speeds(job.rates, kinds, speeds)
         job = replace(job, rates=known[job.rates])
         if elastic and job.percent == 100:
-            job = replace(job, min_devices=1, max_devices=max(elastic, job.max_devices))
+            known_to = max(
+                n for _, points in job.rates.by_type for n, _ in points if n <= elastic or n == points[0][0]
+            )
+            job = replace(job, min_devices=1, max_devices=max(known_to, job.max_devices))
         adapted.append(job)
     return tuple(adapted)
 

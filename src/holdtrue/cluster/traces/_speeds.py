@@ -6,7 +6,7 @@ The elasticity traces name workloads, batch sizes and epochs, not durations. The
     seconds per step = base + sync * log2(devices) + example * examples per device + evaluation * (share of a step)
 
 with non-negative least squares on relative errors (benchmarks/fit_paper_speeds.py). The nine BERT jobs, six ImageNet
-jobs and four Transformer jobs are met within 12 per cent. A step that costs much in synchronisation makes a job
+jobs and four Transformer jobs are met within 14 per cent. A step that costs much in synchronisation makes a job
 nearly as fast on half of its devices: that is where the paper's gain in makespan comes from.
 """
 
