@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from holdtrue.cluster import (
     stack_devices,
     summarise_outcome,
 )
-from holdtrue.cluster.traces import GeneratorOptions, adapt_jobs, generate_trace
+from holdtrue.cluster.traces import GeneratorOptions, adapt_jobs, generate_trace, parse_csv_trace
 from holdtrue.errors import UsageError
 
 MADE = "generate:jobs=12,per_hour=30,seed=1"
@@ -120,3 +121,19 @@ def test_the_chart_stacks_what_was_held() -> None:
     assert all(sum(band[i] for _, band in bands) <= 8 for i in range(len(times)))
     area = sum(band[i] * (times[i + 1] - times[i]) for _, band in bands for i in range(len(times) - 1))
     assert area == pytest.approx(sum(done.held_device_s for done in outcome.jobs))
+
+
+GUIDE = Path(__file__).parents[2] / "docs/guide/simulator.md"
+
+
+def test_the_guide_names_every_policy_and_option_and_its_trace_is_read() -> None:
+    guide = GUIDE.read_text()
+    assert all(f"`{name}`" in guide for name in POLICIES)
+    example = guide.split("```csv\n")[1].split("```")[0]
+    assert [job.queue for job in parse_csv_trace(example, "guide")] == ["research", "product"]
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    add_to(app)
+    options = CliRunner().invoke(app, ["simulate", "--help"], env={"COLUMNS": "200"}).output
+    for word in set(re.findall(r"--[a-z][a-z-]+", guide)):
+        assert word in options, word

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ import typer
 from holdtrue.errors import UsageError
 
 from ._say import say
+from ._simulate_view import show_progress, show_table
 
 if TYPE_CHECKING:  # numpy loads with the cluster package; other commands need not wait for it
     from holdtrue.cluster import Cluster, Job, Outcome, Policy, Summary
@@ -176,7 +176,7 @@ def simulate(
         _write(write_trace, format_json_trace(jobs))
     outcomes = _simulate_all(jobs, devices, policies, costs, rounds)
     summaries = [summarise_outcome(outcome) for outcome in outcomes]
-    _show_table(summaries, f"{len(jobs)} jobs of {Path(trace).name} on {cluster}")
+    show_table(summaries, f"{len(jobs)} jobs of {Path(trace).name} on {cluster}")
     _write_results(outcomes, summaries, jobs_csv, chart, json_file)
 
 
@@ -234,7 +234,7 @@ def _simulate_all(
     assert isinstance(costs, Costs)
     assert rounds is None or isinstance(rounds, Rounds)
     outcomes = []
-    with _progress(len(policies) * len(jobs)) as advance:
+    with show_progress(len(policies) * len(jobs)) as advance:
         for policy in policies:
             outcomes.append(
                 run_simulation(
@@ -247,74 +247,6 @@ def _simulate_all(
                 )
             )
     return outcomes
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr that goes away when it is done; nothing where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda name: progress.update(task, advance=1, description=name)
-
-
-_ROWS: tuple[tuple[str, str, str], ...] = (
-    ("mean JCT", "mean_jct_s", "time"),
-    ("median JCT", "median_jct_s", "time"),
-    ("p95 JCT", "p95_jct_s", "time"),
-    ("p99 JCT", "p99_jct_s", "time"),
-    ("mean queuing", "mean_queuing_s", "time"),
-    ("median queuing", "median_queuing_s", "time"),
-    ("makespan", "makespan_s", "time"),
-    ("allocated", "allocated", "part"),
-    ("useful", "useful", "part"),
-    ("fairness, mean", "mean_fairness", "number"),
-    ("fairness, worst", "worst_fairness", "number"),
-    ("Jain index", "jain", "number"),
-    ("resizes", "resizes", "count"),
-    ("stops", "stops", "count"),
-)
-
-
-def _show_table(summaries: Sequence[Summary], title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("")
-    for summary in summaries:
-        table.add_column(summary.policy, justify="right", no_wrap=True)
-    for label, field, form in _ROWS:
-        table.add_row(label, *(format_cell(summary, summaries[0], field, form) for summary in summaries))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 24 + 24 * len(summaries)
-    console.print(table)
-    console.print(
-        "times in seconds; JCT: arrival to last step; fairness: JCT over JCT on an equal share; "
-        f"changes against {summaries[0].policy}",
-        style="dim",
-    )
-
-
-def format_cell(summary: Summary, base: Summary, field: str, form: str) -> str:
-    """One number with its change against the first policy; changes of parts are in points. Pure."""
-    value, before = getattr(summary, field), getattr(base, field)
-    text = {
-        "time": f"{value:,.0f}",
-        "part": f"{value:.1%}",
-        "number": f"{value:.3f}",
-        "count": f"{value:,d}" if form == "count" else "",
-    }[form]
-    if summary is base or form == "count":
-        return text
-    if form == "part":
-        return f"{text} ({100 * (value - before):+.1f})"
-    return f"{text} ({value / before - 1:+.1%})" if before else text
 
 
 def _write_results(

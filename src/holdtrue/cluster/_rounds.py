@@ -73,15 +73,14 @@ class _RoundSimulation:
     def _admit(self, now_s: float) -> None:
         while self.arrived < len(self.jobs) and self.jobs[self.arrived].arrival_s <= now_s:
             job = self.jobs[self.arrived]
-            self._count(job.arrival_s, 1)
+            self._count(job.arrival_s)
             self.active[job.id] = Progress(job, self.area)
             self.book.add(job)
             self.arrived += 1
             self.changed = True
 
-    def _count(self, at_s: float, arrivals: int) -> None:
-        """Integrate the number of jobs; ends within a round are counted when the round is over."""
-        del arrivals
+    def _count(self, at_s: float) -> None:
+        """Integrate the number of jobs; what happens within a round is seen when the round is over."""
         self.area += len(self.active) * max(0.0, at_s - self.area_at_s)
         self.area_at_s = max(self.area_at_s, at_s)
 
@@ -140,7 +139,7 @@ class _RoundSimulation:
     def _end_jobs(self, ends: Mapping[str, float], over_s: float) -> None:
         finished = sorted((name for name in ends if self.active[name].is_done), key=lambda name: ends[name])
         for name in finished:
-            self._count(ends[name], 0)
+            self._count(ends[name])
             progress = self.active.pop(name)
             progress.finish(ends[name])
             self.book.remove(name)
