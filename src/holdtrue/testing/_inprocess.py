@@ -18,15 +18,18 @@ T = TypeVar("T")
 
 def _save_globals() -> Any:  # Any: opaque to its keeper
     bits = np.random.get_bit_generator()  # type: ignore[attr-defined]  # absent from the stubs
-    return torch.get_rng_state(), random.getstate(), bits, bits.state
+    # The second of a pair of normal samples is not in the bit generator, which drops it when it is exchanged.
+    kept = np.random.get_state(legacy=False)
+    return torch.get_rng_state(), random.getstate(), bits, bits.state, (kept["has_gauss"], kept["gauss"])
 
 
 def _restore_globals(saved: Any) -> None:  # Any: from _save_globals
-    torch_state, python_state, bits, bits_state = saved
+    torch_state, python_state, bits, bits_state, (has_gauss, gauss) = saved
     torch.set_rng_state(torch_state)
     random.setstate(python_state)
     np.random.set_bit_generator(bits)  # type: ignore[attr-defined]  # absent from the stubs
     bits.state = bits_state
+    np.random.set_state(dict(np.random.get_state(legacy=False)) | {"has_gauss": has_gauss, "gauss": gauss})
 
 
 def run_in_process(
