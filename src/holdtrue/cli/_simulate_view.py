@@ -49,7 +49,7 @@ def show_table(summaries: Sequence[Summary], title: str) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("")
     for summary in summaries:
-        table.add_column(summary.policy, justify="right", no_wrap=True)
+        table.add_column(summary.policy, justify="right")
     for label, field, form in _ROWS:
         table.add_row(label, *(format_cell(summary, summaries[0], field, form) for summary in summaries))
     console = Console()

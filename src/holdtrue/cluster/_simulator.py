@@ -9,7 +9,7 @@ from ._jobs import Cluster, Grant, Job
 from ._outcome import Costs, JobOutcome, Outcome, Rounds
 from ._progress import Progress
 from ._rounds import run_rounds
-from ._state import ClusterState, Decision
+from ._state import ClusterState, Decision, JobView
 from .policies import Policy
 
 OnProgress = Callable[[int, int], None]
@@ -89,6 +89,10 @@ class _Simulation:
         self.on_progress = on_progress
         self.decisions = 0
         self.active: dict[str, Progress] = {}
+        # Views of active jobs in order of arrival, and names of those with devices: kept as they change, since with
+        # thousands of jobs in line going through all of them at every event is most of the time.
+        self.views: dict[str, JobView] = {}
+        self.running: dict[str, None] = {}
         self.done: dict[str, JobOutcome] = {}
         self.events: list[tuple[float, int, str, int]] = []
         self.area = self.area_at_s = 0.0
@@ -110,6 +114,7 @@ class _Simulation:
             while arrived < len(self.jobs) and self.jobs[arrived].arrival_s <= now_s:
                 job = self.jobs[arrived]
                 self.active[job.id] = Progress(job, self.area)
+                self.views[job.id] = self.active[job.id].view()
                 arrived += 1
                 changed = True
             if changed and self.active:
@@ -134,12 +139,13 @@ class _Simulation:
             progress = self.active[name]
             progress.advance(now_s)
             if not progress.is_done:
+                self.views[name] = progress.view()
                 self._schedule(progress)
                 continue
             changed = True
             self.used.change(progress.grant, None)
             progress.finish(now_s)
-            del self.active[name]
+            del self.active[name], self.views[name], self.running[name]
             self.done[name] = progress.outcome(now_s, self.area)
             if self.on_progress is not None:
                 self.on_progress(len(self.done), len(self.jobs))
@@ -151,22 +157,26 @@ class _Simulation:
             heapq.heappush(self.events, (at_s, len(self.done), progress.job.id, progress.version))
 
     def _decide(self, now_s: float) -> None:
-        views = tuple(progress.view() for progress in self.active.values())
+        views = tuple(self.views.values())
         decision = self.policy.decide(ClusterState(now_s=now_s, cluster=self.cluster, jobs=views))
         self.decisions += 1
         self._apply(decision, now_s)
 
     def _apply(self, decision: Decision, now_s: float) -> None:
         grants = decision.grants
-        changes = [
-            (progress, grants.get(name))
-            for name, progress in self.active.items()
-            if progress.grant is not grants.get(name) and progress.grant != grants.get(name)
-        ]
-        for progress, grant in changes:
+        stopped = [name for name in self.running if name not in grants]
+        for name, grant in [*((name, None) for name in stopped), *grants.items()]:
+            progress = self.active[name]
+            if progress.grant is grant or progress.grant == grant:
+                continue
             self.used.change(progress.grant, grant)
             progress.change(grant, now_s, self.costs)
+            self.views[name] = progress.view()
             self._schedule(progress)
+            if grant is None:
+                del self.running[name]
+            else:
+                self.running[name] = None
         self.used.check(self.policy.name)
 
     def _stuck(self) -> UsageError:

@@ -4,6 +4,10 @@ from holdtrue.cluster._jobs import Grant, Job
 from holdtrue.cluster._state import ClusterState, Decision, FreeDevices, JobView
 
 
+BACKFILL_DEPTH = 100
+"""Jobs behind the first in line that are looked at; a bound, so that a long line costs no more than a short one."""
+
+
 def decide_fifo(state: ClusterState) -> Decision:
     """First in, first out, with backfill that never delays the first job in line.
 
@@ -17,13 +21,13 @@ def decide_fifo(state: ClusterState) -> Decision:
         EASY backfilling (Lifka, JSSPP 1995).
     """
     grants, free = _running(state)
-    waiting = [view for view in state.jobs if view.grant is None]
+    waiting = [view for view in state.jobs if view.grant is None] if _can_start_any(free) else []
     for place, view in enumerate(waiting):
         if not _can_start_any(free):
             break
         grant = free.take_for(view.job, view.job.max_devices)
         if grant is None:
-            _backfill(state, grants, free, waiting[place:])
+            _backfill(state, grants, free, waiting[place : place + 1 + BACKFILL_DEPTH])
             break
         grants[view.job.id] = grant
     return Decision(
@@ -106,10 +110,13 @@ def _backfill(state: ClusterState, grants: dict[str, Grant], free: FreeDevices, 
     """Start jobs behind the first in line, around its reservation; changes `grants` and `free`."""
     head = line[0].job
     kind, start_s = _reservation(state, free, head)
+    most = max(free.free.values())
     for view in line[1:]:
         if not _can_start_any(free):
             return
         job = view.job
+        if job.percent == 100 and job.max_devices > most:
+            continue
         grant = free.take_for(job, job.max_devices)
         if grant is None:
             continue
@@ -118,6 +125,7 @@ def _backfill(state: ClusterState, grants: dict[str, Grant], free: FreeDevices, 
             _give_back(free, grant)
             continue
         grants[job.id] = grant
+        most = max(free.free.values())
 
 
 def _reservation(state: ClusterState, free: FreeDevices, head: Job) -> tuple[str, float]:
