@@ -123,10 +123,14 @@ class Sum:
 def random_sum(world_size: int, seed: int) -> Sum:
     """A reduction drawn from a seed."""
     draw = random.Random(seed)
-    V = draw.randint(1, 12)
+    V = draw.choice((1, 2, 3, 5, 7, 8, 11, 12, 16, 19))
     held: list[list[int]] = [[] for _ in range(world_size)]
-    for v in range(V):
-        held[draw.randrange(world_size)].append(v)
+    owner, run = 0, draw.choice((0.0, 0.5, 0.9))
+    for v in range(
+        V
+    ):  # anything from dice to long blocks: a worker that ends a subtree of 8 adds three times at once
+        owner = owner if draw.random() < run else draw.randrange(world_size)
+        held[owner].append(v)
     count = draw.randint(1, 6)
     dtypes = DTYPES if draw.random() < 0.3 else DTYPES[:1]
     return Sum(

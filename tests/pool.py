@@ -59,6 +59,11 @@ class Seat:
         self.opened.append(group)
         return group
 
+    def meet(self, where: str) -> None:
+        """Return when all members have come to `where`, through the store alone; bounded by the store's time-out."""
+        self.store.set(f"{self.name}/{where}/{self.rank}", b"")
+        self.store.wait([f"{self.name}/{where}/{r}" for r in range(self.world_size)])
+
 
 def run_here(seat: Seat, main: Callable[[], T], mapping: str | None, order: Order | None) -> T:
     """One member's part of `Pool.run`."""

@@ -169,6 +169,12 @@ OPTIMIZERS = ("sgd", "adamw", "adafactor", "muon")
 # ---- the loop ----
 
 
+def pin_torch() -> None:
+    """For plain loops: the kernels and threads that a run pins. Threads belong to the thread that asks for them."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+
+
 def start(case: Case, **settings: Any) -> ht.Run:
     """Join the job, and make the model's first values the same in every run."""
     run = ht.init(virtual_nodes=case.virtual_nodes, global_batch_size=case.batch, seed=SEED, **settings)

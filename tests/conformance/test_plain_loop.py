@@ -13,7 +13,18 @@ from torch import Tensor, nn
 import holdtrue as ht
 from holdtrue.data import epoch_order
 from holdtrue.testing import run_in_process, set_pass_streams
-from zoo import IGNORED, OPTIMIZERS, SEED, Case, dataset, images, optimizers_of, per_word, sentences
+from zoo import (
+    IGNORED,
+    OPTIMIZERS,
+    SEED,
+    Case,
+    dataset,
+    images,
+    optimizers_of,
+    per_word,
+    pin_torch,
+    sentences,
+)
 from zoo_models import LENGTH, WORDS, Recurrent, Transformer, conv_net
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -60,6 +71,7 @@ def state(model: nn.Module, optimizers: list[Any]) -> dict[str, Tensor]:
 
 def plain_loop(task: Task, optimizer: str) -> Iterator[tuple[float, dict[str, Tensor]]]:
     """Loss and state after every step of a loop that knows nothing of holdtrue but its streams and order."""
+    pin_torch()
     model, optimizers, schedulers = parts(task, optimizer)
     data, step = task.data(CASE), 0
     for epoch in range(EPOCHS):
@@ -104,6 +116,23 @@ def test_with_one_virtual_node_a_run_is_the_plain_loop_in_every_bit(name: str, o
     for step, ((loss, here), (plain_loss, there)) in enumerate(zip(run, plain, strict=True)):
         assert loss == plain_loss, f"step {step}"
         assert here.keys() == there.keys()
+        assert [n for n in here if not torch.equal(here[n], there[n])] == [], f"step {step}"
+
+
+def test_one_autocast_context_around_a_run_does_not_keep_stale_weights() -> None:
+    task = TASKS["transformer"]
+
+    def around() -> list[tuple[float, dict[str, Tensor]]]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return run_loop(task, "adamw")
+
+    (run,) = run_in_process(around)
+    plain, loop = [], plain_loop(task, "adamw")
+    for _ in run:  # a context for each step: the cache of cast weights ends with it
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            plain.append(next(loop))
+    for step, ((loss, here), (plain_loss, there)) in enumerate(zip(run, plain, strict=True)):
+        assert loss == plain_loss, f"step {step}"
         assert [n for n in here if not torch.equal(here[n], there[n])] == [], f"step {step}"
 
 

@@ -1,6 +1,7 @@
 """V = w virtual nodes against DistributedDataParallel on w gloo processes: the same training, to rounding."""
 
 import functools
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 import holdtrue as ht
 from holdtrue.data import epoch_order
 from holdtrue.testing import set_pass_streams
-from pool import Pool, Seat
-from zoo import SEED, Case, images, per_word, sentences
+from pool import GROUP_TIMEOUT_S, Pool, Seat
+from zoo import SEED, Case, images, per_word, pin_torch, sentences
 from zoo_models import Transformer, conv_net
 
 pytestmark = pytest.mark.process
@@ -55,6 +56,7 @@ def weights_of(model: nn.Module) -> list[Tensor]:
 
 def parallel_part(seat: Seat, name: str) -> list[list[Tensor]]:
     """Weights after every step of one process under DistributedDataParallel, averaging as torch does."""
+    pin_torch()
     batch = PASS * seat.world_size
     plain, data, loss_of = task(name, STEPS * batch)
     dist.init_process_group(
@@ -62,6 +64,7 @@ def parallel_part(seat: Seat, name: str) -> list[list[Tensor]]:
         store=dist.PrefixStore(seat.name, seat.store),
         rank=seat.rank,
         world_size=seat.world_size,
+        timeout=timedelta(seconds=GROUP_TIMEOUT_S),
     )
     try:
         model = nn.parallel.DistributedDataParallel(plain, broadcast_buffers=False)
@@ -79,6 +82,7 @@ def parallel_part(seat: Seat, name: str) -> list[list[Tensor]]:
             found.append(weights_of(plain))
         return found
     finally:
+        seat.meet("the end of training")  # leaving early cuts off what a slower process still reads
         dist.destroy_process_group()
 
 
