@@ -2,7 +2,6 @@
 
 import functools
 import random
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,93 +9,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, TensorDataset
 
 import holdtrue as ht
 from holdtrue.errors import DataError
 from holdtrue.testing import run_in_process
-from zoo import SEED, Case, Notes, Trace
+from zoo import SEED, Trace
 from zoo_checks import first_difference
+from zoo_data import INPUTS, SOURCES, Alternating, Augmented, infer, train_on
 from zoo_mappings import mappings
 from zoo_models import mlp
 
-EXAMPLES = 67
-CASE = Case(model="data", virtual_nodes=7)
 MAPPINGS = ("0-2/3-6", "0,3,6/1,4/2,5", "3-6/none/0-2")
 
 
-class Augmented(Dataset[tuple[Tensor, int, int]]):
-    """Noise added by every generator that a dataset may draw from."""
-
-    def __len__(self) -> int:
-        return EXAMPLES
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        x = torch.linspace(-1, 1, 12) * (index % 5) + 0.1 * torch.randn(12)
-        if random.random() < 0.5:
-            x = x.flip(0)
-        return x + float(np.random.normal(0, 0.1)), index % 5, index
-
-
-class Alternating:
-    """A sampler of the user's own: every other example, drawn anew each epoch."""
-
-    def __iter__(self) -> Any:
-        return iter(torch.randperm(EXAMPLES)[: EXAMPLES // 2].tolist())
-
-    def __len__(self) -> int:
-        return EXAMPLES // 2
-
-
-def mixed(examples: list[tuple[Tensor, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """A collate_fn that draws too (mixup) and gives a view."""
-    x = torch.stack([e[0] for e in examples])
-    x = torch.cat([x, x], 1)[:, 6:18].lerp(x.flip(0), random.random() * 0.3)
-    return x, torch.tensor([e[1] for e in examples]), torch.tensor([e[2] for e in examples])
-
-
-def weighted() -> WeightedRandomSampler:
-    return WeightedRandomSampler([1.0 + i % 3 for i in range(EXAMPLES)], num_samples=50)
-
-
-SOURCES: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
-    "dataset": lambda: (Augmented(), {}),
-    "dataset with collate_fn": lambda: (Augmented(), {"collate_fn": mixed}),
-    "loader": lambda: (DataLoader(Augmented(), batch_size=4, shuffle=True), {}),
-    "loader with sampler": lambda: (DataLoader(Augmented(), sampler=Alternating()), {}),
-    "loader with torch's sampler and collate_fn": lambda: (
-        DataLoader(Augmented(), sampler=weighted(), collate_fn=mixed),
-        {},
-    ),
-}
-
-
-def main(source: str, workers: int = 0, own_workers: int = 0) -> Trace:
-    """Train two epochs on a source, with a short last batch."""
-    run = ht.init(virtual_nodes=7, global_batch_size=31, seed=SEED)
-    torch.manual_seed(0)
-    model = mlp(12)
-    run.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-2))
-    data, options = SOURCES[source]()
-    if own_workers:
-        data = DataLoader(
-            data.dataset, sampler=data.sampler, collate_fn=data.collate_fn, num_workers=own_workers
-        )
-    notes = Notes(run, model)
-    user_draws: list[float] = []
-    for step in run.steps(data, epochs=2, drop_last=False, num_workers=workers, **options):
-        for x, y, ids in step:
-            notes.see(ids)
-            step.backward(F.cross_entropy(model(x), y))
-        step.update()
-        user_draws.append(float(torch.rand(())) + random.random() + float(np.random.random()))
-        notes.after(step)
-    notes.trace.facts["the user's own draws"] = user_draws
-    return notes.trace
-
-
 def run(source: str, mapping: str | None = None, **settings: Any) -> list[Trace]:
-    return run_in_process(functools.partial(main, source, **settings), mapping=mapping)
+    return run_in_process(functools.partial(train_on, source, **settings), mapping=mapping)
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -159,42 +87,6 @@ def test_a_sampler_that_gives_another_number_each_epoch_is_refused_by_name() -> 
 
 # ---- evaluate and predict ----
 
-INPUTS = torch.randn(40, 6, generator=torch.Generator().manual_seed(5))
-Numbers = tuple[list[dict[str, float]], list[Tensor], list[list[int]], list[list[int]]]
-
-
-def inference(virtual_nodes: int, sizes: tuple[int, ...], batch_size: int | None) -> Numbers:
-    """Evaluate and predict data sets of these sizes; what came out, and which examples this worker read."""
-    run = ht.init(virtual_nodes=virtual_nodes, global_batch_size=3 * virtual_nodes + 1, seed=SEED)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Dropout(0.5), nn.Linear(9, 3))
-    run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    scores, outputs, evaluated, predicted = [], [], [], []
-    for size in sizes:
-        data = TensorDataset(INPUTS[:size], torch.arange(size))
-        read: list[int] = []
-
-        def score(x: Tensor, ids: Tensor, read: list[int] = read) -> dict[str, Any]:
-            read.extend(ids.tolist())
-            noise = torch.rand(())  # each pass has a stream of its own
-            odd = (ids % 2 == 1).float()
-            heavy = (ids.float().mean(), ids.sum() + 1.0)
-            return {"loss": model(x).square().mean() + noise, "odd": odd.mean(), "heavy": heavy}
-
-        scores.append(run.evaluate(score, data, batch_size=batch_size))
-        evaluated.append(read)
-        read = []
-
-        def guess(x: Tensor, ids: Tensor, read: list[int] = read) -> Tensor:
-            read.extend(ids.tolist())
-            return torch.cat([ids[:, None].float(), model(x)], 1)
-
-        outputs.append(run.predict(guess, data, batch_size=batch_size))
-        predicted.append(read)
-        assert model.training, "modes are put back"
-    return scores, outputs, evaluated, predicted
-
-
 SIZES = tuple(range(1, 41))
 
 
@@ -203,7 +95,7 @@ SIZES = tuple(range(1, 41))
 def test_evaluate_and_predict_count_every_example_once_with_the_same_numbers_on_every_mapping(
     virtual_nodes: int, batch_size: int | None
 ) -> None:
-    main = functools.partial(inference, virtual_nodes, SIZES, batch_size)
+    main = functools.partial(infer, virtual_nodes, SIZES, batch_size)
     ((scores, outputs, _, _),) = run_in_process(main)
     for size, score, output in zip(SIZES, scores, outputs, strict=True):
         assert score["odd"] == pytest.approx((size // 2) / size, abs=1e-7)
