@@ -19,7 +19,7 @@ from holdtrue.plan import Plan, stream_key
 from holdtrue.reduce import GradientLayout, Group, OrderedReduce
 
 from ._buffers import BufferBook
-from ._gradients import BackwardOverlap, GradientTaker, Leaf
+from ._gradients import AccumulationWatch, BackwardOverlap, GradientTaker, Leaf
 from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams
@@ -55,6 +55,10 @@ class _Pass:
     virtual_node: int
     examples: int
     backward_done: bool = False
+    leaf: Leaf | None = None
+    """Gradients after the backward; None for an absent leaf."""
+    merged: int = 0
+    """1 if they are already added to the sum before them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,7 +112,10 @@ class Engine:
         self._overlaps = overlap and group.overlaps and group.device.type == device.type
         self.streams = PassStreams(device)
         self.buffers = BufferBook(state.named_models(), plan.buffers)
+        self._may_shorten = overlap
         self._taker = GradientTaker([])
+        self._watches: dict[int, AccumulationWatch] = {}
+        self._watch = AccumulationWatch(self._taker)
         self._reduces: dict[Tree, tuple[OrderedReduce, BackwardOverlap]] = {}
         self._reduce: OrderedReduce | None = None
         self._sums: OrderedReduce | None = None
@@ -139,6 +146,7 @@ class Engine:
             self._taker = GradientTaker(named)
             self._layout = GradientLayout.build(self._taker.parameters)
             self._reduces.clear()
+            self._watches.clear()
             self._checked_sparse = False
 
     def begin_round(self, *, step: int, round_: int, counts: Sequence[int]) -> None:
@@ -151,6 +159,7 @@ class Engine:
             self._reduces[tree] = reduce, BackwardOverlap(self._taker, reduce.buckets)
         self._reduce, self._overlap = self._reduces[tree]
         self._reduce.begin()
+        self._watch = self._watches.setdefault(round_, AccumulationWatch(self._taker))
         self.round = _Round(step=step, round_=round_, counts=counts, nodes=self.nodes(counts))
         self.buffers.begin_round()
         self._sums = self._reduce_of_sums(tree)
@@ -207,24 +216,42 @@ class Engine:
         work.weights[at.virtual_node] = weight
         if isinstance(weight, float) and weight == 0.0:
             return  # an absent leaf
-        overlap = (
-            self._overlap
-            if self._overlap
-            and self._overlaps
-            and isinstance(weight, float)
-            and at.virtual_node == work.nodes[-1]
-            else None
-        )
-        if overlap and self._reduce_now().buckets:
-            overlap.open(self._reduce_now().offer)
         # With one virtual node there is nothing to weigh against: the plain loop's gradient, short batches included.
         scale = 1.0 if self.plan.virtual_nodes == 1 else weight / self.plan.unit
         scaled = loss if isinstance(scale, float) and scale == 1.0 else loss * scale
         for scaler in self.state.scalers:
             scaled = scaler.scale(scaled)
+        self._run_backward(at, work, scaled, weight)
+
+    def _run_backward(
+        self, at: _Pass, work: _Round, scaled: torch.Tensor, weight: float | torch.Tensor
+    ) -> None:
+        """Backward, with the shortcuts that keep the bits, and the gradients off the parameters."""
+        reduce, watch = self._reduce_now(), self._watch
+        is_last = at.virtual_node == work.nodes[-1]
+        may_shorten = self._may_shorten and isinstance(weight, float)
+        entry = reduce.pop_for(at.virtual_node) if may_shorten and watch.is_single else None
+        self._taker.clear()  # what the user's own backward may have left
+        if entry is not None:
+            self._taker.lend(entry)
+            at.merged = 1
+            if is_last:
+                reduce.merge_last()
+        overlap = self._overlap if may_shorten and self._overlaps and is_last and reduce.buckets else None
+        if watch.is_single is None:
+            watch.open()
+        if overlap is not None:
+            overlap.open(reduce.offer)
         scaled.backward()
-        if overlap and self._reduce_now().buckets:
+        if overlap is not None:
             overlap.close()
+        if watch.is_single is None or watch.is_counting:
+            watch.close()
+        if not self._checked_sparse:
+            self._taker.refuse_sparse()
+            self._checked_sparse = True
+        self._taker.take_back()
+        at.leaf = self._taker.take()
 
     def _checked_weight(
         self, weight: float | torch.Tensor, step: int, virtual_node: int
@@ -251,17 +278,14 @@ class Engine:
                 f"left out. Call step.backward once in every pass, and not loss.backward()."
             )
         self.open = None
-        if not self._checked_sparse:
-            self._taker.refuse_sparse()
-            self._checked_sparse = True
-        leaf = self._taker.take()
+        leaf: Leaf = [None] * len(self._taker.parameters) if at.leaf is None else at.leaf
         weight = work.weights[v]
         if isinstance(weight, torch.Tensor):
             leaf = [None if g is None else torch.where(weight > 0, g, torch.full_like(g, -0.0)) for g in leaf]
         if v == work.nodes[-1]:
             self._reduce_now().push_last(leaf)
         else:
-            self._reduce_now().push(v, leaf)
+            self._reduce_now().push(v, leaf, at.merged)
         sums = self.buffers.close_pass(v, at.examples)
         if v == work.nodes[-1]:
             work.last_sums = sums
@@ -297,6 +321,7 @@ class Engine:
         losses = {v: ledger.passes[v].loss for v in sorted(positive)}
         weighted = self._add_up({v: loss * ledger.passes[v].weight for v, loss in losses.items()})
         self.round = None
+        self._watch.end_round()
         return RoundResult(
             loss=weighted / total_weight if positive else math.nan,
             losses=losses,

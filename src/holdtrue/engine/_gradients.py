@@ -1,6 +1,7 @@
 """From `parameter.grad` to a leaf of the tree and back, and buckets that leave while backward runs."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -20,7 +21,8 @@ class GradientTaker:
     def __init__(self, named: Sequence[tuple[str, torch.nn.Parameter]]) -> None:
         self.names = [name for name, _ in named]
         self.parameters = [p for _, p in named]
-        self._plain = all(p.dtype in (torch.float32, torch.float64) for p in self.parameters)
+        self._lent: list[tuple[torch.Tensor, int] | None] = []
+        self.is_plain = all(p.dtype in (torch.float32, torch.float64) for p in self.parameters)
 
     def take(self) -> Leaf:
         """Every parameter's gradient in the widened dtype; the parameters are left without."""
@@ -30,13 +32,40 @@ class GradientTaker:
             if gradient is not None:
                 p.grad = None
             leaf.append(gradient)
-        return leaf if self._plain else [None if g is None else widen(g) for g in leaf]
+        return leaf if self.is_plain else [None if g is None else widen(g) for g in leaf]
+
+    def lend(self, entry: Leaf) -> None:
+        """Make a sum the parameters' gradient, so that the next backward adds to it."""
+        self._lent = [None if g is None else (g, g._version) for g in entry]
+        for p, g in zip(self.parameters, entry, strict=True):
+            p.grad = g
+
+    def is_filled(self, index: int) -> bool:
+        """Whether the present backward has reached a parameter."""
+        gradient = self.parameters[index].grad
+        lent = self._lent[index] if self._lent else None
+        return gradient is not None and (lent is None or gradient._version > lent[1])
+
+    def take_back(self) -> None:
+        """Make sure, before `take`, that what was lent was added to once.
+
+        Raises:
+            NumericsError: a parameter got its gradient in two parts.
+        """
+        for name, lent in zip(self.names, self._lent, strict=False):
+            if lent is not None and lent[0]._version > lent[1] + 1:
+                raise NumericsError(
+                    f"parameter {name!r} got its gradient in {lent[0]._version - lent[1]} parts in one pass, and in the first "
+                    f"step in one; the parts were added in another order than the plan's. Set HOLDTRUE_OVERLAP=0 for a model "
+                    f"whose backward changes from step to step."
+                )
+        self._lent = []
 
     def take_one(self, index: int) -> torch.Tensor | None:
         """One parameter's gradient in the widened dtype; the parameter is left without."""
         gradient = self.parameters[index].grad
         self.parameters[index].grad = None
-        return gradient if self._plain or gradient is None else widen(gradient)
+        return gradient if self.is_plain or gradient is None else widen(gradient)
 
     def refuse_sparse(self) -> None:
         """Refuse gradients that cannot be added element by element.
@@ -65,7 +94,7 @@ class GradientTaker:
         for p, gradient, is_there in zip(self.parameters, reduced, present, strict=True):
             if not is_there or gradient is None:
                 p.grad = None
-            elif self._plain and gradient.device == p.device:
+            elif self.is_plain and gradient.device == p.device:
                 p.grad = gradient
             else:
                 p.grad = narrow(gradient, p)
@@ -88,6 +117,52 @@ def narrow(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     if parameter.is_complex():
         return torch.view_as_complex(moved.contiguous()).to(parameter.dtype)
     return moved.to(parameter.dtype)
+
+
+class AccumulationWatch:
+    """Learns in its first round whether each parameter gets its gradient once in a pass.
+
+    Where it does, backward may add a pass's gradient to the sum that it belongs to: the same addition, one
+    buffer less. Reentrant checkpointing of a shared layer is a case where it does not: there, adding part by
+    part would change the order.
+    """
+
+    def __init__(self, taker: GradientTaker) -> None:
+        self._taker = taker
+        self._counts: list[int] = []
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self.is_single: bool | None = None
+        """None while the first round is watched."""
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether hooks are in."""
+        return bool(self._handles)
+
+    def open(self) -> None:
+        """Start counting before a backward of the first round."""
+        self._counts = [0] * len(self._taker.parameters)
+
+        def count(_: torch.Tensor, index: int) -> None:
+            self._counts[index] += 1
+
+        for i, p in enumerate(self._taker.parameters):
+            if p._post_accumulate_grad_hooks:
+                self.is_single = False  # a hook of the user's must see the gradient of its pass alone
+            self._handles.append(p.register_post_accumulate_grad_hook(partial(count, index=i)))
+
+    def close(self) -> None:
+        """Take the count after that backward."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if any(n > 1 for n in self._counts):
+            self.is_single = False
+
+    def end_round(self) -> None:
+        """The first round with passes is over: what was seen holds from here on."""
+        if self.is_single is None and self._counts:
+            self.is_single = self._taker.is_plain
 
 
 class BackwardOverlap:
@@ -121,7 +196,7 @@ class BackwardOverlap:
                 if bucket != self._offered:
                     return  # out of order: the rest leaves after backward
                 indices = [s.parameter for s in self._buckets[bucket].segments]
-                if any(self._taker.parameters[i].grad is None for i in indices):
+                if not all(self._taker.is_filled(i) for i in indices):
                     return
                 self._offered += 1
                 offer(bucket, {i: self._taker.take_one(i) for i in indices})

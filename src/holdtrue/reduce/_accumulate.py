@@ -42,10 +42,17 @@ class Accumulator:
         """How many merges follow the pass of `virtual_node`."""
         return self._merges[virtual_node]
 
-    def push(self, virtual_node: int, gradients: Gradients) -> None:
-        """Add the gradients of one pass; their tensors now belong to the accumulator."""
+    def push(self, virtual_node: int, gradients: Gradients, merged: int = 0) -> None:
+        """Add the gradients of one pass; their tensors now belong to the accumulator.
+
+        Args:
+            virtual_node: The pass.
+            gradients: Its gradients; with `merged` 1, already added to the entry that was on top, which was
+                popped for it (backward's own accumulation is the same addition).
+            merged: Merges of this pass that are done.
+        """
         self.stack.append(gradients)
-        for _ in range(self._merges[virtual_node]):
+        for _ in range(self._merges[virtual_node] - merged):
             right = self.stack.pop()
             self.stack[-1] = add_gradients(self.stack[-1], right)
 

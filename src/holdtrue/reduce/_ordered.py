@@ -142,6 +142,7 @@ class OrderedReduce:
         """Start a step."""
         self._accumulator = Accumulator(self._own)
         self._last: int | None = None
+        self._merged_last = 0
         self._launched_rounds = 0
         self._in_flight: list[list[Pending]] = [[] for _ in self._exchanges]
         self._offered = 0
@@ -149,9 +150,22 @@ class OrderedReduce:
         self._spreads: list[Pending] = []
         self._present = [False] * self._layout.parameters
 
-    def push(self, virtual_node: int, gradients: Gradients) -> None:
+    def pop_for(self, virtual_node: int) -> Gradients | None:
+        """The sum that the gradients of `virtual_node` are to be added to first, taken off the stack.
+
+        None if there is none. Whoever takes it adds, and says so with `merged=1` (or `merge_last`).
+        """
+        if not self._accumulator.merges_after(virtual_node):
+            return None
+        return self._accumulator.stack.pop()
+
+    def merge_last(self) -> None:
+        """Say that the last pass's gradients will come added to what `pop_for` gave."""
+        self._merged_last = 1
+
+    def push(self, virtual_node: int, gradients: Gradients, merged: int = 0) -> None:
         """Add the gradients of one pass that is not this worker's last of the step."""
-        self._accumulator.push(virtual_node, gradients)
+        self._accumulator.push(virtual_node, gradients, merged)
         ends = self._ends.get(virtual_node)
         if self._exchanges and self._eager and ends is not None and ends < len(self._own) - 1:
             self._send_complete(ends, self._accumulator.stack.pop())
@@ -187,7 +201,7 @@ class OrderedReduce:
         assert bucket == self._offered, f"bucket {bucket} offered where {self._offered} was due"
         exchange = self._exchanges[bucket]
         if self._last is not None:
-            merges = self._accumulator.merges_after(self._last)
+            merges = self._accumulator.merges_after(self._last) - self._merged_last
             left = self._accumulator.stack[len(self._accumulator.stack) - merges :]
             self._write(exchange, len(self._own) - 1, left, gradients)
         self._in_flight[bucket].append(
@@ -242,7 +256,7 @@ class OrderedReduce:
         """Give the whole of the last pass at once, without overlap: what has not been offered yet."""
         if not self._exchanges:
             if self._last is not None:
-                self._accumulator.push(self._last, gradients)
+                self._accumulator.push(self._last, gradients, self._merged_last)
             return
         if not self._eager:
             for index in range(len(self._own) - 1):

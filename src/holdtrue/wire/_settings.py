@@ -26,6 +26,7 @@ _KINDS: dict[str, Kind] = {
     "max_steps": "int",
     "resume": "flag",
     "trace": "flag",
+    "overlap": "flag",
     "device": "text",
     "config": "text",
 }
