@@ -7,6 +7,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+# The examples in docstrings run too; fake_worker.py is a worker's side and has no business in this process.
+DOCTESTS := --doctest-modules --ignore=tests/process/fake_worker.py
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 
 # Bits depend on the number of threads, and test processes share the cores.
@@ -43,10 +45,10 @@ demo: $(STAMP) ## trains on 1, 2 and 3 workers and compares the bits; about a mi
 	@$(BIN)/python examples/demo.py
 
 test: $(STAMP) ## the default tests and the examples in docstrings
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --doctest-modules src tests
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) src tests
 
 test-slow: $(STAMP) ## the default tests and those that take minutes
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --doctest-modules -m "not gpu and not soak" src tests
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak" src tests
 
 soak: $(STAMP) ## randomised tests that run long
 	$(BIN)/python -m pytest -m soak tests
@@ -72,9 +74,10 @@ docs: $(STAMP) ## tests of README and docs: examples run, links resolve, command
 	$(BIN)/python docs/pictures/draw_tree.py
 	$(BIN)/python -m pytest -n 0 tests/docs
 
-bench: $(BENCH_STAMP) ## a step against plain loops and Accelerate, the solver; minutes, writes benchmarks/raw
-	$(BIN)/python benchmarks/overhead.py --out benchmarks/raw/overhead.json
-	$(BIN)/python benchmarks/solver.py --out benchmarks/raw/solver.json
+bench: $(BENCH_STAMP) ## a step against plain loops, DDP and Accelerate; memory; start-up; writes benchmarks/raw
+	for name in overhead ddp memory startup solver; do \
+	  $(BIN)/python benchmarks/$$name.py --out benchmarks/raw/$$name.json || exit 1; \
+	done
 
 constraints: $(BENCH_STAMP) ## writes constraints.txt from what is installed in .venv
 	@{ echo "# Exact versions that make installs and the tests ran with. Refresh: make constraints."; \
