@@ -9,7 +9,7 @@ from holdtrue.errors import DivergenceError
 from holdtrue.record import DigestRecord
 from holdtrue.units import format_ids
 
-from ._calls import Announcement, check_announcements
+from ._calls import Announcement, Call, check_announcements
 from ._core import Core
 from ._edge import EXIT_INTERRUPTED
 from ._notice import Notice
@@ -17,7 +17,7 @@ from ._notice import Notice
 KINDS = ("weights", "buffers", "optimizer", "scheduler", "scaler", "registered", "position")
 
 
-def agree_on_call(core: Core, kind: str, number: int) -> None:
+def agree_on_call(core: Core, call: Call) -> None:
     """Make sure that all workers are at the same call of the same job; before the first step, with equal models.
 
     Raises:
@@ -27,11 +27,11 @@ def agree_on_call(core: Core, kind: str, number: int) -> None:
     Blocks:
         Until every worker has come to a call, at most the group's time-out.
     """
-    core.place(f"{kind} (call {number})")
+    core.place(str(call))
     group, position = core.group, core.calls.position
     digest = ""
     entries: dict[str, str] = {}
-    if kind == "steps" and not core.has_started:
+    if call.kind == "steps" and not core.has_started:
         digest, entries = core.state.digest(position.to_dict())
         if core.settings.digest_every == 1 and position.step == 0:
             core.outlet.digests(DigestRecord(step=-1, digest=digest, entries=entries))
@@ -40,8 +40,8 @@ def agree_on_call(core: Core, kind: str, number: int) -> None:
             end_interrupted(core)
         return
     own = Announcement(
-        call=number,
-        kind=kind,
+        call=call.number,
+        kind=call.kind,
         generation=core.membership.generation,
         mapping=str(core.mapping),
         plan=core.plan,
@@ -50,7 +50,7 @@ def agree_on_call(core: Core, kind: str, number: int) -> None:
         digest=digest,
         stop=core.wishes.is_interrupted,
     )
-    what = f"all workers to come to {kind} (call {number})"
+    what = f"all workers to come to {call}"
     everyone = [json.loads(part) for part in group.gather_calls(own.encode(), what=what)]
     check_announcements(everyone)
     if any(announcement["stop"] for announcement in everyone):

@@ -2,7 +2,8 @@
 
 A resumed run executes its script from the top. Calls that were finished before the checkpoint do
 nothing again (`steps`) or give back what they gave (`evaluate`); the call in whose middle the
-checkpoint was written restores the state and goes on.
+checkpoint was written restores the state and goes on. The body of a finished loop does not run again,
+so calls in it have no place in the order of the script: only calls outside loops do.
 """
 
 import json
@@ -22,15 +23,34 @@ class Position:
     epoch: int = 0
     """Epochs of the run begun before the present `run.steps` call."""
     call: int = 0
-    """Number of the present or latest `run.steps` call."""
+    """Place in the script of the present or latest `run.steps` call."""
     call_step: int = 0
     """Steps done in that call."""
     next_call: int = 0
-    """Number of the next call."""
+    """Place in the script of the next call outside a loop."""
+    inner_calls: int = 0
+    """Calls that were made in loops."""
 
     def to_dict(self) -> dict[str, int]:
         """The position as numbers by name."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A collective call that begins."""
+
+    kind: str
+    """`steps`, `evaluate` or `predict`."""
+    number: int
+    """Number among all calls, from 0: for messages, and for the random streams of an evaluation."""
+    place: int | None
+    """Number among the calls outside loops; None in a loop."""
+    is_past: bool = False
+    """Whether it was finished before the checkpoint that the run goes on from."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} (call {self.number})"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,31 +59,43 @@ class CallBook:
 
     position: Position = field(default_factory=Position)
     history: dict[int, Any] = field(default_factory=dict)  # Any: results of evaluate
-    """Results of finished evaluate calls by number."""
+    """Results of finished evaluate calls by place."""
     kinds: dict[int, str] = field(default_factory=dict)
-    """What each finished call was."""
+    """What the call at each place was."""
     live_at: Position | None = None
     """Where a checkpoint says that the run goes on; None once it does."""
 
-    def begin(self, kind: str) -> tuple[int, bool]:
-        """Number of a call that begins now, and whether it was finished before the checkpoint.
+    def begin(self, kind: str, *, is_in_loop: bool) -> Call:
+        """The call that begins now.
 
         Raises:
             CheckpointError: the call before the checkpoint was of another kind: the script has changed.
         """
-        number = self.position.next_call
+        place, number = self.position.next_call, self.position.next_call + self.position.inner_calls
+        if is_in_loop:
+            self.position.inner_calls += 1
+            return Call(kind=kind, number=number, place=None)
         self.position.next_call += 1
         if self.live_at is None:
-            self.kinds[number] = kind
-            return number, False
-        past = number < self.live_at.call
-        expected = self.kinds.get(number, kind) if past else "steps"
+            self.kinds[place] = kind
+            return Call(kind=kind, number=number, place=place)
+        is_past = place < self.live_at.call
+        expected = self.kinds.get(place, kind) if is_past else "steps"
         if kind != expected:
             raise CheckpointError(
-                f"call {number} of the script is {kind} and in the run that wrote the checkpoint it was {expected}; a run goes "
+                f"call {place} of the script is {kind} and in the run that wrote the checkpoint it was {expected}; a run goes "
                 f"on with the script that began it. Put the script back, or start a new run in another --run-dir."
             )
-        return number, past
+        return Call(kind=kind, number=number, place=place, is_past=is_past)
+
+    def keep(self, call: Call, result: Any) -> None:  # Any: JSON values
+        """Remember what a call gave, for a run that catches up."""
+        if call.place is not None:
+            self.history[call.place] = result
+
+    def recall(self, call: Call) -> Any:  # Any: JSON values
+        """What a past call gave; None where that was not kept."""
+        return None if call.place is None else self.history.get(call.place)
 
     @property
     def is_catching_up(self) -> bool:

@@ -11,6 +11,7 @@ from holdtrue.record import DigestRecord
 from holdtrue.units import format_ids
 
 from ._agree import agree_on_call, check_replicas, end_interrupted, say_start
+from ._calls import Call
 from ._core import Core
 from ._feed import Feed
 from ._keeper import Keeper
@@ -25,13 +26,13 @@ class Loop:
         core: The run.
         keeper: Its checkpoints.
         feed: What the steps read.
-        number: Number of the call.
+        call: The call.
         epochs: Times to go through the source.
     """
 
-    def __init__(self, core: Core, keeper: Keeper, feed: Feed, *, number: int, epochs: int) -> None:
+    def __init__(self, core: Core, keeper: Keeper, feed: Feed, *, call: Call, epochs: int) -> None:
         self._core, self._keeper, self._feed = core, keeper, feed
-        self._number, self._epochs = number, epochs
+        self._call, self._epochs = call, epochs
         self._total: int | None = None
         self._epoch_in_call = self._step_in_epoch = 0
         self._begun = 0
@@ -43,17 +44,18 @@ class Loop:
         core, feed = self._core, self._feed
         if core.is_looping:
             raise UsageError(
-                f"run.steps (call {self._number}) began while another loop over steps was open; the position of a run is one. "
+                f"run.{self._call} began while another loop over steps was open; the position of a run is one. "
                 f"Let the first loop end, or leave it by break."
             )
         core.feed = feed
         if core.calls.is_catching_up:
             self._keeper.restore()
         else:
-            core.calls.position.call, core.calls.position.call_step = self._number, 0
+            assert self._call.place is not None, "a loop in a loop was refused"
+            core.calls.position.call, core.calls.position.call_step = self._call.place, 0
         position = core.calls.position
         specialise_compiled_shapes(core.plan.numerics)
-        agree_on_call(core, "steps", self._number)
+        agree_on_call(core, self._call)
         self._start()
         core.is_looping = True
         try:
@@ -95,7 +97,7 @@ class Loop:
             self._total = position.step - position.call_step + per_epoch * self._epochs
             if core.settings.max_steps:
                 self._total = min(self._total, core.settings.max_steps)
-        self._begun = self._epoch_in_call
+        self._begun = self._epoch_in_call + (self._step_in_epoch > 0)
         if not core.has_started:
             core.has_started = True
             core.outlet.start(say_start(core), self._total)
@@ -135,6 +137,8 @@ class Loop:
         try:
             if step.is_updated:
                 self._close(step, seconds)
+                if not is_left:
+                    self._write_if_due()
             elif step.is_begun or not is_left:
                 raise UsageError(
                     f"step {step.index} was left without step.update; its gradient would be lost. "
@@ -154,7 +158,7 @@ class Loop:
         self._keeper.write(self._feed, epoch_in_call=epoch, step_in_epoch=step)
 
     def _close(self, step: Step, seconds: float) -> None:
-        """The boundary after a step: position, digest, record, checkpoint."""
+        """Close a step: position, digest, record."""
         core, position, settings = self._core, self._core.calls.position, self._core.settings
         position.step += 1
         position.call_step += 1
@@ -171,8 +175,11 @@ class Loop:
             digest=digest,
             total_steps=self._total,
         )
-        every = settings.checkpoint_every
-        if (every and position.step % every == 0) or core.wishes.interrupt_agreed:
+
+    def _write_if_due(self) -> None:
+        # Not where the loop was left: a run that resumed here would take the steps that the break left out.
+        core, every = self._core, self._core.settings.checkpoint_every
+        if (every and core.calls.position.step % every == 0) or core.wishes.interrupt_agreed:
             self._write()
 
     def _take_digest(self, step: int, result: RoundResult | None) -> str:

@@ -193,8 +193,8 @@ class Run:
         core.settle()
         if epochs < 0:
             raise UsageError(f"epochs is {epochs}; it is a number of times, 0 or more. Pass such a number.")
-        number, past = core.calls.begin("steps")
-        if past or core.wishes.is_stopping:
+        call = core.calls.begin("steps", is_in_loop=core.is_looping)
+        if call.is_past or core.wishes.is_stopping:
             return iter(())
         core.state.check_complete()
         opened = self._open(source, collate_fn, num_workers, shuffle)
@@ -217,7 +217,7 @@ class Run:
                 nodes=core.engine.held,
                 timeout_s=core.settings.timeout_s,
             )
-        return Loop(core, self._keeper, feed, number=number, epochs=epochs).steps()
+        return Loop(core, self._keeper, feed, call=call, epochs=epochs).steps()
 
     def _open(
         self,
@@ -263,13 +263,13 @@ class Run:
         """
         self._core.refuse_in_pass("run.evaluate")
         self._core.settle()
-        number, past = self._core.calls.begin("evaluate")
-        if past or self._core.calls.is_catching_up:
-            return dict(self._core.calls.history.get(number, {}))
+        call = self._core.calls.begin("evaluate", is_in_loop=self._core.is_looping)
+        if call.is_past or self._core.calls.is_catching_up:
+            return dict(self._core.calls.recall(call) or {})
         opened = self._open(source, collate_fn, 0, True)  # read unshuffled; a sampler stays in force
-        agree_on_call(self._core, "evaluate", number)
-        result = evaluate_chunks(self._core, fn, opened, batch_size, number)
-        self._core.calls.history[number] = result
+        agree_on_call(self._core, call)
+        result = evaluate_chunks(self._core, fn, opened, batch_size, call.number)
+        self._core.calls.keep(call, result)
         return result
 
     def predict(
@@ -297,12 +297,12 @@ class Run:
         """
         self._core.refuse_in_pass("run.predict")
         self._core.settle()
-        number, past = self._core.calls.begin("predict")
-        if past or self._core.calls.is_catching_up:
+        call = self._core.calls.begin("predict", is_in_loop=self._core.is_looping)
+        if call.is_past or self._core.calls.is_catching_up:
             return None  # type: ignore[return-value]  # said in the docstring
         opened = self._open(source, collate_fn, 0, True)  # read unshuffled; a sampler stays in force
-        agree_on_call(self._core, "predict", number)
-        outputs: T = predict_chunks(self._core, fn, opened, batch_size, number)
+        agree_on_call(self._core, call)
+        outputs: T = predict_chunks(self._core, fn, opened, batch_size, call.number)
         return outputs
 
     # ---- once per job ----
