@@ -35,6 +35,9 @@ class _Tracked:
     owner: dict[str, torch.Tensor | None]
     key: str
     tensor: torch.Tensor
+    flat: torch.Tensor
+    """The tensor as one axis; a view of it where it is contiguous."""
+    is_view: bool
 
 
 @dataclass(slots=True)
@@ -45,6 +48,7 @@ class _Family:
     members: list[_Tracked] = field(default_factory=list)
     start: torch.Tensor = field(init=False)
     start_views: list[torch.Tensor] = field(init=False)
+    tensors: list[torch.Tensor] = field(init=False)
     first: torch.Tensor | None = None
     """Values after this worker's first pass."""
     changed: torch.Tensor | None = None
@@ -54,9 +58,33 @@ class _Family:
     extreme: torch.Tensor | None = None
     """Running maximum or minimum, for these rules."""
 
+    all_changed: bool = False
+    """Whether every member is known to have changed, and need not be compared again (CPU)."""
+    all_unlike: bool = False
+    """Whether every member is known to be unlike after two passes (CPU)."""
+
     def flat(self) -> torch.Tensor:
         """Present values of all members, in one new tensor."""
-        return torch.cat([m.owner[m.key].reshape(-1) for m in self.members])  # type: ignore[union-attr]  # tracked: not None
+        values = []
+        for m in self.members:
+            now = m.owner[m.key]
+            assert now is not None, f"buffer {m.name} is tracked and gone"
+            values.append(m.flat if now is m.tensor and m.is_view else now.reshape(-1))
+        return torch.cat(values)
+
+    def compare(self, flat: torch.Tensor) -> None:
+        """Note where a pass left other values than the start, and than the first pass."""
+        if self.first is None:
+            self.first = flat
+        on_cpu = flat.device.type == "cpu"
+        if not (on_cpu and (self.all_changed or torch.equal(_bits(flat), _bits(self.start)))):
+            self.changed = _mark(self.changed, flat, self.start)
+            self.all_changed = on_cpu and all(self.any_in_members(self.changed))
+        if not (
+            on_cpu and (flat is self.first or self.all_unlike or torch.equal(_bits(flat), _bits(self.first)))
+        ):
+            self.unlike = _mark(self.unlike, flat, self.first)
+            self.all_unlike = on_cpu and all(self.any_in_members(self.unlike))
 
     def split(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """Views of `flat` in the members' shapes."""
@@ -68,6 +96,12 @@ class _Family:
         if mask is None:
             return [False] * len(self.members)
         return [bool(piece.any()) for piece in self.split(mask.cpu())]
+
+
+def _mark(mask: torch.Tensor | None, values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """`mask` with the places set where the bits of two tensors differ."""
+    differs = _bits(values) != _bits(others)
+    return differs if mask is None else mask.logical_or_(differs)
 
 
 def _bits(flat: torch.Tensor) -> torch.Tensor:
@@ -95,6 +129,7 @@ class BufferBook:
         self._models, self._rules = models, rules
         self._families: list[_Family] = []
         self._modules: list[tuple[str, torch.nn.Module]] = []
+        self._dicts: list[dict[str, torch.Tensor | None]] = []
         self._count = 0
         self._passes = 0
         self._odd: dict[str, tuple[torch.Tensor, bool]] = {}
@@ -109,10 +144,10 @@ class BufferBook:
             for prefix, model in self._models.items()
             for path, module in model.named_modules()
         ]
-        self._count = 0
+        self._dicts = [module._buffers for _, module in self._modules]
+        self._count = sum(map(len, self._dicts))
         seen: set[int] = set()
         for path, module in self._modules:
-            self._count += len(module._buffers)
             for key, tensor in module._buffers.items():
                 if tensor is None or id(tensor) in seen:
                     continue
@@ -120,13 +155,23 @@ class BufferBook:
                 name = ".".join(filter(None, (path, key)))
                 family_key = (self._rule_of(name, module, tensor), tensor.dtype, tensor.device)
                 family = families.setdefault(family_key, _Family(rule=family_key[0]))
-                family.members.append(_Tracked(name, module._buffers, key, tensor))
+                family.members.append(
+                    _Tracked(
+                        name,
+                        module._buffers,
+                        key,
+                        tensor,
+                        tensor.detach().reshape(-1),
+                        tensor.is_contiguous(),
+                    )
+                )
         self._families = list(families.values())
         self._odd = {}
         self._passes = 0
         for family in self._families:
             family.start = family.flat()
             family.start_views = family.split(family.start)
+            family.tensors = [m.tensor for m in family.members]
 
     def _rule_of(self, name: str, module: torch.nn.Module, tensor: torch.Tensor) -> str:
         for pattern, rule in self._rules:
@@ -153,55 +198,60 @@ class BufferBook:
                     if own is not None:
                         member.tensor.copy_(own)
 
-    def close_pass(self, virtual_node: int, examples: int) -> list[torch.Tensor | None]:
+    def close_pass(self, virtual_node: int, weight: float) -> list[torch.Tensor | None]:
         """Take what the pass left in the buffers, and put the starting values back.
+
+        Args:
+            virtual_node: The pass.
+            weight: Its weight in means: its examples, in any unit that is the same for the whole round.
 
         Returns:
             What the pass adds to the sums of the families with rule mean or sum, float64.
         """
         self._passes += 1
-        if not self._families and not self._has_odd():
+        is_regular = self._is_regular()
+        if is_regular and not self._families:
             return []
         with torch.no_grad():
-            return self._take_pass(virtual_node, examples)
+            if not is_regular:
+                self._collect_odd()
+            leaves: list[torch.Tensor | None] = []
+            for family in self._families:
+                self._take_family(family, virtual_node, weight, leaves)
+                if family.changed is not None:
+                    if not is_regular:
+                        for member in family.members:
+                            member.owner[member.key] = member.tensor
+                    torch._foreach_copy_(family.tensors, family.start_views)
+            return leaves
 
-    def _take_pass(self, virtual_node: int, examples: int) -> list[torch.Tensor | None]:
-        self._collect_odd()
-        leaves: list[torch.Tensor | None] = []
-        for family in self._families:
-            flat = family.flat()
-            self._compare(family, flat)
-            if family.rule == "mean":
-                leaves.append(flat.double().mul_(examples))
-            elif family.rule == "sum":
-                leaves.append(flat.double().sub_(family.start))
-            elif family.rule in ("max", "min"):
-                fold = torch.maximum if family.rule == "max" else torch.minimum
-                family.extreme = flat if family.extreme is None else fold(family.extreme, flat)
-            elif family.rule == "per_node":
-                for member, value in zip(family.members, family.split(flat), strict=True):
-                    self.per_node.setdefault(member.name, {})[virtual_node] = value.clone()
-            if family.changed is not None:
-                for member in family.members:
-                    member.owner[member.key] = member.tensor
-                torch._foreach_copy_([m.tensor for m in family.members], family.start_views)
-        return leaves
+    def _take_family(
+        self, family: _Family, virtual_node: int, weight: float, leaves: list[torch.Tensor | None]
+    ) -> None:
+        if family.rule == "first" and family.changed is not None:
+            return  # the first pass had the value; the start is put back in any case
+        flat = family.flat()
+        family.compare(flat)
+        if family.rule == "mean":
+            wide = flat.double()
+            leaves.append(wide if weight == 1 else wide.mul_(weight))
+        elif family.rule == "sum":
+            leaves.append(flat.double().sub_(family.start))
+        elif family.rule in ("max", "min"):
+            fold = torch.maximum if family.rule == "max" else torch.minimum
+            family.extreme = flat if family.extreme is None else fold(family.extreme, flat)
+        elif family.rule == "per_node":
+            for member, value in zip(family.members, family.split(flat), strict=True):
+                self.per_node.setdefault(member.name, {})[virtual_node] = value.clone()
 
-    @staticmethod
-    def _compare(family: _Family, flat: torch.Tensor) -> None:
-        if family.first is None:
-            family.first = flat
-        bits, start, first = _bits(flat), _bits(family.start), _bits(family.first)
-        if flat.device.type == "cpu" and family.changed is None and torch.equal(bits, start):
-            return
-        changed, unlike = bits != start, bits != first
-        family.changed = changed if family.changed is None else family.changed.logical_or_(changed)
-        family.unlike = unlike if family.unlike is None else family.unlike.logical_or_(unlike)
+    def _is_regular(self) -> bool:
+        """Whether the modules have the buffers that they had at the start of the round, by identity."""
+        if sum(map(len, self._dicts)) != self._count:
+            return False
+        return all(m.owner.get(m.key) is m.tensor for f in self._families for m in f.members)
 
     def _collect_odd(self) -> None:
         """Find buffers that appeared in the pass or changed their shape; they must be alike in all passes."""
-        if not self._has_odd():
-            return
         known = {(id(m.owner), m.key): m for f in self._families for m in f.members}
         for path, module in self._modules:
             for key, tensor in list(module._buffers.items()):
@@ -219,20 +269,11 @@ class BufferBook:
                 else:
                     del module._buffers[key]
 
-    def _has_odd(self) -> bool:
-        if sum(len(module._buffers) for _, module in self._modules) != self._count:
-            return True
-        return any(
-            (now := m.owner.get(m.key)) is not m.tensor and (now is None or not _same_kind(now, m.tensor))
-            for f in self._families
-            for m in f.members
-        )
-
     @torch.no_grad()
     def undo(self) -> None:
         """Give every buffer the value that it had at the start of the round."""
         for family in self._families:
-            torch._foreach_copy_([m.tensor for m in family.members], family.start_views)
+            torch._foreach_copy_(family.tensors, family.start_views)
 
     @property
     def has_families(self) -> bool:
@@ -246,20 +287,23 @@ class BufferBook:
 
     @torch.no_grad()
     def combine(
-        self, group: Group, sums: Sequence[torch.Tensor | None], examples: int, lowest: int, step: int
+        self, group: Group, sums: Sequence[torch.Tensor | None], weight: float, lowest: int, step: int
     ) -> None:
         """Give every buffer its value after the round, the same on every worker.
 
         Args:
             group: The workers; all of them call this at the end of a round.
             sums: `close_pass`'s sums over all virtual nodes, in tree order.
-            examples: Examples in the step.
+            weight: Sum of the weights of the round's passes.
             lowest: Rank of the worker that holds the lowest virtual node with examples.
             step: Index of the step, for messages.
 
         Raises:
             NumericsError: passes changed a buffer without a rule in unlike ways.
         """
+        if group.world_size == 1 and not self._odd:
+            self._combine_alone(sums, weight, step)
+            return
         what = f"the buffers of step {step}"
         reports = [json.loads(r) for r in group.gather_bytes(self._report(), what=what)]
         busy = [r for r in reports if r["ran"]]
@@ -291,7 +335,7 @@ class BufferBook:
             total = next(totals) if family.rule in ADDED_RULES else None
             if changed[i]:
                 extremes = [v[f"extreme.{i}"] for v in values if f"extreme.{i}" in v]
-                _settle(family, unlike[i], lowest_values[f"first.{i}"], total, examples, extremes)
+                _settle(family, unlike[i], lowest_values[f"first.{i}"], total, weight, extremes)
         self._settle_odd({n: lowest_values[f"odd.{n}"] for n in odd})
 
     def _unlike_members(
@@ -303,6 +347,23 @@ class BufferBook:
             len({e[m][0] for e in entries}) > 1 or any(e[m][1] for e in entries)
             for m in range(len(family.members))
         ]
+
+    def _combine_alone(self, sums: Sequence[torch.Tensor | None], weight: float, step: int) -> None:
+        """As `combine` where this worker ran every pass: nothing to send, no fingerprints."""
+        totals = iter(sums)
+        refused: list[str] = []
+        for family in self._families:
+            total = next(totals) if family.rule in ADDED_RULES else None
+            if family.changed is None or family.first is None:
+                continue
+            all_unlike = [True] * len(family.members)
+            unlike = all_unlike if family.all_unlike else family.any_in_members(family.unlike)
+            if family.rule == "alike":
+                refused += [m.name for m, is_unlike in zip(family.members, unlike, strict=True) if is_unlike]
+            extremes = [] if family.extreme is None else [family.extreme]
+            _settle(family, unlike, family.first, total, weight, extremes)
+        if refused:
+            raise NumericsError(_refusal(sorted(refused), step))
 
     def _report(self) -> bytes:
         """What passes did to each buffer here: its value after the first, and whether later ones differ."""
@@ -356,7 +417,7 @@ def _settle(
     unlike: Sequence[bool],
     first: torch.Tensor,
     total: torch.Tensor | None,
-    examples: int,
+    weight: float,
     extremes: Sequence[torch.Tensor],
 ) -> None:
     """Set the members of one family to their values after the round."""
@@ -364,7 +425,7 @@ def _settle(
     combined: torch.Tensor | None = None
     if total is not None:
         total = total.to(family.start.device)
-        combined = total / examples if family.rule == "mean" else total + family.start
+        combined = total / weight if family.rule == "mean" else total + family.start
         combined = combined.to(family.start.dtype)
     for extreme in extremes:
         fold = torch.maximum if family.rule == "max" else torch.minimum
@@ -373,7 +434,7 @@ def _settle(
         for target, source, is_unlike in zip(family.split(new), family.split(combined), unlike, strict=True):
             if is_unlike:
                 target.copy_(source)
-    torch._foreach_copy_([m.tensor for m in family.members], family.split(new))
+    torch._foreach_copy_(family.tensors, family.split(new))
 
 
 def _same_kind(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -69,6 +69,8 @@ class _Round:
     round_: int
     counts: Sequence[int]
     nodes: tuple[int, ...]
+    unit_examples: int
+    """Examples of weight 1 in means of buffers: those of every pass if they are all alike, else 1."""
     losses: dict[int, torch.Tensor] = field(default_factory=dict)
     weights: dict[int, float | torch.Tensor] = field(default_factory=dict)
     fingerprints: dict[int, int] = field(default_factory=dict)
@@ -160,7 +162,11 @@ class Engine:
         self._reduce, self._overlap = self._reduces[tree]
         self._reduce.begin()
         self._watch = self._watches.setdefault(round_, AccumulationWatch(self._taker))
-        self.round = _Round(step=step, round_=round_, counts=counts, nodes=self.nodes(counts))
+        sizes = {n for n in counts if n}
+        unit = sizes.pop() if len(sizes) == 1 else 1
+        self.round = _Round(
+            step=step, round_=round_, counts=counts, nodes=self.nodes(counts), unit_examples=unit
+        )
         self.buffers.begin_round()
         self._sums = self._reduce_of_sums(tree)
         if not self.round.nodes:
@@ -231,8 +237,9 @@ class Engine:
         is_last = at.virtual_node == work.nodes[-1]
         may_shorten = self._may_shorten and isinstance(weight, float)
         entry = reduce.pop_for(at.virtual_node) if may_shorten and watch.is_single else None
-        self._taker.clear()  # what the user's own backward may have left
-        if entry is not None:
+        if entry is None:
+            self._taker.clear()  # what the user's own backward may have left
+        else:
             self._taker.lend(entry)
             at.merged = 1
             if is_last:
@@ -286,7 +293,7 @@ class Engine:
             self._reduce_now().push_last(leaf)
         else:
             self._reduce_now().push(v, leaf, at.merged)
-        sums = self.buffers.close_pass(v, at.examples)
+        sums = self.buffers.close_pass(v, at.examples / work.unit_examples)
         if v == work.nodes[-1]:
             work.last_sums = sums
         elif self._sums is not None:
@@ -368,7 +375,8 @@ class Engine:
             self._sums.push_last(work.last_sums or [None] * len(self.buffers.added()))
             sums = self._sums.finish()
         first = next(v for v, n in enumerate(work.counts) if n)
-        self.buffers.combine(self.group, sums, sum(work.counts), self.mapping.worker_of(first), work.step)
+        weight = sum(work.counts) / work.unit_examples
+        self.buffers.combine(self.group, sums, weight, self.mapping.worker_of(first), work.step)
 
     def update(self, optimizers: Sequence[Optimizer], max_grad_norm: float | None) -> float | None:
         """Clip and apply the reduced gradient: local, the same on every worker.
