@@ -145,8 +145,12 @@ def main() -> None:
                         str(workers),
                         "--checkpoint-every",
                         "0",
+                        "--run-dir",
+                        f"{folder}/{i}",
+                        here,
+                        "--role",
+                        "holdtrue",
                     ]
-                    + ["--run-dir", f"{folder}/{i}", here, "--role", "holdtrue"]
                 )
                 for i in range(args.repeats)
             ]

@@ -142,6 +142,7 @@ def write_weights(path: Path, stem: str, tensors: Mapping[str, torch.Tensor]) ->
         memories.add(memory)
     with _disk_errors():
         safetensors.torch.save_file(plain, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # safetensors leaves it to its owner alone, and anyone may load it
 
 
 def _unsaved(name: str, value: object) -> UsageError:

@@ -32,7 +32,7 @@ def agree_on_call(core: Core, call: Call) -> None:
     digest = ""
     entries: dict[str, str] = {}
     if call.kind == "steps" and not core.has_started:
-        digest, entries = core.state.digest(position.to_dict())
+        digest, entries = core.state.digest(position.digested)
         if core.settings.digest_every == 1 and position.step == 0:
             core.outlet.digests(DigestRecord(step=-1, digest=digest, entries=entries))
     if group.world_size == 1:

@@ -35,6 +35,11 @@ class Position:
         """The position as numbers by name."""
         return asdict(self)
 
+    @property
+    def digested(self) -> dict[str, int]:
+        """What of the position belongs to the training state: the rest counts calls, which change no bits."""
+        return {"step": self.step}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:

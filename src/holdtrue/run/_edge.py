@@ -106,6 +106,10 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
         _leave(EXIT_INTERRUPTED)
     where = run.describe_pass() if run is not None else ""
     is_ours = isinstance(error, HoldtrueError)
+    # First, so that the launcher knows what the words that follow on stderr are.
+    _tell_failure(
+        kind, str(error) if is_ours else f"{kind.__name__}: {error}" + (f" ({where})" if where else "")
+    )
     if is_ours:
         at = _user_line(trace)
         sys.stderr.write(
@@ -121,11 +125,8 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
             )
         traceback.print_exception(kind, error, trace)
     sys.stderr.flush()
-    _tell_failure(
-        kind, str(error) if is_ours else f"{kind.__name__}: {error}" + (f" ({where})" if where else "")
-    )
-    if is_ours and isinstance(error, ValueError):
-        _leave(EXIT_USAGE)
+    # Not by the interpreter's own end: it would wait for threads and collectives that wait for others.
+    _leave(EXIT_USAGE if is_ours and isinstance(error, ValueError) else EXIT_FAILED)
 
 
 def _tell_failure(kind: type[BaseException], sentence: str) -> None:

@@ -64,7 +64,7 @@ class Keeper:
         }
         self._shards = found.state["nodes"]["shards"]
         self.iterable_start = loop["epoch"], loop["step"]
-        digest, _ = core.state.digest(position.to_dict())
+        digest, _ = core.state.digest(position.digested)
         if digest != found.digest:
             raise CheckpointError(
                 f"the state restored from {found.path} has the digest {digest[:16]}... and was saved with {found.digest[:16]}; "
@@ -99,7 +99,7 @@ class Keeper:
         nodes = self._gather_node_states(feed)
         if core.membership.rank != 0:
             return
-        digest, _ = core.state.digest(position.to_dict())
+        digest, _ = core.state.digest(position.digested)
         core.last_digest = digest
         state = core.state.capture() | {
             "position": position.to_dict(),

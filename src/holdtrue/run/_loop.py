@@ -165,7 +165,9 @@ class Loop:
         self._step_in_epoch += 1
         result = step.first_result
         digest = None
-        if settings.digest_every and position.step % settings.digest_every == 0:
+        if settings.digest_every and (
+            position.step % settings.digest_every == 0 or position.step == self._total
+        ):
             digest = self._take_digest(step.index, result)
         core.outlet.step(
             step=step.index,
@@ -185,7 +187,7 @@ class Loop:
     def _take_digest(self, step: int, result: RoundResult | None) -> str:
         """Digest of the state after a step: recorded now, compared between workers in the next round."""
         core = self._core
-        digest, entries = core.state.digest(core.calls.position.to_dict())
+        digest, entries = core.state.digest(core.calls.position.digested)
         core.last_digest = digest
         self._due = bytes.fromhex(digest), entries
         losses = inputs = None

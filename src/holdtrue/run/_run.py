@@ -332,7 +332,8 @@ class Run:
         """Write the model as safetensors, once per job: written aside, then renamed.
 
         Args:
-            path: The file. With several models, `.0`, `.1`, ... go before its suffix.
+            path: The file. With several models, `.0`, `.1`, ... go before its suffix. Under
+                `holdtrue verify` it goes into the trial's own folder: a check overwrites nothing.
         """
         self._core.settle(alone=True)
         if not self.is_main or self._core.calls.is_catching_up:
@@ -340,12 +341,15 @@ class Run:
         weights = list(self._core.state.weights().values())
         for i, tensors in enumerate(weights):
             target = Path(path)
+            if self._core.settings.trace and self._core.settings.run_dir is not None:
+                target = Path(self._core.settings.run_dir) / "saved" / target.name
             if len(weights) > 1:
                 target = target.with_name(f"{target.stem}.{i}{target.suffix}")
             target.parent.mkdir(parents=True, exist_ok=True)
             aside = target.with_name(target.name + ".part")
             own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
             safetensors.torch.save_file(own, aside, metadata={"format": "pt"})
+            aside.chmod(0o644)  # safetensors leaves it to its owner alone
             aside.replace(target)
 
     def digest(self, what: str = "all") -> str:
@@ -360,7 +364,7 @@ class Run:
                 f"digest was asked for {what!r}; it knows 'all' and 'weights'. Pass one of them."
             )
         self._core.settle(alone=True)
-        return self._core.state.digest(self._core.calls.position.to_dict(), what=what)[0]
+        return self._core.state.digest(self._core.calls.position.digested, what=what)[0]
 
     def stop(self, reason: str) -> None:
         """End training on all workers at the same step: agreed in the next reduce.

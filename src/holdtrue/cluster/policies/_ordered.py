@@ -3,7 +3,6 @@
 from holdtrue.cluster._jobs import Grant, Job
 from holdtrue.cluster._state import ClusterState, Decision, FreeDevices, JobView
 
-
 BACKFILL_DEPTH = 100
 """Jobs behind the first in line that are looked at; a bound, so that a long line costs no more than a short one."""
 
