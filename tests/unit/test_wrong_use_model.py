@@ -251,7 +251,5 @@ def test_a_buffer_per_node_survives_a_resume_on_another_number_of_workers(tmp_pa
     monkeypatch.setenv("HOLDTRUE_CHECKPOINT_EVERY", "1")
     folder = tmp_path / "cut"
     workers(lambda: main(str(folder), 3), 2)
-    newest = folder / "checkpoints" / "step-00000004"
-    newest.rename(folder / "later")  # the break is after this step: go on from the one before
     monkeypatch.setenv("HOLDTRUE_RESUME", "1")
     assert workers(lambda: main(str(folder), -1), 3) == [whole] * 3

@@ -58,6 +58,7 @@ class TorchGroup(Group):
     ) -> None:
         super().__init__(rank=rank, world_size=world_size, device=device)
         self.timeout_s = timeout_s
+        self._is_stuck = False
         self._store = dist.PrefixStore(f"{name}/positions", store)
         self._groups = {
             stream: self._make(dist.PrefixStore(f"{name}/{stream}", store))
@@ -76,10 +77,13 @@ class TorchGroup(Group):
             while True:
                 try:
                     work.wait(timedelta(seconds=min(SLICE_S, self.timeout_s)))
+                    self._is_stuck = False
                     return
                 except RuntimeError as error:
                     if not is_timeout(error):
+                        self._is_stuck = False
                         raise self._lost(what) from error
+                self._is_stuck = True  # unless this wait ends well
                 looks = self._look_around(what, looks)
                 self.on_slow_wait(what)
                 if time.monotonic() - started > self.timeout_s:
@@ -208,10 +212,18 @@ class TorchGroup(Group):
 
     def close(self) -> None:
         """Leave: connections are closed; a peer that waits for this worker is told at once."""
+        if self._is_stuck:
+            _graveyard.append(self)
+            return
         for group in self._groups.values():
             with contextlib.suppress(RuntimeError):
                 group.abort()
         self._groups.clear()
+
+
+_graveyard: list[TorchGroup] = []
+"""Groups with a collective that still waits for a worker: to abort or to free them would hold up the whole
+process (torch keeps the interpreter's lock) until gloo's own time-out. They live as long as the process."""
 
 
 def is_timeout(error: RuntimeError) -> bool:
