@@ -1,0 +1,180 @@
+"""`holdtrue verify` on real training: a script that holds true, and ones that break the promise in every way we know.
+
+The command runs on three of them; the rest are judged by its own rules on runs in this process.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from commands import Ended, holdtrue, write_script
+
+import holdtrue as ht
+from holdtrue.cli._trials import judge_reference, judge_trial
+from holdtrue.record import RunRecord, read_run
+from holdtrue.testing import run_in_process
+
+# ---- the command ----
+
+SCRIPT = """
+run, model = start(virtual_nodes=2, global_batch_size=6)
+for step in run.steps(examples(), epochs=2):
+    for batch in step:
+        step.backward(loss_of(model, batch) + EXTRA)
+    step.update()
+"""
+RANDOM = "model.line.weight.sum() * int.from_bytes(os.urandom(2), 'big') / 65536"
+
+
+def verify(tmp_path: Path, extra: str) -> Ended:
+    write_script(tmp_path, SCRIPT.replace("EXTRA", extra))
+    own = {"TMPDIR": str(tmp_path)}
+    return holdtrue("verify", "--device", "cpu", "--steps", "3", "train.py", cwd=tmp_path, env=own)
+
+
+@pytest.mark.process
+def test_a_script_that_holds_true_passes_with_status_0(tmp_path) -> None:
+    ended = verify(tmp_path, "0")
+    assert ended.status == 0, ended.text
+    assert "PASS  5 runs of 3 steps on 2 virtual nodes: the same bits after every step." in ended.out
+    assert "different" not in ended.out
+
+
+@pytest.mark.process
+def test_a_script_that_does_not_repeat_itself_fails_with_status_1_and_where_to_look(tmp_path) -> None:
+    ended = verify(tmp_path, RANDOM)
+    assert ended.status == 1, ended.text
+    flat = " ".join(ended.out.split())
+    for words in (
+        "FAIL The same mapping run twice gave different bits",
+        "The training state after step 0 is the first that differs.",
+        "weights/line.weight",
+        "The inputs are equal and the loss differs: look at the forward pass",
+        "holdtrue compare",
+        "The runs are kept in",
+    ):
+        assert words in flat, ended.out
+
+
+@pytest.mark.process
+def test_a_script_that_depends_on_the_mapping_fails_with_status_1_and_where_to_look(tmp_path) -> None:
+    ended = verify(tmp_path, "model.line.weight.sum() * run.mapping.world_size")
+    assert ended.status == 1, ended.text
+    flat = " ".join(ended.out.split())
+    assert "FAIL 2 workers gave other bits than 1 worker, which repeats itself." in flat
+    assert "weights/line.weight" in flat
+
+
+# ---- its rules, on runs in this process ----
+
+
+def _noise() -> float:
+    return int.from_bytes(os.urandom(2), "big") / 65536
+
+
+class Doubtful(torch.autograd.Function):
+    """The identity with a gradient that is another each time."""
+
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * (1 + _noise())
+
+
+class Data(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Examples with seeded noise, and with `augment` of one's own."""
+
+    def __init__(self, augment: Callable[[], float]) -> None:
+        generator = torch.Generator().manual_seed(7)
+        self.x, self.y = torch.randn(24, 3, generator=generator), torch.randn(24, generator=generator)
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.x[i] + 0.1 * torch.rand(()) + self.augment(), self.y[i]
+
+
+def train(folder: Path, mapping: str = "0-3", **breaks: Callable[..., object]) -> RunRecord:
+    """A run with one thing broken, recorded as `verify` does."""
+
+    def main() -> None:
+        torch.manual_seed(1)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.2), torch.nn.Linear(4, 1))
+        breaks.get("initial", lambda m: None)(model)
+        run = ht.init(virtual_nodes=4, global_batch_size=8, run_dir=str(folder))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        run.prepare(model, optimizer)
+        for step in run.steps(Data(breaks.get("augment", lambda: 0.0))):  # type: ignore[arg-type]
+            for x, y in step:
+                out = breaks.get("out", lambda out: out)(model(x).squeeze(-1))
+                step.backward(F.mse_loss(out, y) * breaks.get("factor", lambda: 1.0)())  # type: ignore[arg-type,operator]
+            step.update()
+            breaks.get("after", lambda m, step: None)(model, step)
+        run.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("DIGEST_EVERY", "1"), ("TRACE", "1"), ("CHECKPOINT_EVERY", "0")):
+            patch.setenv(f"HOLDTRUE_{name}", value)
+        run_in_process(main, mapping=mapping)
+    return read_run(folder)
+
+
+def _unseeded(model: torch.nn.Module) -> None:
+    generator = torch.Generator()
+    generator.seed()
+    with torch.no_grad():
+        model[0].weight.normal_(generator=generator)  # type: ignore[index,operator,union-attr]
+
+
+def _late(model: torch.nn.Module, step: ht.Step) -> None:
+    if step.index == 1:
+        with torch.no_grad():
+            model[2].bias += _noise()  # type: ignore[index,operator]
+
+
+BROKEN: dict[str, tuple[dict[str, Callable[..., object]], tuple[str, ...]]] = {
+    "initial weights from a generator without the run's seed": (
+        {"initial": _unseeded},
+        ("before the first step", "weights/0.weight"),
+    ),
+    "augmentation from the system's entropy": ({"augment": _noise}, ("after step 0", "inputs")),
+    "a backward that is another each time": (
+        {"out": Doubtful.apply},
+        ("after step 0", "Inputs and losses are equal", "look at the backward pass"),
+    ),
+    "a loss that depends on the clock": (
+        {"factor": lambda: 1 + time.perf_counter() % 1.0},
+        ("after step 0", "The inputs are equal and the loss differs", "the clock"),
+    ),
+    "weights changed at random after an update": (
+        {"after": _late},
+        ("after step 1", "1 entry", "weights/2.bias", "the code after step.update"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_a_training_that_does_not_repeat_itself_is_found_with_where_to_look(name: str, tmp_path) -> None:
+    breaks, words = BROKEN[name]
+    first = train(tmp_path / "first", **breaks)
+    assert judge_reference(first).verdict == "reference"
+    finding = judge_trial(first, train(tmp_path / "again", **breaks))
+    assert finding.verdict == "different"
+    said = " ".join(finding.sentences)
+    for word in words:
+        assert word in said, said
+
+
+@pytest.mark.parametrize("mapping", ["0-3", "0-1/2-3", "0-1/2/3", "0,3/1/2"])
+def test_the_same_training_unbroken_is_found_equal(mapping: str, tmp_path) -> None:
+    first = train(tmp_path / "first")
+    assert judge_trial(first, train(tmp_path / "again", mapping)).verdict == "equal"
