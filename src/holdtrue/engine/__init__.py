@@ -10,6 +10,7 @@ from ._checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, write_c
 from ._digest import digest_entries, flatten_state, hash_entry
 from ._engine import Engine, OrderFunction, RoundResult
 from ._ledger import NOTICE_BYTES
+from ._memory import keep_freed_memory
 from ._numerics import apply_numerics, specialise_compiled_shapes
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams, export_user_streams, import_user_streams
@@ -29,6 +30,7 @@ __all__ = [
     "flatten_state",
     "hash_entry",
     "import_user_streams",
+    "keep_freed_memory",
     "load_checkpoint",
     "newest_checkpoint",
     "specialise_compiled_shapes",

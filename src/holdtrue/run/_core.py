@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from holdtrue.data import set_host_streams
-from holdtrue.engine import Engine, TrainingState, apply_numerics
+from holdtrue.engine import Engine, TrainingState, apply_numerics, keep_freed_memory
 from holdtrue.errors import HoldtrueError, UsageError
 from holdtrue.mapping import Mapping
 from holdtrue.plan import Plan, stream_key
@@ -43,6 +43,7 @@ class Core:
     def __init__(self, *, plan: Plan, settings: Settings, membership: Membership) -> None:
         self.plan, self.settings, self.membership = plan, settings, membership
         apply_numerics(plan.numerics, threads=settings.threads)
+        keep_freed_memory()
         self.device = choose_device(membership, settings)
         self.mapping: Mapping = membership.mapping_of(plan)
         self.state = TrainingState()

@@ -1,0 +1,28 @@
+"""How the process keeps memory that it has freed."""
+
+import ctypes
+import sys
+
+KEEP_BYTES = 1 << 30
+"""Blocks below this size come from the heap, and up to this much free heap is kept, in bytes."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_freed_memory() -> bool:
+    """Ask the C library to keep freed memory for the next pass; returns whether it does.
+
+    The stack of sums grows and shrinks by whole gradients within a step. By default glibc gives the top of
+    its heap back each time and takes it again page by page: with a model of 1.9 M parameters that was 15,000
+    page faults and 4 % of a step (docs/log.md). Peak memory and bits stay as they are.
+
+    Source:
+        mallopt(3); other C libraries are left alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, KEEP_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, KEEP_BYTES))
