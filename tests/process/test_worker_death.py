@@ -107,6 +107,24 @@ def test_a_second_run_in_a_script_alone_ends_the_first(tmp_path) -> None:
     assert (ended.status, ended.out) == (0, "True\n")
 
 
+def test_processes_that_the_script_forks_can_be_ended_while_the_loop_runs(tmp_path) -> None:
+    body = """
+    import multiprocessing
+    run, model = start()
+    for step in run.steps(examples()):
+        take_step(step, model)
+        if step.index == 1:
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            child.start()
+            child.terminate()
+            child.join(20)
+            print(child.exitcode, flush=True)
+            child.kill()
+    """
+    ended = python(write_script(tmp_path, body))
+    assert (ended.status, ended.out) == (0, "-15\n"), ended.text
+
+
 # ---- holdtrue run ----
 
 

@@ -45,6 +45,7 @@ def test_portable_numerics_are_refused_until_this_version_has_them() -> None:
         ("HOLDTRUE_KEEP_CHECKPOINTS", "0", ("keep_checkpoints is 0", "1 or more", "Pass")),
         ("HOLDTRUE_DIGEST_EVERY", "-1", ("digest_every is -1", "0 or more", "Pass")),
         ("HOLDTRUE_TIMEOUT_S", "0", ("timeout_s is 0", "above 0", "Pass")),
+        ("HOLDTRUE_RESUME", "1", ("resume is on", "no run directory", "goes on from", "Pass --run-dir")),
         ("HOLDTRUE_RESUME", "yes", ("HOLDTRUE_RESUME is 'yes'", "0 or 1", "unset it")),
         (
             "HOLDTRUE_CONFIG",

@@ -108,7 +108,9 @@ def end_interrupted(core: Core) -> NoReturn:
     """End the process after a signal, with the way to go on."""
     step = core.calls.position.step
     kept = "no checkpoint was kept, since the run has no run directory."
-    if core.settings.run_dir:
+    if core.settings.run_dir and step == 0:
+        kept = "there is nothing to keep yet."
+    elif core.settings.run_dir:
         kept = f"a checkpoint is in {core.settings.run_dir}; go on with --resume."
     core.outlet.say(f"interrupted after {step} steps; {kept}")
     core.outlet.event("interrupted", step=step, reason="a signal asked the run to end")

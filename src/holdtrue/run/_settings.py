@@ -69,6 +69,11 @@ class Settings:
             raise UsageError(
                 f"timeout_s is {self.timeout_s}; it is a number of seconds above 0. Pass such a number."
             )
+        if self.resume and self.run_dir is None:
+            raise UsageError(
+                "resume is on and the run has no run directory; a run goes on from the checkpoints in one. "
+                "Pass --run-dir, or run_dir=... to holdtrue.init."
+            )
         for name, choices in (("non_finite", get_args(NonFinite)), ("device", get_args(DeviceChoice))):
             if getattr(self, name) not in choices:
                 raise UsageError(
