@@ -355,6 +355,9 @@ class Engine:
             ledger.passes[v] = PassRecord(
                 loss=loss.double().item(), weight=float(work.weights[v]), fingerprint=work.fingerprints[v]
             )
+        if self.group.world_size == 1:
+            ledger.notices = [notice]
+            return ledger
         held = self.mapping.held
         message = ledger.pack(notice, held[self.group.rank], max(map(len, held)))
         messages = self.group.gather_fixed(message, what=f"the losses of step {work.step}")

@@ -9,6 +9,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 NOTICE_BYTES = 96
 """Room for the run's own words, at the head of each message."""
 
@@ -50,8 +52,7 @@ class Ledger:
                 else _ENTRY.pack(record.loss, record.weight, record.fingerprint, 1)
             )
         parts.append(bytes(_ENTRY.size * (slots - len(held))))
-        bits = sum(1 << i for i, is_there in enumerate(self.present) if is_there)
-        parts.append(bits.to_bytes((len(self.present) + 7) // 8, "little"))
+        parts.append(np.packbits(np.array(self.present, dtype=bool)).tobytes())
         return b"".join(parts)
 
     @classmethod
@@ -59,7 +60,7 @@ class Ledger:
         """Everyone's messages as one ledger."""
         merged = cls()
         slots = max(map(len, held))
-        bits = 0
+        present = np.zeros(parameters, dtype=bool)
         for message, ids in zip(messages, held, strict=True):
             merged.flags |= message[0]
             merged.notices.append(message[1 : 1 + NOTICE_BYTES])
@@ -69,8 +70,9 @@ class Ledger:
                 )
                 if ran:
                     merged.passes[v] = PassRecord(loss=loss, weight=weight, fingerprint=fingerprint)
-            bits |= int.from_bytes(message[1 + NOTICE_BYTES + slots * _ENTRY.size :], "little")
-        merged.present = [bool(bits >> i & 1) for i in range(parameters)]
+            bits = np.frombuffer(message, dtype=np.uint8, offset=1 + NOTICE_BYTES + slots * _ENTRY.size)
+            present |= np.unpackbits(bits, count=parameters).astype(bool)
+        merged.present = present.tolist()
         return merged
 
 

@@ -83,6 +83,7 @@ class MapFeed(Feed):
         )
         self._ahead: Iterator[tuple[Fetch, Any]] = iter(())
         self._fetches: dict[int, Fetch] = {}
+        self._latest: tuple[int, tuple[Fetch, ...]] = -1, ()
 
     def steps_in_epoch(self) -> int:
         """See `Feed.steps_in_epoch`."""
@@ -91,6 +92,7 @@ class MapFeed(Feed):
     def start_epoch(self, epoch: int, first_step: int) -> None:
         """See `Feed.start_epoch`."""
         self._epoch, self._next = epoch, first_step
+        self._latest = -1, ()
         self._order = self._source.order(seed=self._plan.seed, epoch=epoch)
         if len(self._order) != self._schedule.examples:
             raise DataError(
@@ -106,9 +108,14 @@ class MapFeed(Feed):
         )
 
     def _fetches_of(self, step: int) -> tuple[Fetch, ...]:
-        return self._schedule.fetches(
-            self._order, epoch=self._epoch, step_in_epoch=step, virtual_nodes=self._nodes
-        )
+        if self._latest[0] != step:  # asked for twice in a row: to read ahead, and when the step begins
+            self._latest = (
+                step,
+                self._schedule.fetches(
+                    self._order, epoch=self._epoch, step_in_epoch=step, virtual_nodes=self._nodes
+                ),
+            )
+        return self._latest[1]
 
     def advance(self) -> bool:
         """See `Feed.advance`."""
