@@ -13,6 +13,7 @@ import sys
 from unittest import mock
 
 import torch
+
 from common import describe, models, spread, write_json
 
 STEPS = 4

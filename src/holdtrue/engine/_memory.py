@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Ask the C library to keep freed memory for the next pass; returns whether it does.
 
     The stack of sums grows and shrinks by whole gradients within a step. By default glibc gives the top of
-    its heap back each time and takes it again page by page: with a model of 1.9 M parameters that was 15,000
-    page faults and 4 % of a step (docs/log.md). Peak memory and bits stay as they are.
+    its heap back each time and takes it again page by page: thousands of page faults a step with a model of
+    1.9 M parameters (docs/log.md). Bits stay as they are.
 
     Source:
         mallopt(3); other C libraries are left alone.
