@@ -104,6 +104,15 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_is_used(tmp_
     check_same(tmp_path, whole["everything"], ended)
 
 
+WAIT_FOR_SIGNAL = """
+import os, signal
+signalled, wakeup = os.pipe()
+os.set_blocking(wakeup, False)
+signal.set_wakeup_fd(wakeup)
+def interruptible():
+    os.read(signalled, 1)
+"""
+
 SLOW = """
 run, model = start(run_dir="r")
 for step in run.steps(torch.utils.data.DataLoader(examples(), num_workers=LOADERS), epochs=4, shuffle=False):
@@ -129,8 +138,8 @@ def test_ctrl_c_ends_at_the_boundary_with_130_and_a_checkpoint_to_go_on_from(
 ) -> None:
     write_script(tmp_path, SLOW.replace("LOADERS", str(loaders)).replace("time.sleep(60)", "interruptible()"))
     script = tmp_path / "train.py"
-    # Python resumes a sleep after a handler that returns; a wait for the signal itself ends.
-    script.write_text("import signal\ndef interruptible():\n    signal.pause()\n" + script.read_text())
+    # A byte for each signal, also for one that comes before the wait begins.
+    script.write_text(WAIT_FOR_SIGNAL + script.read_text())
     env = {"HOLDTRUE_DIGEST_EVERY": "1", "HOLDTRUE_CHECKPOINT_EVERY": "100"}
     started_s = time.monotonic()
     process = begin(command, cwd=tmp_path, env=env)

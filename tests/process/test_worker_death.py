@@ -5,6 +5,8 @@ import time
 import pytest
 from commands import Ended, holdtrue, python, write_script
 
+from holdtrue.record import read_run
+
 pytestmark = pytest.mark.process
 RUN = ("run", "--device", "cpu", "--run-dir", "r")
 
@@ -275,3 +277,39 @@ def test_a_second_run_in_one_run_directory_is_refused_by_command_and_script(tmp_
     check_sentence(
         changed, 2, "another plan", "seed is 5 here and 0 there", "never changes", "another --run-dir"
     )
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_worker_that_is_stopped_is_a_bounded_wait_too_also_where_it_hosts_the_store(
+    tmp_path, stopped: int
+) -> None:
+    body = f"""
+    run, model = start()
+    for step in run.steps(examples()):
+        if step.index == 1 and run.is_main == ({stopped} == 0):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        take_step(step, model)
+    """
+    ended = run(tmp_path, body, "--workers", "2", "--timeout", "3")
+    check_sentence(ended, 1, f"worker {1 - stopped}: waited 3 s for", "step 1", "--timeout")
+    assert "out-of-memory" not in ended.err
+    assert "connection" not in ended.err
+
+
+def test_a_loop_left_by_break_as_the_last_thing_leaves_a_checkpoint_and_the_digest_of_its_last_step(
+    tmp_path,
+) -> None:
+    body = """
+    run, model = start()
+    for step in run.steps(examples(), epochs=4):
+        take_step(step, model)
+        if step.index == 6:
+            run.on_main(pathlib.Path("mine").write_text, "")
+            break
+    """
+    ended = run(tmp_path, body, "--workers", "2", "--digest-every", "4")
+    assert ended.status == 0, ended.text
+    record = read_run(tmp_path / "r")
+    assert [s for s, step in record.steps.items() if step.digest is not None] == [3, 6]
+    assert f"digest {record.steps[6].digest[:16]}" in ended.err
+    assert [p.name for p in (tmp_path / "r" / "checkpoints").iterdir()] == ["step-00000007"]

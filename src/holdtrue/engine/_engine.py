@@ -123,7 +123,7 @@ class Engine:
         self._sums: OrderedReduce | None = None
         self._sums_by_tree: dict[tuple[Tree, tuple[int, ...]], OrderedReduce] = {}
         self._overlap: BackwardOverlap | None = None
-        self._checked_sparse = False
+        self._checked_sparse: set[int] = set()
         self.open: _Pass | None = None
         self.round: _Round | None = None
 
@@ -149,7 +149,7 @@ class Engine:
             self._layout = GradientLayout.build(self._taker.parameters)
             self._reduces.clear()
             self._watches.clear()
-            self._checked_sparse = False
+            self._checked_sparse.clear()
 
     def begin_round(self, *, step: int, round_: int, counts: Sequence[int]) -> None:
         """Start a round: `counts[v]` examples for each virtual node."""
@@ -254,9 +254,9 @@ class Engine:
             overlap.close()
         if watch.is_single is None or watch.is_counting:
             watch.close()
-        if not self._checked_sparse:
+        if work.round_ not in self._checked_sparse:
             self._taker.refuse_sparse()
-            self._checked_sparse = True
+            self._checked_sparse.add(work.round_)
         self._taker.take_back()
         at.leaf = self._taker.take()
 

@@ -261,7 +261,8 @@ def _file(entries: dict[str, Any], prefix: str, value: Any) -> None:  # Any: see
 
 
 def _refuse_layers(model: torch.nn.Module) -> None:
-    for name, module in model.named_modules():
+    for path, module in model.named_modules():
+        name = path or type(module).__name__
         if isinstance(module, torch.nn.SyncBatchNorm):
             raise NumericsError(
                 f"module {name!r} is SyncBatchNorm; it needs all virtual nodes at once in forward, and they run one after "

@@ -43,10 +43,13 @@ def judge_ends(ends: Sequence[WorkerEnd], *, script: str, was_interrupted: bool)
 
     Guarantee:
         Workers that failed only because another one did, and workers that the launcher stopped, are
-        no causes; but a failed job has at least one.
+        no causes; but a failed job has at least one. Where workers only waited in vain, that is the
+        cause, and not the connections that broke after it.
     """
     failed = [end for end in ends if is_failed(end, was_interrupted=was_interrupted)]
-    causes = [end for end in failed if _is_cause(end)] or failed
+    by_themselves = [end for end in failed if not end.was_stopped]
+    late = [end for end in by_themselves if end.kind == "WaitTimeoutError"]
+    causes = [end for end in failed if _is_cause(end)] or late or by_themselves or failed
     failures = _group_alike(causes, script)
     if was_interrupted:
         return Verdict(exit_code=INTERRUPTED, failures=failures)

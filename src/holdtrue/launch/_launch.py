@@ -139,7 +139,10 @@ class _Loop:
         step = self._reports.get(StepReport)
         finished = self._reports.get(FinishedReport)
         checkpoint = self._reports.get(CheckpointReport)
-        steps = step.step + 1 if isinstance(step, StepReport) else None
+        # Not every step is reported: a checkpoint may be newer than the newest report.
+        known = [step.step + 1] if isinstance(step, StepReport) else []
+        known += [checkpoint.step] if isinstance(checkpoint, CheckpointReport) else []
+        steps = max(known, default=None)
         return JobResult(
             exit_code=verdict.exit_code,
             failures=merge_alike([self._with_tail(failure) for failure in verdict.failures]),

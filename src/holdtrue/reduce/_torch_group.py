@@ -1,9 +1,10 @@
 """What gloo and nccl have in common: four process groups, bounded waits, errors in our words."""
 
 import contextlib
+import threading
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, final
 
@@ -16,6 +17,9 @@ from ._group import Group, Pending
 
 SLICE_S = 1.0
 """How long one wait lasts before the group looks around and waits on, in seconds."""
+
+STORE_S = 1.0
+"""How long a question to the store may take, in seconds."""
 
 LOOKS = 3
 """How often a worker is seen waiting elsewhere before that is called an error."""
@@ -59,6 +63,7 @@ class TorchGroup(Group):
         super().__init__(rank=rank, world_size=world_size, device=device)
         self.timeout_s = timeout_s
         self._is_stuck = False
+        self._asking: threading.Thread | None = None
         self._store = dist.PrefixStore(f"{name}/positions", store)
         self._groups = {
             stream: self._make(dist.PrefixStore(f"{name}/{stream}", store))
@@ -84,29 +89,51 @@ class TorchGroup(Group):
                         self._is_stuck = False
                         raise self._lost(what) from error
                 self._is_stuck = True  # unless this wait ends well
-                looks = self._look_around(what, looks)
-                self.on_slow_wait(what)
                 if time.monotonic() - started > self.timeout_s:
                     raise WaitTimeoutError(
                         f"waited {self.timeout_s:.0f} s for {what} and not every worker came. Another worker hangs or is far "
                         f"slower: give more time with --timeout, or look at the other workers' logs."
                     )
+                looks = self._look_around(what, looks)
+                self.on_slow_wait(what)
         finally:
             if time.monotonic() - started > SLICE_S:
                 self._publish("")
 
     def _publish(self, text: str) -> None:
-        with contextlib.suppress(
-            RuntimeError
-        ):  # the store may be gone with worker 0; then the connection says so
-            self._store.set(str(self.rank), text)
+        self._ask_store(lambda: self._store.set(str(self.rank), text))
 
     def _positions(self) -> dict[int, str]:
         """What other workers last said of where they are; only those who wait, or have ended, say it."""
         others = [r for r in range(self.world_size) if r != self.rank]
-        with contextlib.suppress(RuntimeError):
-            return {r: self._store.get(str(r)).decode() for r in others if self._store.check([str(r)])}
-        return {}
+        found: dict[int, str] = {}
+
+        def read() -> None:
+            for r in others:
+                if self._store.check([str(r)]):
+                    found[r] = self._store.get(str(r)).decode()
+
+        return dict(found) if self._ask_store(read) else {}
+
+    def _ask_store(self, ask: Callable[[], object]) -> bool:
+        """Do something with the store, and return whether it was done in `STORE_S`.
+
+        The store lives in worker 0. If that is stopped the call never returns, if it is gone it raises: so
+        it runs in a thread of its own, and while one such call is open no other begins.
+        """
+        if self._asking is not None and self._asking.is_alive():
+            return False
+        done: list[bool] = []
+
+        def run() -> None:
+            with contextlib.suppress(RuntimeError):
+                ask()
+                done.append(True)
+
+        self._asking = threading.Thread(target=run, name="holdtrue-store", daemon=True)
+        self._asking.start()
+        self._asking.join(STORE_S)
+        return bool(done)
 
     def _look_around(self, what: str, looks: int) -> int:
         """Say where this worker waits; three looks at a worker who waits elsewhere are enough to be sure."""

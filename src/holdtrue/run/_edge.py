@@ -34,11 +34,30 @@ def install_edge() -> None:
     if _installed_in is not None:
         return
     _installed_in = os.getpid()
+    # A signal between a fork and the child's first instruction would be forgotten with our handler in place.
+    os.register_at_fork(before=_hold_sigterm, after_in_parent=_let_sigterm, after_in_child=_forget_sigterm)
     sys.excepthook = _report_error
     atexit.register(_finish)
     if threading.current_thread() is threading.main_thread():
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, _interrupt)
+
+
+def _hold_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _let_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _forget_sigterm() -> None:
+    if (
+        signal.getsignal(signal.SIGTERM) is _interrupt
+        and threading.current_thread() is threading.main_thread()
+    ):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _let_sigterm()
 
 
 def join_launcher(worker: WorkerEnvironment | None) -> None:
@@ -167,4 +186,6 @@ def _finish() -> None:
     if error is not None:
         run.left_error = None
         _report_error(type(error), error, None)  # does not return: it is the user's mistake
+    if not run.has_failed:
+        run.settle(alone=True)  # a loop that was left by break, as the last thing in the script
     run.close()

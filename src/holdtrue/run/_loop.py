@@ -136,7 +136,7 @@ class Loop:
         core = self._core
         try:
             if step.is_updated:
-                self._close(step, seconds)
+                self._close(step, seconds, is_left=is_left)
                 if not is_left:
                     self._write_if_due()
             elif step.is_begun or not is_left:
@@ -157,7 +157,7 @@ class Loop:
             epoch, step = epoch + 1, 0
         self._keeper.write(self._feed, epoch_in_call=epoch, step_in_epoch=step)
 
-    def _close(self, step: Step, seconds: float) -> None:
+    def _close(self, step: Step, seconds: float, *, is_left: bool) -> None:
         """Close a step: position, digest, record."""
         core, position, settings = self._core, self._core.calls.position, self._core.settings
         position.step += 1
@@ -165,9 +165,8 @@ class Loop:
         self._step_in_epoch += 1
         result = step.first_result
         digest = None
-        if settings.digest_every and (
-            position.step % settings.digest_every == 0 or position.step == self._total
-        ):
+        is_final = is_left or position.step == self._total or core.wishes.is_stopping
+        if settings.digest_every and (is_final or position.step % settings.digest_every == 0):
             digest = self._take_digest(step.index, result)
         core.outlet.step(
             step=step.index,

@@ -369,6 +369,9 @@ class Run:
     def stop(self, reason: str) -> None:
         """End training on all workers at the same step: agreed in the next reduce.
 
+        It ends the whole run's training: later `run.steps` calls give nothing. To end one loop only,
+        leave it by `break` at a step that is the same on all workers.
+
         Args:
             reason: A sentence for the record.
         """
