@@ -60,7 +60,9 @@ def overhead(raw: dict[str, Any]) -> list[str]:
                 r["model"],
                 f"{r['pass_s_plain']['median'] * 1e3:.2f} ms",
                 ratio(r["ratio_to_plain"]),
-                f"{us['median']:.0f} us ({us['min']:.0f}..{us['max']:.0f})",
+                f"{us['median']:.0f} us ({us['min']:.0f}..{us['max']:.0f})"
+                if r["pass_s_plain"]["median"] < 0.02
+                else "",
                 ratio(r["ratio_to_accelerate"]),
                 r["rounds"],
             )
