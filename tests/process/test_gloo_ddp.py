@@ -107,6 +107,9 @@ def largest_difference(here: list[Tensor], there: list[Tensor]) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(here, there, strict=True))
 
 
+# Slow tier until its hang is understood: three times a member had not answered after 120 s, mostly on a
+# loaded machine (docs/log.md).
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 3, 4])
 @pytest.mark.parametrize("name", ["conv", "transformer"])
 def test_a_run_agrees_with_distributed_data_parallel_to_float32_rounding(
