@@ -162,6 +162,7 @@ class Engine:
         self._reduce, self._overlap = self._reduces[tree]
         self._reduce.begin()
         self._watch = self._watches.setdefault(round_, AccumulationWatch(self._taker))
+        self._watch.respect_hooks()
         sizes = {n for n in counts if n}
         unit = sizes.pop() if len(sizes) == 1 else 1
         self.round = _Round(

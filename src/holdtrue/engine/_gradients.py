@@ -139,6 +139,11 @@ class AccumulationWatch:
         """Whether hooks are in."""
         return bool(self._handles)
 
+    def respect_hooks(self) -> None:
+        """Stop adding in backward once a parameter has a hook of the user's, which must see its pass alone."""
+        if any(p._post_accumulate_grad_hooks for p in self._taker.parameters):
+            self.is_single = False
+
     def open(self) -> None:
         """Start counting before a backward of the first round."""
         self._counts = [0] * len(self._taker.parameters)
@@ -147,8 +152,6 @@ class AccumulationWatch:
             self._counts[index] += 1
 
         for i, p in enumerate(self._taker.parameters):
-            if p._post_accumulate_grad_hooks:
-                self.is_single = False  # a hook of the user's must see the gradient of its pass alone
             self._handles.append(p.register_post_accumulate_grad_hook(partial(count, index=i)))
 
     def close(self) -> None:
