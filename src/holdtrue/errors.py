@@ -68,3 +68,11 @@ class CallMismatchError(GroupError):
 
 class WaitTimeoutError(GroupError):
     """A bounded wait ran out; the message names what was awaited."""
+
+
+class ExpelledError(GroupError):
+    """This worker is no longer a member of its job: it ends, and writes nothing."""
+
+
+class JobOverError(GroupError):
+    """The job ended before this worker entered it."""
