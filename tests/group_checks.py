@@ -189,11 +189,16 @@ def expected_sum(case: Sum, step: int) -> list[Tensor | None]:
 def reduce_once(reduce: OrderedReduce, case: Sum, step: int, own: list[int]) -> list[Tensor | None]:
     """One worker's part of one step, with buckets leaving one by one where the case says so."""
     reduce.begin()
+    if not case.is_eager:
+        for v in own:
+            reduce.push(v, leaf_of(case, step, v))
+        reduce.push_rest()
+        return reduce.finish()
     for v in own[:-1]:
         reduce.push(v, leaf_of(case, step, v))
     reduce.open_last(own[-1] if own else None)
     last: list[Tensor | None] = leaf_of(case, step, own[-1]) if own else [None] * len(case.shapes)
-    if case.is_eager and own:
+    if own:
         for b, bucket in enumerate(reduce.buckets[: case.offered]):
             indices = [s.parameter for s in bucket.segments]
             reduce.offer(b, {i: last[i] for i in indices})

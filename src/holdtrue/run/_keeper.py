@@ -57,9 +57,8 @@ class Keeper:
         self.is_over = loop["is_over"]
         self._written = position.step, self.is_over
         core.wishes.is_stopping, core.wishes.stop_reason = loop["is_stopping"], loop["stop_reason"]
-        held = core.engine.held
         core.engine.buffers.per_node = {
-            name: {v: value.to(core.device) for v, value in values.items() if v in held}
+            name: {v: value.to(core.device) for v, value in values.items()}
             for name, values in found.state["nodes"]["buffers"].items()
         }
         self._shards = found.state["nodes"]["shards"]
