@@ -317,15 +317,20 @@ class Engine:
         self.streams.restore()
         if not work.nodes:
             reduce.push_last([None] * len(self._taker.parameters))
-        ledger = self._swap_ledger(work, reduce, notice)
+        # A round closes with gathers, after everything else of it is complete; parameters and
+        # buffers change after the last of them.
+        ledger = Ledger(present=reduce.present())
+        reduced = reduce.finish()
+        sums = self._finish_sums(work)
+        ledger = self._swap_ledger(work, ledger, notice)
+        totals = self._swap_totals(work, ledger)
+        if self.buffers.has_families or ledger.flags & FLAG_ODD_BUFFERS:
+            self._combine_buffers(work, sums)
         positive = frozenset(v for v, r in ledger.passes.items() if r.weight > 0)
         total_weight = self._add_up({v: ledger.passes[v].weight for v in positive})
-        reduced = reduce.finish()
         self._taker.put(
             reduced, ledger.present if positive else [False] * len(ledger.present), self._factor(total_weight)
         )
-        if self.buffers.has_families or ledger.flags & FLAG_ODD_BUFFERS:
-            self._combine_buffers(work)
         losses = {v: ledger.passes[v].loss for v in sorted(positive)}
         weighted = self._add_up({v: loss * ledger.passes[v].weight for v, loss in losses.items()})
         self.round = None
@@ -334,7 +339,7 @@ class Engine:
             loss=weighted / total_weight if positive else math.nan,
             losses=losses,
             fingerprints={v: r.fingerprint for v, r in sorted(ledger.passes.items())},
-            totals=self._swap_totals(work, ledger),
+            totals=totals,
             notices=ledger.notices,
         )
 
@@ -349,8 +354,7 @@ class Engine:
         leaves: dict[Tree, float] = {v: value for v, value in values.items()}  # noqa: C416 - widens the key type
         return evaluate_tree(tree, leaves, lambda a, b: a + b)
 
-    def _swap_ledger(self, work: _Round, reduce: OrderedReduce, notice: bytes) -> Ledger:
-        ledger = Ledger(present=reduce.present())
+    def _swap_ledger(self, work: _Round, ledger: Ledger, notice: bytes) -> Ledger:
         ledger.flags = (FLAG_ODD_BUFFERS if self.buffers.has_odd else 0) | (FLAG_TOTALS if work.totals else 0)
         for v, loss in work.losses.items():
             ledger.passes[v] = PassRecord(
@@ -372,12 +376,15 @@ class Engine:
         merged = merge_totals([json.loads(part) for part in sent])
         return {name: self._add_up(merged[name]) for name in sorted(merged)}
 
-    def _combine_buffers(self, work: _Round) -> None:
-        sums: Sequence[torch.Tensor | None] = []
-        if self._sums is not None:
-            self._sums.open_last(work.nodes[-1] if work.nodes else None)
-            self._sums.push_last(work.last_sums or [None] * len(self.buffers.added()))
-            sums = self._sums.finish()
+    def _finish_sums(self, work: _Round) -> Sequence[torch.Tensor | None]:
+        """Sums over virtual nodes of the buffers that are added."""
+        if self._sums is None:
+            return []
+        self._sums.open_last(work.nodes[-1] if work.nodes else None)
+        self._sums.push_last(work.last_sums or [None] * len(self.buffers.added()))
+        return self._sums.finish()
+
+    def _combine_buffers(self, work: _Round, sums: Sequence[torch.Tensor | None]) -> None:
         first = next(v for v, n in enumerate(work.counts) if n)
         weight = sum(work.counts) / work.unit_examples
         self.buffers.combine(self.group, sums, weight, self.mapping.worker_of(first), work.step)
