@@ -175,9 +175,7 @@ def _parts(sizes: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:
         yield bundle
 
 
-def _copy_part(
-    group: Group, pieces: list[torch.Tensor], routes: Mapping[int, int], what: str
-) -> None:
+def _copy_part(group: Group, pieces: list[torch.Tensor], routes: Mapping[int, int], what: str) -> None:
     """One message from every giver to each of its takers."""
     length = sum(piece.numel() for piece in pieces)
     targets = [taker for taker in sorted(routes) if routes[taker] == group.rank]

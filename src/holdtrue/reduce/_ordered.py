@@ -69,6 +69,7 @@ class _BucketExchange:
         if self._keeps_own:
             for tree, flat in zip(contributions[group.rank], self.contributions, strict=True):
                 self._values[tree] = flat[self._slice[0] : self._slice[1]]
+        self._own_pieces = {id(self._values[tree]) for tree in contributions[group.rank] if self._keeps_own}
         self._nothing = buffer(0)
         self.views = [{s.parameter: s.view_of(flat) for s in bucket.segments} for flat in self.contributions]
         self.result_views = {s.parameter: s.view_of(self.result) for s in bucket.segments}
@@ -99,8 +100,16 @@ class _BucketExchange:
             target.copy_(self._values[tree])
             return
         assert not isinstance(tree, int)
-        left, right = (evaluate_tree(side, self._values, torch.Tensor.add_) for side in tree)
+        left, right = (evaluate_tree(side, self._values, self._add_received) for side in tree)
         torch.add(left, right, out=target)
+
+    def _add_received(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """`left + right`, written over an operand that is not this worker's own contribution.
+
+        Contributions stay as they are until the round has closed: if a worker dies they are exchanged again.
+        Two own ones never meet: they would have been one.
+        """
+        return torch.add(left, right, out=right if id(left) in self._own_pieces else left)
 
     def start_spread(self, what: str) -> Pending:
         """Send the finished slice to everyone."""

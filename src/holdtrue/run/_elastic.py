@@ -294,14 +294,15 @@ class ElasticGroup(Group):
     def _form_and_meet(self, view: View) -> list[bytes] | None:
         """Form the group of a view; learn where everyone is; give those who lack something what they lack."""
         rank = view.rank_of(self.agent.worker)
-        assert rank is not None, f"worker {self.agent.worker} is not in the view of generation {view.generation}"
+        assert rank is not None, (
+            f"worker {self.agent.worker} is not in the view of generation {view.generation}"
+        )
         inner = self._form(view, rank)
         self._inner = inner
         inner.position = self._position
         inner.on_slow_wait = self.on_slow_wait
         heads = [
-            _Head.decode(m)
-            for m in inner.gather_bytes(self._head().encode(), what="where every worker is")
+            _Head.decode(m) for m in inner.gather_bytes(self._head().encode(), what="where every worker is")
         ]
         self.generation, self._view = view.generation, view
         self.rank, self.world_size, self.device = rank, inner.world_size, inner.device
@@ -339,7 +340,9 @@ class ElasticGroup(Group):
 
     def _copy_state(self, inner: Group, heads: Sequence[_Head]) -> None:
         if all(head.done == NO_STATE for head in heads):
-            raise GroupError("no member of the view has the state of the run; it continues from a checkpoint.")
+            raise GroupError(
+                "no member of the view has the state of the run; it continues from a checkpoint."
+            )
         state = self._run().write_state() if self.has_state else None
         found = copy_state(inner, state, what="the state of the run")
         if found is not None:
