@@ -166,8 +166,9 @@ class Link(Generic[M]):
         from websockets.exceptions import WebSocketException
         from websockets.sync.client import connect
 
+        was_connected = False
         try:
-            socket = connect(
+            with connect(
                 self._address,
                 additional_headers={"Authorization": f"Bearer {self._token}"},
                 open_timeout=_OPEN_TIMEOUT_S,
@@ -175,10 +176,14 @@ class Link(Generic[M]):
                 max_size=MOST_MESSAGE_BYTES,
                 compression=None,
                 proxy=None,
-            )
-        except (OSError, WebSocketException) as error:
+            ) as socket:
+                was_connected = True
+                self._converse(socket)
+        except (OSError, WebSocketException, HoldtrueError) as error:
             self._note_trouble(error)
-            return False
+        return was_connected
+
+    def _converse(self, socket: "ClientConnection") -> None:
         try:
             with self.changed:
                 self._outbox.clear()
@@ -188,15 +193,11 @@ class Link(Generic[M]):
                 self.changed.notify_all()
             for text in socket:
                 self._take(text)
-        except (OSError, WebSocketException, HoldtrueError) as error:
-            self._note_trouble(error)
         finally:
             with self.changed:
                 self._socket = None
                 self._outbox.clear()
                 self.changed.notify_all()
-            socket.close()
-        return True
 
     def _take(self, text: str | bytes) -> None:
         message = decode_control(text, self._kinds)
@@ -221,7 +222,7 @@ class Link(Generic[M]):
                 self.changed.wait_for(lambda: self._is_closed or bool(self._outbox))
                 socket = self._socket
                 if socket is None or not self._outbox:
-                    return
+                    return  # closed
                 text = self._outbox.popleft()
                 self._is_sending = True
             try:
