@@ -69,12 +69,9 @@ class _Line:
         self.changed = contextlib.nullcontext()
         self.is_connected = True
 
-    def say(self, message: Any, *, key: str | None = None, droppable: bool = False) -> None:
+    def say(self, message: Any, *, droppable: bool = False) -> None:
         if not droppable:
             self._job.hear(self._worker, message)
-
-    def forget(self, key: str) -> None:
-        """Nothing is said twice here."""
 
     def flush(self, wait_s: float) -> None:
         """Everything is delivered at once here."""
@@ -239,7 +236,8 @@ class ElasticJob:
         )
         agent._link = _Line(self, worker)  # type: ignore[assignment]
         self.agents[worker] = agent
-        self.hear(worker, agent._first_words())
+        for message in agent._book.first_words():
+            self.hear(worker, message)
 
         def form(view: View, rank: int, device: torch.device, settings: Any) -> Group:
             note.views.append(view.generation)

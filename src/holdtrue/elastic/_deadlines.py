@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ._ending import dark_since_s, last_end_s
-from ._forced import silence_ends_s
+from ._forced import silence_ends_s, word_ends_s
 from ._staff import is_out_of_reach
 from ._state import State, Worker
 
@@ -28,6 +28,7 @@ def _deadlines(state: State) -> Iterator[float]:
         yield silence_ends_s(state, reporters)
     if state.chain:
         yield last_end_s(state) + settings.group_timeout_s
+        yield word_ends_s(state)
         dark_s = dark_since_s(state)
         if dark_s is not None:
             yield dark_s + settings.dark_s

@@ -30,10 +30,26 @@ def force_view(turn: Turn) -> None:
     reporters = [worker for worker in core if worker.lost_s is not None]
     silent = [worker for worker in core if worker.lost_s is None]
     if dead or (reporters and not silent):
-        _send(turn, core, dead, are_all_lost=not dead)
+        if turn.now >= word_ends_s(turn.state):
+            _send(turn, core, dead, are_all_lost=not dead)
     elif reporters and turn.now >= silence_ends_s(turn.state, reporters):
         for worker in silent:
             _end_silence(turn, worker)
+
+
+def word_ends_s(state: State) -> float:
+    """Until when joiners are waited for that may have got the state just before the death; 0 if there are none.
+
+    Their word is most likely on its way, and without it they would have to join anew.
+    """
+    if not state.chain:
+        return 0.0
+    known = {worker.number: worker for worker in state.workers}
+    named = [worker for m in state.chain[-1].members if (worker := known.get(m.worker)) is not None]
+    if not any(w.is_living and w.is_connected and not w.has_state and w.lost_s is None for w in named):
+        return 0.0
+    ends = [worker.since_s if worker.phase == "gone" else worker.lost_s for worker in named]
+    return max((at_s for at_s in ends if at_s is not None), default=0.0) + state.settings.word_wait_s
 
 
 def silence_ends_s(state: State, reporters: Sequence[Worker]) -> float:

@@ -52,6 +52,8 @@ class JobSettings:
     """How long a ready joiner waits for others that are on their way."""
     silence_grace_s: float = 5.0
     """After one worker waited out a whole group time-out: what the others have to notice."""
+    word_wait_s: float = 0.25
+    """After a death, what a joiner that is entering has to say that it has the state."""
     kill_wait_s: float = 2.0
     """From the order to kill a silent worker to its expulsion."""
     dark_s: float = 120.0
