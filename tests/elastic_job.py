@@ -80,6 +80,17 @@ class _Line:
         self._job.job.wait_until(self._worker, holds, what)
 
 
+class LocalAgent(ControllerAgent):
+    """An agent whose words are carried within the process."""
+
+    job: "ElasticJob"
+
+    @property
+    def newest_planned(self) -> int:
+        self.job.let_joiners_run(self.worker)
+        return super().newest_planned
+
+
 @dataclass
 class Note:
     """What one worker left behind."""
@@ -168,6 +179,10 @@ class ElasticJob:
                     raise Killed
                 fault.act(self)
 
+    def let_joiners_run(self, worker: int) -> None:
+        if len(self.state.members) == 1 and [m.number for m in self.state.members] == [worker]:
+            self.job.give_way(worker)
+
     # ---- the decision ----
 
     def _decide(self, event: Event) -> None:
@@ -231,13 +246,16 @@ class ElasticJob:
                 raise
 
     def _run_main(self, worker: int, note: Note) -> Any:
-        agent = ControllerAgent(
+        agent = LocalAgent(
             url="http://127.0.0.1:1", token="", worker=worker, host="here", port=1, device="cpu"
         )
+        agent.job = self
         agent._link = _Line(self, worker)  # type: ignore[assignment]
         self.agents[worker] = agent
         for message in agent._book.first_words():
             self.hear(worker, message)
+        if self.state.phase == "over":
+            raise SystemExit(0)
 
         def form(view: View, rank: int, device: torch.device, settings: Any) -> Group:
             note.views.append(view.generation)

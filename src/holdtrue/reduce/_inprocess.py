@@ -166,6 +166,17 @@ class InProcessJob:
             if not holds():
                 raise WaitTimeoutError(f"waited {self.timeout_s:.0f} s for {what}.")
 
+    def give_way(self, worker: int) -> None:
+        """Let all others run until they wait: for a worker that is alone in its group and never waits itself."""
+        with self._condition:
+            self._let_others_run(
+                worker,
+                lambda: all(
+                    w in self._waiting and not self._waiting[w].can_end() for w in self._alive - {worker}
+                ),
+                "the others",
+            )
+
     def tell(self) -> None:
         """Wake those who wait, after something that they wait for may have changed."""
         with self._condition:
