@@ -144,6 +144,7 @@ def start_worker(
     report_read, report_write = os.pipe()
     os.set_blocking(report_read, False)
     environment = WorkerEnvironment(
+        worker=rank,
         rank=rank,
         world_size=spec.workers,
         store_host=store.getsockname()[0],

@@ -158,7 +158,7 @@ def _tell_failure(kind: type[BaseException], sentence: str) -> None:
         run.has_failed = True
     elif _worker is not None and _worker.report_fd is not None:
         ReportSender(_worker.report_fd).send(
-            FailedReport(rank=_worker.rank, kind=kind.__name__, sentence=sentence)
+            FailedReport(rank=_worker.worker, kind=kind.__name__, sentence=sentence)
         )
 
 
