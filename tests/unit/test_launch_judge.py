@@ -14,13 +14,13 @@ from holdtrue.launch._stopping import FAILURE_GRACE_S, STOP_WAIT_S, StopState, n
 
 
 def end(rank: int, status: int, **changes: object) -> WorkerEnd:
-    plain = WorkerEnd(rank=rank, status=status, joined=True, log=Path(f"logs/worker-{rank}.log"))
+    plain = WorkerEnd(worker=rank, status=status, joined=True, log=Path(f"logs/worker-{rank}.log"))
     return replace(plain, **changes)
 
 
 def judge(*ends: WorkerEnd, was_interrupted: bool = False) -> tuple[int, list[tuple[int, ...]]]:
     verdict = judge_ends(ends, script="train.py", was_interrupted=was_interrupted)
-    return verdict.exit_code, [failure.ranks for failure in verdict.failures]
+    return verdict.exit_code, [failure.workers for failure in verdict.failures]
 
 
 def test_a_job_whose_workers_all_end_well_is_well() -> None:
@@ -51,7 +51,7 @@ def test_a_lost_worker_is_the_cause_where_nothing_else_is() -> None:
 def test_the_same_mistake_on_every_worker_is_shown_once() -> None:
     wrong = {"kind": "UsageError", "sentence": "virtual_nodes is 0; the rule. The way out."}
     verdict = judge_ends([end(1, 2, **wrong), end(0, 2, **wrong)], script="t.py", was_interrupted=False)
-    assert [failure.ranks for failure in verdict.failures] == [(0, 1)]
+    assert [failure.workers for failure in verdict.failures] == [(0, 1)]
     assert verdict.failures[0].log == Path("logs/worker-0.log")
 
 

@@ -78,7 +78,7 @@ class Board:
     def _put(self, row: Row) -> None:
         self.rows = tuple(row if old.trial == row.trial else old for old in self.rows)
 
-    def show_report(self, rank: int, report: Report) -> None:
+    def show_report(self, worker: int, report: Report) -> None:
         """Count the steps of the running row."""
         if isinstance(report, StepReport):
             self.rows = tuple(

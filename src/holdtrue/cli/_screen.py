@@ -79,7 +79,7 @@ class PlainScreen:
         self._notes = _Notes()
         self._shown_s = -_PLAIN_EVERY_S
 
-    def show_report(self, rank: int, report: Report) -> None:
+    def show_report(self, worker: int, report: Report) -> None:
         """Print what is to be read."""
         if isinstance(report, StepReport):
             self._progress = self._progress.after(report, time.monotonic())
@@ -115,7 +115,7 @@ class LiveScreen:
         self._spinner = Spinner("dots", style="cyan")
         self._shown_s = 0.0
 
-    def show_report(self, rank: int, report: Report) -> None:
+    def show_report(self, worker: int, report: Report) -> None:
         """Print what is to be read; steps move the live line."""
         if isinstance(report, StepReport):
             self._progress = self._progress.after(report, time.monotonic())

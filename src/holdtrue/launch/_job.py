@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import final
 
 from holdtrue.errors import UsageError
-from holdtrue.wire import Setting
+from holdtrue.wire import ORPHAN_WAIT_S, Setting
 
 DEVICES: tuple[str, ...] = ("cpu", "cuda", "auto")
 """Kinds of device that a job can be started on; `auto` is cuda where there is one."""
@@ -44,6 +44,8 @@ class JobSpec:
     """Start `python -m SCRIPT`."""
     interrupt_wait_s: float = 300.0
     """Seconds that the workers have to reach a step boundary after the first Ctrl-C."""
+    orphan_wait_s: float = ORPHAN_WAIT_S + 2.0
+    """Seconds from the launcher's death until its guard kills the workers; they end by themselves before."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -55,17 +57,25 @@ class JobSpec:
                 f"device is {self.device!r}; the devices are {', '.join(DEVICES)}. Ask for one of them."
             )
 
+    @property
+    def title(self) -> str:
+        """What the job runs, for sentences."""
+        return self.name if self.is_module else self.script
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerEnd:
     """How one worker ended."""
 
-    rank: int
+    worker: int
+    """Its number in the job; in a fixed group its rank."""
     status: int
     """Exit status; the negative number of the signal for a worker that was killed."""
     joined: bool
     """Whether it called `holdtrue.init`."""
+    finished: bool = False
+    """Whether it came to the end of its script."""
     kind: str | None = None
     """Class name of the error that it reported."""
     sentence: str | None = None
@@ -83,8 +93,8 @@ class WorkerEnd:
 class Failure:
     """One cause of a job's failure, shown once."""
 
-    ranks: tuple[int, ...]
-    """Workers that failed alike, in order of rank."""
+    workers: tuple[int, ...]
+    """Numbers of the workers that failed alike, ascending."""
     how: str
     """How they ended: `ended with exit status 1`, `was killed by SIGKILL`."""
     kind: str | None
@@ -109,7 +119,7 @@ class JobResult:
     was_interrupted: bool
     """Whether Ctrl-C or SIGTERM ended the job."""
     ends: tuple[WorkerEnd, ...]
-    """The end of each worker, by rank."""
+    """The end of each worker, by number."""
     steps: int | None
     """Steps of the whole run that are done, as far as the main worker told."""
     digest: str | None

@@ -75,16 +75,16 @@ def _group_alike(ends: Sequence[WorkerEnd], script: str) -> tuple[Failure, ...]:
     for end in ends:
         sentence = end.sentence or (_never_joined(script) if end.status == 0 else None)
         # Without a sentence each has its own log to look at.
-        own = None if sentence else str(end.rank)
+        own = None if sentence else str(end.worker)
         groups.setdefault((describe_status(end.status), sentence, own), []).append(end)
     return tuple(
         Failure(
-            ranks=tuple(sorted(end.rank for end in alike)),
+            workers=tuple(sorted(end.worker for end in alike)),
             how=how,
             kind=alike[0].kind or ("UsageError" if sentence else None),
             sentence=sentence,
             where=alike[0].where,
-            log=min(alike, key=lambda end: end.rank).log,
+            log=min(alike, key=lambda end: end.worker).log,
         )
         for (how, sentence, _), alike in groups.items()
     )
@@ -96,9 +96,9 @@ def merge_alike(failures: Sequence[Failure]) -> tuple[Failure, ...]:
     for failure in failures:
         key = (failure.how, failure.sentence or str(failure.log))
         first = merged.get(key, failure)
-        ranks = tuple(sorted({*first.ranks, *failure.ranks}))
-        log = min((first, failure), key=lambda each: each.ranks).log
-        merged[key] = replace(first, ranks=ranks, log=log)
+        workers = tuple(sorted({*first.workers, *failure.workers}))
+        log = min((first, failure), key=lambda each: each.workers).log
+        merged[key] = replace(first, workers=workers, log=log)
     return tuple(merged.values())
 
 

@@ -11,7 +11,7 @@ Stream = Literal["stdout", "stderr"]
 class JobObserver(Protocol):
     """Receives what happens in a job, in the launcher's thread, in order."""
 
-    def show_report(self, rank: int, report: Report) -> None:
+    def show_report(self, worker: int, report: Report) -> None:
         """A worker reported something; its texts are safe to show."""
 
     def show_output(self, stream: Stream, data: bytes) -> None:
@@ -31,7 +31,7 @@ class PlainObserver:
     def __init__(self) -> None:
         self._notes: set[str] = set()
 
-    def show_report(self, rank: int, report: Report) -> None:
+    def show_report(self, worker: int, report: Report) -> None:
         """Print the start-up line and messages, each once."""
         if isinstance(report, StartedReport):
             self.show_note(report.line)

@@ -8,7 +8,7 @@ No torch here, and nothing that was received is unpickled.
 """
 
 from ._environment import WIRE_VERSION, WorkerEnvironment
-from ._life import watch_life
+from ._life import ORPHAN_WAIT_S, redirect_output, watch_life
 from ._reports import (
     CheckpointReport,
     FailedReport,
@@ -35,6 +35,7 @@ from ._text import escape_text
 
 __all__ = [
     "CLI_VARIABLE",
+    "ORPHAN_WAIT_S",
     "SETTING_VARIABLES",
     "WIRE_VERSION",
     "CheckpointReport",
@@ -55,5 +56,6 @@ __all__ = [
     "encode_settings",
     "escape_text",
     "parse_setting",
+    "redirect_output",
     "watch_life",
 ]

@@ -49,6 +49,8 @@ class WorkerEnvironment:
     """Read end of a pipe from the launcher; its end-of-file means that the launcher is gone."""
     log_file: str | None = None
     """Where this worker's output belongs once nobody reads its pipes."""
+    output_fds: tuple[int, ...] = ()
+    """Read ends of the pipes of its stdout and stderr; see `redirect_output`."""
     job: str = ""
     """Name of the job."""
     device: str = "cpu"
@@ -116,7 +118,9 @@ class WorkerEnvironment:
     def to_env(self) -> dict[str, str]:
         """The environment variables from which `from_env` reads this back."""
         values = {name: getattr(self, name) for name in _FIELDS}
-        written = {_PREFIX + name.upper(): str(value) for name, value in values.items() if value is not None}
+        written = {
+            _PREFIX + name.upper(): _write(value) for name, value in values.items() if value not in (None, ())
+        }
         return {_VERSION: str(WIRE_VERSION)} | written
 
     @classmethod
@@ -154,7 +158,11 @@ _WHOLE_NUMBERS = {
 _NUMBERS = {"group_timeout_s"}
 
 
-def _read(name: str, found: Mapping[str, str]) -> Any:  # Any: int, float or text, as the field has it
+def _write(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _read(name: str, found: Mapping[str, str]) -> Any:  # Any: what the field has
     variable = _PREFIX + name.upper()
     text = found[variable]
     try:
@@ -162,8 +170,12 @@ def _read(name: str, found: Mapping[str, str]) -> Any:  # Any: int, float or tex
             return float(text)
     except ValueError:
         raise UsageError(f"{variable} is {text!r}; it must be a number. {_WAY_OUT}") from None
-    if name not in _WHOLE_NUMBERS:
-        return text
+    if name == "output_fds":
+        return tuple(_read_whole(variable, part) for part in text.split(","))
+    return _read_whole(variable, text) if name in _WHOLE_NUMBERS else text
+
+
+def _read_whole(variable: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise UsageError(
             f"{variable} is {text!r}; it must be a whole number. "
