@@ -37,6 +37,45 @@ def read_number(text: str | float) -> float:
         raise typer.BadParameter(f"{text!r} is not a number") from None
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRange:
+    """How many workers a job may have: what `--workers` says."""
+
+    least: int
+    """The job goes on while it has so many."""
+    start: int | None
+    """Workers to start with; None for what there is, up to `most`."""
+    most: int | None = None
+    """Devices that come by are taken up to so many."""
+
+    def choose_start(self, devices: int) -> int:
+        """Workers to start with where there are so many devices. Pure.
+
+        >>> [WorkerRange(least=1, start=None, most=4).choose_start(devices) for devices in (0, 2, 8)]
+        [1, 2, 4]
+        """
+        return self.start if self.start is not None else max(self.least, min(self.most or 1, devices))
+
+
+def read_worker_range(text: str) -> WorkerRange:
+    """What `--workers N` or `--workers MIN:MAX` says.
+
+    >>> read_worker_range("3")
+    WorkerRange(least=1, start=3, most=None)
+    >>> read_worker_range("1:4")
+    WorkerRange(least=1, start=None, most=4)
+    """
+    first, colon, last = str(text).partition(":")
+    least = read_whole_number(first)
+    if not colon:
+        return WorkerRange(least=1, start=least)
+    most = read_whole_number(last)
+    if not 1 <= least <= most:
+        raise typer.BadParameter(f"{text!r} is not MIN:MAX, with 1 or more and MIN at most MAX")
+    return WorkerRange(least=least, start=None, most=most)
+
+
 Script = Annotated[
     str,
     typer.Argument(metavar="train.py", help="The script. All that follows is for it.", show_default=False),
@@ -217,25 +256,28 @@ def _read_config(path: Path) -> dict[str, Setting]:
         ) from error
 
 
-def choose_workers(workers: int | None, mapping: str | None, virtual_nodes: int | None) -> int:
-    """Number of workers, from `--workers` and `--mapping`, which must agree. Pure.
+def choose_workers(
+    workers: WorkerRange | None, mapping: str | None, virtual_nodes: int | None
+) -> WorkerRange:
+    """Numbers of workers, from `--workers` and `--mapping`, which must agree. Pure.
 
     Raises:
         MappingError: the text is no mapping.
         UsageError: the mapping is for another number of workers.
 
-    >>> choose_workers(None, "0-3/4,5", None), choose_workers(None, None, None)
-    (2, 1)
+    >>> choose_workers(None, "0-3/4,5", None)
+    WorkerRange(least=1, start=2, most=None)
     """
     if mapping is None:
-        return 1 if workers is None else workers
+        return WorkerRange(least=1, start=1) if workers is None else workers
     parsed = parse_mapping(mapping, virtual_nodes or _least_virtual_nodes(mapping))
-    if workers is not None and workers != parsed.world_size:
+    if workers is not None and workers.start != parsed.world_size:
+        given = workers.start if workers.start is not None else f"{workers.least}:{workers.most}"
         raise UsageError(
-            f"--workers is {workers} and --mapping {mapping!r} is for {parsed.world_size} worker(s); "
-            f"a mapping has one part for each worker. Leave out --workers, or write {workers} part(s)."
+            f"--workers is {given} and --mapping {mapping!r} is for {parsed.world_size} worker(s); "
+            f"a mapping has one part for each worker. Leave out --workers, or write as many parts."
         )
-    return parsed.world_size
+    return WorkerRange(least=1, start=parsed.world_size)
 
 
 def _least_virtual_nodes(mapping: str) -> int:

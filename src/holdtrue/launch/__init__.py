@@ -14,20 +14,26 @@ from ._job import DEVICES, Failure, JobResult, JobSpec, WorkerEnd
 from ._launch import launch_job
 from ._notebook import launch
 from ._observer import JobObserver, PlainObserver, Stream
+from ._registry import JobEntry, JobState, find_job, jobs_folder, list_jobs
 from ._run_dir import check_name, name_of_script, new_run_dir, newest_run_dir
 
 __all__ = [
     "DEVICES",
     "Failure",
+    "JobEntry",
     "JobObserver",
     "JobResult",
     "JobSpec",
+    "JobState",
     "PlainObserver",
     "Stream",
     "WorkerEnd",
     "check_name",
+    "find_job",
+    "jobs_folder",
     "launch",
     "launch_job",
+    "list_jobs",
     "name_of_script",
     "new_run_dir",
     "newest_run_dir",

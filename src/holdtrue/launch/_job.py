@@ -32,6 +32,16 @@ class JobSpec:
     """Name of the job."""
     workers: int = 1
     """Processes to start."""
+    least_workers: int = 1
+    """Elastic: the job goes on while it has so many."""
+    most_workers: int | None = None
+    """Elastic: devices that come by are taken up to so many; None takes none unasked."""
+    restarts: int = 0
+    """Elastic: workers that are replaced after they died, in all."""
+    listen: str = "127.0.0.1"
+    """Elastic: address of this machine on which controller and workers listen."""
+    listen_port: int = 0
+    """Elastic: port of the controller; 0 for any that is free."""
     mapping: str | None = None
     """Text form of the mapping; None for the even one."""
     device: str = "auto"
@@ -52,6 +62,16 @@ class JobSpec:
             raise UsageError(f"workers is {self.workers}; a job has at least 1. Ask for 1 or more.")
         if self.threads < 1:
             raise UsageError(f"threads is {self.threads}; a worker has at least 1. Ask for 1 or more.")
+        if not 1 <= self.least_workers <= self.workers or self.restarts < 0:
+            raise UsageError(
+                f"a job of {self.workers} worker(s) is to go on with {self.least_workers} and {self.restarts} restart(s); "
+                f"the least is from 1 to the workers it starts with, restarts are 0 or more. Give such numbers."
+            )
+        if self.listen in ("0.0.0.0", "::", "", "*"):
+            raise UsageError(
+                f"listen is {self.listen!r}; the job listens on one address, by which the others reach it. "
+                f"Give an address of this machine in a private network (see `ip address`)."
+            )
         if self.device not in DEVICES:
             raise UsageError(
                 f"device is {self.device!r}; the devices are {', '.join(DEVICES)}. Ask for one of them."

@@ -10,6 +10,9 @@ from ._job import Failure, WorkerEnd
 _SECONDARY = frozenset({"GroupError", "WorkerLostError", "WaitTimeoutError"})
 """Errors that a worker reports when another one died: a cause only where nothing else is."""
 
+_OUTSIDE = frozenset({"ExpelledError", "JobOverError"})
+"""Errors of a worker that is no longer, or was never, a member: nothing is wrong with the job."""
+
 INTERRUPTED = 130
 """Exit status of a worker, and of the job, after Ctrl-C."""
 
@@ -56,6 +59,47 @@ def judge_ends(ends: Sequence[WorkerEnd], *, script: str, was_interrupted: bool)
     if not causes:
         return Verdict(exit_code=0, failures=())
     return Verdict(exit_code=_exit_code_of(causes[0]), failures=failures)
+
+
+def fails_elastic_job(end: WorkerEnd, *, was_interrupted: bool) -> bool:
+    """Whether this end of a worker ends an elastic job at once, whoever else lives. Pure.
+
+    A death by signal does not, nor an end that only follows another worker's; an exception in the script
+    does, and so does a script that ends without ever joining: any other worker would do the same.
+    """
+    if end.status < 0 or end.was_stopped or end.status == INTERRUPTED:
+        return False
+    if end.kind in _SECONDARY | _OUTSIDE:
+        return False
+    return is_failed(end, was_interrupted=was_interrupted)
+
+
+def judge_elastic_job(ends: Sequence[WorkerEnd], *, script: str, was_interrupted: bool) -> Verdict:
+    """Exit code and causes of an elastic job, from the ends of the workers of this machine. Pure.
+
+    Args:
+        ends: The end of each worker, in order of time.
+        script: Name of the script, for the sentences.
+        was_interrupted: Whether Ctrl-C or SIGTERM came before.
+
+    Guarantee:
+        Workers that died are no failure of a job that others finished.
+    """
+    failed = [end for end in ends if fails_elastic_job(end, was_interrupted=was_interrupted)]
+    if failed:
+        code = INTERRUPTED if was_interrupted else _exit_code_of(failed[0])
+        return Verdict(exit_code=code, failures=_group_alike(failed, script))
+    if was_interrupted:
+        return Verdict(exit_code=INTERRUPTED, failures=())
+    if not ends or any(end.finished and end.status == 0 for end in ends):
+        return Verdict(exit_code=0, failures=())
+    if any(end.status == INTERRUPTED for end in ends):
+        return Verdict(exit_code=INTERRUPTED, failures=())
+    dead = [end for end in ends if end.kind not in _OUTSIDE and (end.status != 0 or not end.joined)]
+    causes = [end for end in dead if not end.was_stopped and end.kind not in _SECONDARY] or dead
+    if not causes:
+        return Verdict(exit_code=0, failures=())
+    return Verdict(exit_code=1, failures=_group_alike(causes, script))
 
 
 def _is_cause(end: WorkerEnd) -> bool:
