@@ -57,6 +57,44 @@ class WorkerRange:
         """
         return self.start if self.start is not None else max(self.least, min(self.most or 1, devices))
 
+    def __str__(self) -> str:
+        return str(self.start) if self.start is not None else f"{self.least}:{self.most}"
+
+
+ONE_WORKER = WorkerRange(least=1, start=1)
+
+
+def read_address(text: str | None) -> tuple[str, int]:
+    """Host and port of `--listen`; port 0 is any that is free.
+
+    Raises:
+        UsageError: the port is no number.
+
+    >>> read_address(None), read_address("10.1.0.1"), read_address("10.1.0.1:4100"), read_address("[fd00::1]:7")
+    (('127.0.0.1', 0), ('10.1.0.1', 0), ('10.1.0.1', 4100), ('fd00::1', 7))
+    """
+    if text is None:
+        return "127.0.0.1", 0
+    host, colon, port = text.rpartition(":")
+    if not colon or (":" in host and not host.startswith("[")):
+        return text.strip("[]"), 0
+    if not (port.isascii() and port.isdecimal() and int(port) < 65536):
+        raise UsageError(
+            f"--listen is {text!r}; it is HOST or HOST:PORT with a port below 65536. Give such an address."
+        )
+    return host.strip("[]"), int(port)
+
+
+def check_not_negative(option: str, value: int) -> int:
+    """`value`, if it is 0 or more.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if value < 0:
+        raise UsageError(f"{option} is {value}; it must be 0 or more. Give such a number.")
+    return value
+
 
 def read_worker_range(text: str) -> WorkerRange:
     """What `--workers N` or `--workers MIN:MAX` says.
@@ -69,6 +107,8 @@ def read_worker_range(text: str) -> WorkerRange:
     first, colon, last = str(text).partition(":")
     least = read_whole_number(first)
     if not colon:
+        if least < 1:
+            raise typer.BadParameter(f"workers is {least}; a job has at least 1")
         return WorkerRange(least=1, start=least)
     most = read_whole_number(last)
     if not 1 <= least <= most:
@@ -269,12 +309,11 @@ def choose_workers(
     WorkerRange(least=1, start=2, most=None)
     """
     if mapping is None:
-        return WorkerRange(least=1, start=1) if workers is None else workers
+        return ONE_WORKER if workers is None else workers
     parsed = parse_mapping(mapping, virtual_nodes or _least_virtual_nodes(mapping))
     if workers is not None and workers.start != parsed.world_size:
-        given = workers.start if workers.start is not None else f"{workers.least}:{workers.most}"
         raise UsageError(
-            f"--workers is {given} and --mapping {mapping!r} is for {parsed.world_size} worker(s); "
+            f"--workers is {workers} and --mapping {mapping!r} is for {parsed.world_size} worker(s); "
             f"a mapping has one part for each worker. Leave out --workers, or write as many parts."
         )
     return WorkerRange(least=1, start=parsed.world_size)

@@ -10,6 +10,7 @@ can be called, as `holdtrue.launch(main, workers=2)`, since the function and the
 import sys
 from types import ModuleType
 
+from ._devices import count_devices
 from ._job import DEVICES, Failure, JobResult, JobSpec, WorkerEnd
 from ._launch import launch_job
 from ._notebook import launch
@@ -29,6 +30,7 @@ __all__ = [
     "Stream",
     "WorkerEnd",
     "check_name",
+    "count_devices",
     "find_job",
     "jobs_folder",
     "launch",

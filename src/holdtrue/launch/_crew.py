@@ -107,6 +107,15 @@ class Crew:
         while self._selector.select(0) and time.monotonic() < until_s:
             self.turn(0)
 
+    def kill_all(self, reason: str) -> None:
+        """Kill all workers that still live, and say so."""
+        alive = self.alive
+        if alive:
+            numbers = ", ".join(str(worker.number) for worker in alive)
+            self._observer.show_note(f"worker{'s' if len(alive) > 1 else ''} {numbers} killed: {reason}")
+        for worker in alive:
+            worker.kill_group()
+
     def close(self) -> None:
         """End every worker at once, with all that it started, and let go of everything."""
         for worker in self.workers.values():

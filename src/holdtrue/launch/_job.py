@@ -30,6 +30,8 @@ class JobSpec:
     """The run's directory; logs are written to its `logs/`."""
     name: str = "job"
     """Name of the job."""
+    is_name_given: bool = True
+    """Elastic: refuse the job where another of its name lives; otherwise a number is added to the name."""
     workers: int = 1
     """Processes to start."""
     least_workers: int = 1
@@ -52,6 +54,8 @@ class JobSpec:
     """Settings that the command line gives; they are stronger than all others."""
     is_module: bool = False
     """Start `python -m SCRIPT`."""
+    group_timeout_s: float = 300.0
+    """Elastic: bound of every wait between workers, in seconds."""
     interrupt_wait_s: float = 300.0
     """Seconds that the workers have to reach a step boundary after the first Ctrl-C."""
     orphan_wait_s: float = ORPHAN_WAIT_S + 2.0
@@ -148,5 +152,9 @@ class JobResult:
     """Loss of the last step that the main worker told."""
     checkpoint_step: int | None
     """Step of the last checkpoint that was written, as far as known."""
+    reason: str | None = None
+    """Elastic: why the job is over, as its controller said."""
+    generation: int | None = None
+    """Elastic: the last membership's number, as far as known."""
     seconds: float
     """From the start of the first process to the end of the last."""

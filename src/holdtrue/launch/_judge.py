@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Literal, final
 
 from ._job import Failure, WorkerEnd
 
@@ -12,6 +12,8 @@ _SECONDARY = frozenset({"GroupError", "WorkerLostError", "WaitTimeoutError"})
 
 _OUTSIDE = frozenset({"ExpelledError", "JobOverError"})
 """Errors of a worker that is no longer, or was never, a member: nothing is wrong with the job."""
+
+HowOver = Literal["finished", "stopped", "failed"]
 
 INTERRUPTED = 130
 """Exit status of a worker, and of the job, after Ctrl-C."""
@@ -74,13 +76,16 @@ def fails_elastic_job(end: WorkerEnd, *, was_interrupted: bool) -> bool:
     return is_failed(end, was_interrupted=was_interrupted)
 
 
-def judge_elastic_job(ends: Sequence[WorkerEnd], *, script: str, was_interrupted: bool) -> Verdict:
-    """Exit code and causes of an elastic job, from the ends of the workers of this machine. Pure.
+def judge_elastic_job(
+    ends: Sequence[WorkerEnd], *, script: str, was_interrupted: bool, how_over: HowOver | None
+) -> Verdict:
+    """Exit code and causes of an elastic job. Pure.
 
     Args:
-        ends: The end of each worker, in order of time.
+        ends: The end of each worker of this machine, in order of time.
         script: Name of the script, for the sentences.
         was_interrupted: Whether Ctrl-C or SIGTERM came before.
+        how_over: What the controller said of the whole job; None if it said nothing.
 
     Guarantee:
         Workers that died are no failure of a job that others finished.
@@ -89,17 +94,19 @@ def judge_elastic_job(ends: Sequence[WorkerEnd], *, script: str, was_interrupted
     if failed:
         code = INTERRUPTED if was_interrupted else _exit_code_of(failed[0])
         return Verdict(exit_code=code, failures=_group_alike(failed, script))
-    if was_interrupted:
+    if was_interrupted or how_over == "stopped":
         return Verdict(exit_code=INTERRUPTED, failures=())
-    if not ends or any(end.finished and end.status == 0 for end in ends):
+    if how_over == "finished" or (how_over is None and _ended_well(ends)):
         return Verdict(exit_code=0, failures=())
-    if any(end.status == INTERRUPTED for end in ends):
+    if how_over is None and any(end.status == INTERRUPTED for end in ends):
         return Verdict(exit_code=INTERRUPTED, failures=())
     dead = [end for end in ends if end.kind not in _OUTSIDE and (end.status != 0 or not end.joined)]
     causes = [end for end in dead if not end.was_stopped and end.kind not in _SECONDARY] or dead
-    if not causes:
-        return Verdict(exit_code=0, failures=())
     return Verdict(exit_code=1, failures=_group_alike(causes, script))
+
+
+def _ended_well(ends: Sequence[WorkerEnd]) -> bool:
+    return any(end.finished and end.status == 0 for end in ends)
 
 
 def _is_cause(end: WorkerEnd) -> bool:

@@ -19,7 +19,7 @@ from ._job import JobResult, JobSpec, WorkerEnd
 from ._judge import is_failed, judge_ends
 from ._observer import JobObserver
 from ._signals import catch_interrupts
-from ._stopping import StopState, next_stop
+from ._stopping import StopState, count_interrupts, next_stop
 from ._watchman import Guard
 from ._worker import Worker, start_worker
 
@@ -155,7 +155,7 @@ class _FixedJob:
                 worker.terminate()
         else:
             self._stop = replace(self._stop, killed_at_s=now_s)
-            kill_all(self.crew, self._observer, action.reason)
+            self.crew.kill_all(action.reason)
 
     def _read_interrupts(self, fd: int) -> None:
         before = self._stop.interrupts
@@ -169,19 +169,3 @@ class _FixedJob:
 
 
 INTERRUPT_NOTE = "stopping at the next step boundary, with a checkpoint; Ctrl-C again kills the workers"
-
-
-def count_interrupts(stop: StopState, count: int, now_s: float) -> StopState:
-    """The state after so many further interrupts. Pure."""
-    since_s = now_s if stop.interrupts == 0 else stop.interrupted_at_s
-    return replace(stop, interrupts=stop.interrupts + count, interrupted_at_s=since_s)
-
-
-def kill_all(crew: Crew, observer: JobObserver, reason: str) -> None:
-    """Kill all workers that still live, and say so."""
-    alive = crew.alive
-    if alive:
-        numbers = ", ".join(str(worker.number) for worker in alive)
-        observer.show_note(f"worker{'s' if len(alive) > 1 else ''} {numbers} killed: {reason}")
-    for worker in alive:
-        worker.kill_group()

@@ -6,6 +6,7 @@ jobs/NAME.tokens  the tokens of the job, deleted at its end
 """
 
 import fcntl
+import itertools
 import json
 import os
 import secrets
@@ -108,6 +109,21 @@ class Registration:
         self.token_file.unlink(missing_ok=True)
         self.join_file.unlink(missing_ok=True)
         os.close(self._lock)
+
+
+def register(folder: Path, name: str, *, is_given: bool) -> tuple[str, Registration]:
+    """Take a name for a job; one that the user did not give gets a number where it is taken.
+
+    Raises:
+        UsageError: a job of the given name lives.
+    """
+    if is_given:
+        return name, Registration(folder, name)
+    for number in itertools.count(1):
+        free = name if number == 1 else f"{name[:58]}-{number}"
+        with suppress(UsageError):
+            return free, Registration(folder, free)
+    raise AssertionError("counting has no end")
 
 
 def find_job(folder: Path, name: str) -> tuple[JobEntry, JobState]:

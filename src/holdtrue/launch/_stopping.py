@@ -1,6 +1,6 @@
 """When to stop the workers, and how hard. Pure: the time is an argument."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 StopWay = Literal["terminate", "kill"]
@@ -73,3 +73,9 @@ def _first_stops(state: StopState) -> list[StopAction]:
         at_s = state.finished_at_s + FINISH_GRACE_S
         found.append(StopAction(at_s=at_s, way="terminate", reason="the job is over"))
     return found
+
+
+def count_interrupts(stop: StopState, count: int, now_s: float) -> StopState:
+    """The state after so many further interrupts."""
+    since_s = now_s if stop.interrupts == 0 else stop.interrupted_at_s
+    return replace(stop, interrupts=stop.interrupts + count, interrupted_at_s=since_s)

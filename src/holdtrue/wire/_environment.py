@@ -25,7 +25,7 @@ class WorkerEnvironment:
     >>> fixed = WorkerEnvironment(worker=1, rank=1, world_size=2, store_host="127.0.0.1", store_port=29500)
     >>> elastic = WorkerEnvironment(
     ...     worker=4, store_host="127.0.0.1", store_port=40000, store_fd=6,
-    ...     controller_url="ws://127.0.0.1:41000", token_file="/run/user/1000/holdtrue/jobs/demo.join",
+    ...     controller_url="http://127.0.0.1:41000", token_file="/run/user/1000/holdtrue/jobs/demo.join",
     ... )
     >>> WorkerEnvironment.from_env(fixed.to_env()) == fixed, WorkerEnvironment.from_env(elastic.to_env()) == elastic
     (True, True)
@@ -65,7 +65,7 @@ class WorkerEnvironment:
     generation: int = 0
     """Fixed: number of the membership."""
     controller_url: str | None = None
-    """Elastic: where the job's controller listens; no secret is in it."""
+    """Elastic: where the job's controller listens, such as `http://127.0.0.1:41000`; no secret is in it."""
     token_file: str | None = None
     """Elastic: file with the token of scope `join`, which only this user can read."""
     group_timeout_s: float | None = None
