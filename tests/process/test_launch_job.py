@@ -28,6 +28,7 @@ class Listener:
         self.output: dict[str, bytes] = {"stdout": b"", "stderr": b""}
         self.notes: list[str] = []
         self.ticks = 0
+        self.groups: list[tuple[int, int]] = []
 
     def show_report(self, worker: int, report: wire.Report) -> None:
         self.reports.append((worker, report))
@@ -37,6 +38,9 @@ class Listener:
 
     def show_note(self, text: str) -> None:
         self.notes.append(text)
+
+    def show_group(self, workers: int, generation: int) -> None:
+        self.groups.append((workers, generation))
 
     def tick(self, now_s: float) -> None:
         self.ticks += 1

@@ -25,6 +25,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registratio
             pid=1,
             run_dir=str(tmp_path / "run"),
             token_file=str(job.token_file),
+            join_file=str(job.join_file),
             script="train.py",
             started_s=1.0,
         )

@@ -22,6 +22,7 @@ def entry(name: str, folder: Path, **changes: object) -> JobEntry:
         "pid": os.getpid(),
         "run_dir": str(folder / "runs" / name),
         "token_file": str(folder / f"{name}.tokens"),
+        "join_file": str(folder / f"{name}.join"),
         "script": "train.py",
         "started_s": 5.0,
     }
@@ -77,7 +78,8 @@ def test_a_job_whose_launcher_was_killed_is_recognised_and_cleaned(folder: Path)
     program = (
         "import sys, time, signal; from pathlib import Path; from holdtrue.launch._registry import *; "
         "f = Path(sys.argv[1]); job = Registration(f, 'gone'); "
-        "job.publish(JobEntry(name='gone', url='u', pid=1, run_dir='r', token_file='t', script='s', started_s=1.0)); "
+        "job.publish(JobEntry(name='gone', url='u', pid=1, run_dir='r', token_file='t', join_file='j', "
+        "script='s', started_s=1.0)); "
         "print('up', flush=True); signal.pause()"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE) as process:

@@ -94,6 +94,9 @@ class Board:
         if self._live is not None:
             self._live.console.print(Text(text, style="dim"))
 
+    def show_group(self, workers: int, generation: int) -> None:
+        """What changes is in the row's name."""
+
     def tick(self, now_s: float) -> None:
         """Draw the table anew, at most ten times a second."""
         if self._live is not None and now_s - self._drawn_s >= _REFRESH_S:

@@ -94,6 +94,12 @@ class PlainScreen:
         """Print to stderr."""
         print(text, file=sys.stderr, flush=True)
 
+    def show_group(self, workers: int, generation: int) -> None:
+        """Say how the membership changed."""
+        self._progress, line = self._progress.with_group(workers, generation)
+        if line is not None:
+            self.show_note(line)
+
     def tick(self, now_s: float) -> None:
         """Print the progress line, if it is time."""
         if self._progress.newest is not None and now_s - self._shown_s >= _PLAIN_EVERY_S:
@@ -132,6 +138,12 @@ class LiveScreen:
     def show_note(self, text: str) -> None:
         """Print above the live line."""
         self._console.print(Text(text))
+
+    def show_group(self, workers: int, generation: int) -> None:
+        """Say how the membership changed; the live line has it too."""
+        self._progress, line = self._progress.with_group(workers, generation)
+        if line is not None:
+            self.show_note(line)
 
     def tick(self, now_s: float) -> None:
         """Draw the live line anew, at most ten times a second."""

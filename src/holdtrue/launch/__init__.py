@@ -11,6 +11,7 @@ import sys
 from types import ModuleType
 
 from ._devices import count_devices
+from ._elastic import launch_elastic_job
 from ._job import DEVICES, Failure, JobResult, JobSpec, WorkerEnd
 from ._launch import launch_job
 from ._notebook import launch
@@ -34,6 +35,7 @@ __all__ = [
     "find_job",
     "jobs_folder",
     "launch",
+    "launch_elastic_job",
     "launch_job",
     "list_jobs",
     "name_of_script",

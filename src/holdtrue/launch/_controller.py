@@ -1,15 +1,20 @@
 """The controller's process: started beside the workers, and again when it dies, on the same socket."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
+from ._registry import write_private
 from ._restarts import next_start_s
 
+_PROGRAM = ("-P", "-m", "holdtrue.elastic")  # -P: nothing in the current folder is imported
+_END_WAIT_S = 3.0
 _TIE = Path(__file__).with_name("_tie_to_parent.py")
 
 
@@ -21,28 +26,44 @@ class ControllerProcess:
     queue for the next one. The process dies with the launcher: it has nothing to save.
 
     Args:
-        command: Program and arguments, without secrets.
-        pass_fds: Descriptors that it inherits: the listening socket among them.
+        tokens: File with the job's tokens.
+        job: File for the job's settings, written at each start.
+        listener: The listening socket.
         log: File to which its output is appended.
     """
 
-    def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], log: Path) -> None:
-        self._command = [sys.executable, "-I", "-S", str(_TIE), str(os.getpid()), sys.executable, *command]
-        self._pass_fds = tuple(pass_fds)
-        self._log = log
+    def __init__(self, *, tokens: Path, job: Path, listener: socket.socket, log: Path) -> None:
+        self._tokens, self._job, self._listener, self._log = tokens, job, listener, log
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths_s: list[float] = []
         self._start_at_s: float | None = None
 
-    def start(self) -> int:
-        """Start it; a pidfd that can be read once it has died, which the caller closes."""
+    def start(self, settings: Mapping[str, object]) -> int:
+        """Start it; a pidfd that can be read once it has died, which the caller closes.
+
+        Args:
+            settings: Of the job; whether a controller lived before is added.
+        """
+        values = {**settings, "is_restarted": bool(self._deaths_s)}
+        write_private(self._job, json.dumps(values))
+        fd = self._listener.fileno()
+        options = ["--job", str(self._job), "--tokens", str(self._tokens), "--fd", str(fd)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command,
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    str(_TIE),
+                    str(os.getpid()),
+                    sys.executable,
+                    *_PROGRAM,
+                    *options,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=self._pass_fds,
+                pass_fds=(fd,),
                 start_new_session=True,  # Ctrl-C on the terminal is not for it
             )
         self._start_at_s = None
@@ -72,7 +93,12 @@ class ControllerProcess:
         return self._start_at_s is not None and now_s >= self._start_at_s
 
     def close(self) -> None:
-        """End it at once."""
-        if self._process is not None:
+        """End it; what it has said to others is sent before."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_END_WAIT_S)
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -78,6 +78,10 @@ class Crew:
         """Call `act` in each turn in which `fd` can be read; lower orders first."""
         self._selector.register(fd, selectors.EVENT_READ, (order, act))
 
+    def unwatch(self, fd: int) -> None:
+        """Forget a descriptor."""
+        self._selector.unregister(fd)
+
     def turn(self, wait_s: float) -> None:
         """Wait for something at most so long, and act on all that is there."""
         events = self._selector.select(wait_s)

@@ -3,9 +3,9 @@
 import os
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from types import TracebackType
 from typing import final
 
 from holdtrue.elastic import ControlClient, HostLink
@@ -15,25 +15,30 @@ from ._controller import ControllerProcess
 from ._devices import assign_devices, count_devices, count_slots
 from ._host import Host, Starter
 from ._job import JobResult, JobSpec
-from ._judge import judge_elastic_job
+from ._judge import INTERRUPTED, judge_elastic_job
 from ._launch import INTERRUPT_NOTE, check_start, cuda_devices_of, life_pipe
+from ._lookout import Group, Lookout
 from ._observer import JobObserver
 from ._place import Place, bind, url_of
 from ._registry import JobEntry, jobs_folder, register
 from ._signals import catch_interrupts
 from ._watchman import Guard
 
-
+_ASK_WAIT_S = 5.0
+"""What the controller has to answer the wish to stop."""
 _LAST_WORDS_S = 2.0
 """What the controller has to tell other hosts that the job failed here."""
 
 
-def launch_elastic_job(spec: JobSpec, observer: JobObserver) -> JobResult:
+def launch_elastic_job(
+    spec: JobSpec, observer: JobObserver, on_start: Callable[[JobEntry], None] | None = None
+) -> JobResult:
     """Run a job whose workers may change, starting on this machine, to its end.
 
     Args:
         spec: What to start.
         observer: Who is told what happens; called in this thread.
+        on_start: Called once with where the job's controller can be asked.
 
     Raises:
         UsageError: there is no such script or device, the name is taken, or nothing can listen on the address.
@@ -53,6 +58,9 @@ def launch_elastic_job(spec: JobSpec, observer: JobObserver) -> JobResult:
     with ExitStack() as stack:
         interrupt_fd = stack.enter_context(catch_interrupts())
         job = _ElasticJob(spec, observer, devices, stack)
+        entry = job.publish()
+        if on_start is not None:
+            on_start(entry)
         job.run(interrupt_fd)
         return job.result(time.monotonic() - started_s)
 
@@ -73,8 +81,9 @@ class _ElasticJob:
         self._url = url_of(listener)
         self._tokens = self._registration.tokens
         self._controller = ControllerProcess(
-            controller_command(spec, listener.fileno(), self._registration.token_file),
-            pass_fds=(listener.fileno(),),
+            tokens=self._registration.token_file,
+            job=self._registration.job_file,
+            listener=listener,
             log=spec.run_dir / "logs" / "controller.log",
         )
         stack.callback(self._controller.close)
@@ -100,27 +109,31 @@ class _ElasticJob:
         life_fd = stack.enter_context(life_pipe())
         starter = Starter(spec=spec, place=place, guard=guard, life_fd=life_fd)
         self._link = link
+        self._asking: threading.Thread | None = None
         self._host = Host(spec, observer, starter=starter, link=link, devices=devices)
         stack.callback(self._host.crew.close)
         for number, device in enumerate(devices):  # at once: torch takes longer to load than the controller
             self._host.start(number, device)
         self._start_controller()
         link.start()
-        self._publish()
+        self._lookout = Lookout(ControlClient(url=self._url, token=self._tokens["read"]))
+        stack.callback(self._lookout.close)
+        self._group: Group | None = None
 
-    def _publish(self) -> None:
-        self._registration.publish(
-            JobEntry(
-                name=self._spec.name,
-                url=self._url,
-                pid=os.getpid(),
-                run_dir=str(self._spec.run_dir.absolute()),
-                token_file=str(self._registration.token_file),
-                script=self._spec.title,
-                started_s=time.time(),
-            )
+    def publish(self) -> JobEntry:
+        """Let commands find the job; what they find."""
+        entry = JobEntry(
+            name=self._spec.name,
+            url=self._url,
+            pid=os.getpid(),
+            run_dir=str(self._spec.run_dir.absolute()),
+            token_file=str(self._registration.token_file),
+            join_file=str(self._registration.join_file),
+            script=self._spec.title,
+            started_s=time.time(),
         )
-        self._observer.show_job(self._spec.name, self._url, str(self._registration.join_file))
+        self._registration.publish(entry)
+        return entry
 
     def run(self, interrupt_fd: int) -> None:
         """Until the job is over and no worker lives here."""
@@ -128,10 +141,20 @@ class _ElasticJob:
         host.crew.watch(interrupt_fd, lambda: self._read_interrupts(interrupt_fd))
         while not self._is_over:
             host.turn()
+            self._show_group()
             if self._controller.is_due(time.monotonic()):
                 self._start_controller()
+            if self._asking is not None and not self._asking.is_alive():
+                self._asking = None
+                host.interrupt(1)
         self._let_others_hear()
         host.crew.drain(waits=host.stop.killed_at_s is None)
+
+    def _show_group(self) -> None:
+        seen = self._lookout.seen
+        if seen is not None and seen != self._group:
+            self._group = seen
+            self._observer.show_group(seen.workers, seen.generation)
 
     @property
     def _is_over(self) -> bool:
@@ -155,7 +178,11 @@ class _ElasticJob:
             how_over=finish.how if finish is not None else None,
         )
         found = self._host.crew.result(verdict, was_interrupted=was_interrupted, seconds=seconds)
-        result = replace(found, reason=finish.reason if finish is not None else None)
+        result = replace(
+            found,
+            reason=finish.reason if finish is not None else None,
+            generation=self._group.generation if self._group is not None else None,
+        )
         self._registration.end(
             exit_code=result.exit_code, ending=describe_ending(result), ended_s=time.time()
         )
@@ -164,7 +191,7 @@ class _ElasticJob:
     # --- the controller ---------------------------------------------------------------------------
 
     def _start_controller(self) -> None:
-        pidfd = self._controller.start()
+        pidfd = self._controller.start(describe_settings(self._spec))
         self._host.crew.watch(pidfd, lambda: self._see_controller_end(pidfd))
 
     def _see_controller_end(self, pidfd: int) -> None:
@@ -177,7 +204,44 @@ class _ElasticJob:
     # --- interrupts -------------------------------------------------------------------------------
 
     def _read_interrupts(self, fd: int) -> None:
-        before = self._host.stop.interrupts
-        self._host.interrupt(len(os.read(fd, 64)))
-        if before == 0:
-            self._observer.show_note(INTERRUPT_NOTE)
+        count = len(os.read(fd, 64))
+        is_first = self._asking is None and self._host.stop.interrupts == 0
+        if not is_first or count > 1:
+            self._asking = None
+            self._host.interrupt(2)
+            return
+        self._observer.show_note(INTERRUPT_NOTE)
+        self._asking = threading.Thread(target=self._ask_to_stop, name="holdtrue-stop", daemon=True)
+        self._asking.start()
+
+    def _ask_to_stop(self) -> None:
+        """Tell the controller first, so that it takes no worker's SIGTERM for a wish to leave."""
+        client = ControlClient(url=self._url, token=self._tokens["admin"], timeout_s=_ASK_WAIT_S)
+        with suppress(HoldtrueError):  # without it the workers' own SIGTERM must do
+            client.stop("the launcher was interrupted")
+
+
+def describe_settings(spec: JobSpec) -> dict[str, object]:
+    """What the controller is told of the job. Pure."""
+    return {
+        "name": spec.name,
+        "workers": spec.workers,
+        "least": spec.least_workers,
+        "most": spec.most_workers,
+        "restarts": spec.restarts,
+        "group_timeout_s": spec.group_timeout_s,
+        "mapping": spec.mapping,
+    }
+
+
+def describe_ending(result: JobResult) -> str:
+    """How a job ended, as a sentence. Pure."""
+    steps = "" if result.steps is None else f" after {result.steps} step{'s' if result.steps != 1 else ''}"
+    if result.exit_code == 0:
+        return f"It finished{steps}."
+    kept = "" if result.checkpoint_step is None else f" The last checkpoint is step {result.checkpoint_step}."
+    if result.was_interrupted or result.exit_code == INTERRUPTED:
+        return f"It was stopped{steps}.{kept}"
+    said = next((failure.sentence or failure.how for failure in result.failures), result.reason)
+    last_line = said.splitlines()[-1].rstrip(".") if said else "its logs say why"
+    return f"It failed{steps}: {last_line}.{kept}"

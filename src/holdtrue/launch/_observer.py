@@ -20,6 +20,9 @@ class JobObserver(Protocol):
     def show_note(self, text: str) -> None:
         """The launcher has something to say."""
 
+    def show_group(self, workers: int, generation: int) -> None:
+        """The job has so many members now, in a new generation."""
+
     def tick(self, now_s: float) -> None:
         """Called at least every quarter of a second while the job runs."""
 
@@ -48,6 +51,9 @@ class PlainObserver:
     def show_note(self, text: str) -> None:
         """Print to stderr."""
         print(text, file=sys.stderr, flush=True)
+
+    def show_group(self, workers: int, generation: int) -> None:
+        """A fixed group has one membership."""
 
     def tick(self, now_s: float) -> None:
         """Nothing to refresh."""

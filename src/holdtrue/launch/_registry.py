@@ -38,6 +38,8 @@ class JobEntry:
     """Folder of records, checkpoints and logs, absolute."""
     token_file: str
     """File with the tokens, one for each scope; only this user can read it."""
+    join_file: str
+    """File with the token of scope `join` alone."""
     script: str
     started_s: float
     """Seconds since 1970."""
@@ -90,6 +92,8 @@ class Registration:
         self.token_file = folder / f"{name}.tokens"
         self.join_file = folder / f"{name}.join"
         """File with the token of scope `join` alone, for workers."""
+        self.job_file = folder / f"{name}.job"
+        """Settings of the job's controller."""
         self.tokens = {scope: secrets.token_urlsafe(32) for scope in SCOPES}
         write_private(self.token_file, json.dumps(self.tokens))
         write_private(self.join_file, self.tokens["join"])
@@ -106,8 +110,8 @@ class Registration:
 
     def close(self) -> None:
         """Give the name back and delete the tokens."""
-        self.token_file.unlink(missing_ok=True)
-        self.join_file.unlink(missing_ok=True)
+        for file in (self.token_file, self.join_file, self.job_file):
+            file.unlink(missing_ok=True)
         os.close(self._lock)
 
 
@@ -155,7 +159,7 @@ def _state_of(folder: Path, entry: JobEntry) -> JobState:
         return "ended"
     if _is_locked(folder / f"{entry.name}.lock"):
         return "running"
-    for left in ("tokens", "join"):
+    for left in ("tokens", "join", "job"):
         (folder / f"{entry.name}.{left}").unlink(missing_ok=True)
     return "lost"
 
