@@ -11,6 +11,7 @@ import typer
 
 from holdtrue.errors import UsageError
 from holdtrue.launch import (
+    JobEntry,
     JobResult,
     JobSpec,
     check_name,
@@ -23,8 +24,10 @@ from holdtrue.launch import (
 from holdtrue.wire import Setting
 
 from . import _options as options
-from ._say import say, say_failures
+from ._say import say, say_error, say_failures
 
+INTERRUPTED = 130
+"""Exit code of a job that was asked to end."""
 RUNS = Path("runs")
 """Folder of run directories that nobody named."""
 
@@ -226,9 +229,22 @@ def run_job(request: RunRequest) -> int:
 
     spec = spec_of(request, env=dict(os.environ), now=datetime.now())
     with open_screen(workers=spec.workers) as screen:
-        result = launch_elastic_job(spec, screen)
+        result = launch_elastic_job(
+            spec, screen, on_start=lambda entry: screen.show_note(describe_start(entry, request))
+        )
     say_end(result, spec, request)
     return result.exit_code
+
+
+def describe_start(entry: JobEntry, request: RunRequest) -> str:
+    """What to say once the job can be found. Pure."""
+    line = f"job {entry.name} · {entry.run_dir}"
+    if request.listen is None:
+        return line
+    return (
+        f"{line}\nother machines join with the token in {entry.join_file}:\n"
+        f"    holdtrue worker --join {entry.url} --token-file FILE"
+    )
 
 
 def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSpec:
@@ -279,14 +295,22 @@ def say_end(result: JobResult, spec: JobSpec, request: RunRequest) -> None:
     if result.exit_code == 0:
         digest = [f"digest {result.digest[:16]}"] if result.digest else []
         say(" · ".join([f"done: {steps}", *digest, str(spec.run_dir)]))
-    elif result.was_interrupted or result.checkpoint_step is not None:
-        ended = "interrupted" if result.was_interrupted else "failed"
+        return
+    if result.reason and not result.failures and not is_stopped(result):
+        say_error(result.reason)
+    if is_stopped(result) or result.checkpoint_step is not None:
+        ended = "interrupted" if result.was_interrupted else "stopped" if is_stopped(result) else "failed"
         at = (
             f"; the last checkpoint is step {result.checkpoint_step}"
             if result.checkpoint_step is not None
             else ""
         )
         say(f"{ended} after {steps}{at}. Go on with:\n    {resume_command(request, spec.run_dir)}")
+
+
+def is_stopped(result: JobResult) -> bool:
+    """Whether the job ended because someone asked it to."""
+    return result.was_interrupted or result.exit_code == INTERRUPTED
 
 
 _OPTION_NAMES = {"timeout_s": "timeout"}

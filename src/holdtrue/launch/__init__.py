@@ -17,10 +17,13 @@ from ._launch import launch_job
 from ._notebook import launch
 from ._observer import JobObserver, PlainObserver, Stream
 from ._registry import JobEntry, JobState, find_job, jobs_folder, list_jobs
+from ._remote import join_job
 from ._run_dir import check_name, name_of_script, new_run_dir, newest_run_dir
+from ._worker import TOKEN_VARIABLE
 
 __all__ = [
     "DEVICES",
+    "TOKEN_VARIABLE",
     "Failure",
     "JobEntry",
     "JobObserver",
@@ -34,6 +37,7 @@ __all__ = [
     "count_devices",
     "find_job",
     "jobs_folder",
+    "join_job",
     "launch",
     "launch_elastic_job",
     "launch_job",

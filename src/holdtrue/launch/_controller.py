@@ -28,12 +28,16 @@ class ControllerProcess:
     Args:
         tokens: File with the job's tokens.
         job: File for the job's settings, written at each start.
+        description: File with what hosts that join are told.
         listener: The listening socket.
         log: File to which its output is appended.
     """
 
-    def __init__(self, *, tokens: Path, job: Path, listener: socket.socket, log: Path) -> None:
-        self._tokens, self._job, self._listener, self._log = tokens, job, listener, log
+    def __init__(
+        self, *, tokens: Path, job: Path, description: Path, listener: socket.socket, log: Path
+    ) -> None:
+        self._tokens, self._job, self._description = tokens, job, description
+        self._listener, self._log = listener, log
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths_s: list[float] = []
         self._start_at_s: float | None = None
@@ -47,7 +51,8 @@ class ControllerProcess:
         values = {**settings, "is_restarted": bool(self._deaths_s)}
         write_private(self._job, json.dumps(values))
         fd = self._listener.fileno()
-        options = ["--job", str(self._job), "--tokens", str(self._tokens), "--fd", str(fd)]
+        files = {"--job": self._job, "--tokens": self._tokens, "--describe": self._description}
+        options = [word for pair in files.items() for word in map(str, pair)] + ["--fd", str(fd)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [

@@ -1,5 +1,6 @@
 """Running an elastic job: this machine is its first host, and keeps its controller alive."""
 
+import json
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from holdtrue.elastic import ControlClient, HostLink
 from holdtrue.errors import HoldtrueError
 
 from ._controller import ControllerProcess
+from ._describe import describe_job, description_to_json
 from ._devices import assign_devices, count_devices, count_slots
 from ._host import Host, Starter
 from ._job import JobResult, JobSpec
@@ -20,7 +22,7 @@ from ._launch import INTERRUPT_NOTE, check_start, cuda_devices_of, life_pipe
 from ._lookout import Group, Lookout
 from ._observer import JobObserver
 from ._place import Place, bind, url_of
-from ._registry import JobEntry, jobs_folder, register
+from ._registry import JobEntry, jobs_folder, register, write_private
 from ._signals import catch_interrupts
 from ._watchman import Guard
 
@@ -80,9 +82,13 @@ class _ElasticJob:
         listener = stack.enter_context(bind(spec.listen, spec.listen_port))
         self._url = url_of(listener)
         self._tokens = self._registration.tokens
+        write_private(
+            self._registration.description_file, json.dumps(description_to_json(describe_job(spec)))
+        )
         self._controller = ControllerProcess(
             tokens=self._registration.token_file,
             job=self._registration.job_file,
+            description=self._registration.description_file,
             listener=listener,
             log=spec.run_dir / "logs" / "controller.log",
         )

@@ -94,6 +94,8 @@ class Registration:
         """File with the token of scope `join` alone, for workers."""
         self.job_file = folder / f"{name}.job"
         """Settings of the job's controller."""
+        self.description_file = folder / f"{name}.description"
+        """What hosts that join are told."""
         self.tokens = {scope: secrets.token_urlsafe(32) for scope in SCOPES}
         write_private(self.token_file, json.dumps(self.tokens))
         write_private(self.join_file, self.tokens["join"])
@@ -110,7 +112,7 @@ class Registration:
 
     def close(self) -> None:
         """Give the name back and delete the tokens."""
-        for file in (self.token_file, self.join_file, self.job_file):
+        for file in (self.token_file, self.join_file, self.job_file, self.description_file):
             file.unlink(missing_ok=True)
         os.close(self._lock)
 
@@ -159,7 +161,7 @@ def _state_of(folder: Path, entry: JobEntry) -> JobState:
         return "ended"
     if _is_locked(folder / f"{entry.name}.lock"):
         return "running"
-    for left in ("tokens", "join", "job"):
+    for left in ("tokens", "join", "job", "description"):
         (folder / f"{entry.name}.{left}").unlink(missing_ok=True)
     return "lost"
 

@@ -27,6 +27,8 @@ from ._job import JobSpec, WorkerEnd
 from ._output import StderrHold
 from ._watchman import Guard
 
+TOKEN_VARIABLE = "HOLDTRUE_TOKEN"
+"""Where `holdtrue worker` may have its token; a script has no need of it."""
 _MAX_LINE_BYTES = 1 << 20
 
 
@@ -243,5 +245,9 @@ def worker_variables(
     }
     if is_loopback(environment.store_host):
         pinned["GLOO_SOCKET_IFNAME"] = "lo"
-    inherited = {name: value for name, value in base_env.items() if not name.startswith("HOLDTRUE_WORKER_")}
+    inherited = {
+        name: value
+        for name, value in base_env.items()
+        if not name.startswith("HOLDTRUE_WORKER_") and name != TOKEN_VARIABLE
+    }
     return inherited | pinned | encode_settings(spec.settings) | environment.to_env()
