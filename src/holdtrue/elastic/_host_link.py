@@ -30,7 +30,7 @@ class HostLink:
         """
         self._name, self._address, self._slots, self._adds = name, address, slots, adds
         self._running: set[int] = set()
-        self._ends: deque[int] = deque()
+        self._ends: deque[Ended] = deque(maxlen=_MOST_ENDS)
         self._orders: deque[ToHost] = deque()
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._link: Link[ToHost] = Link(
@@ -99,10 +99,8 @@ class HostLink:
         message = Ended(worker=worker, status=status, sentence=sentence[:4096], at=place)
         with self._link.changed:
             self._running.discard(worker)
-            self._ends.append(worker)
-            while len(self._ends) > _MOST_ENDS:
-                self._link.forget(f"ended {self._ends.popleft()}")
-            self._link.say(message, key=f"ended {worker}")
+            self._ends.append(message)
+            self._link.say(message)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything that was said has reached the controller; False if it took longer."""
@@ -115,14 +113,15 @@ class HostLink:
             os.close(self._fd)
             self._fd = -1
 
-    def _first_words(self) -> HostHello:
-        return HostHello(
+    def _first_words(self) -> list[HostHello | Ended]:
+        hello = HostHello(
             name=self._name,
             address=self._address,
             slots=self._slots,
             adds=self._adds,
             running=tuple(sorted(self._running)),
         )
+        return [hello, *self._ends]
 
     def _hear(self, message: ToHost) -> None:
         if isinstance(message, Start):

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar, final
 
 from holdtrue.errors import GroupError, HoldtrueError, UsageError, WaitTimeoutError
@@ -43,8 +43,7 @@ def websocket_url(url: str, path: str) -> str:
 class Link(Generic[M]):
     """Two daemon threads, one that reads and connects, one that sends; all methods may be called from any thread.
 
-    What must survive a broken connection is said with a `key`: after each reconnection the first words and the newest
-    message of each key are sent again, in the order in which they were said.
+    Messages that were not sent when a connection broke are dropped: the first words of the next one say what holds.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Link(Generic[M]):
         path: str,
         token: str,
         kinds: tuple[type[M], ...],
-        first_words: Callable[[], ControlMessage],
+        first_words: Callable[[], Sequence[ControlMessage]],
         hear: Callable[[M], None],
     ) -> None:
         """Prepare a link; `start` begins it.
@@ -64,7 +63,7 @@ class Link(Generic[M]):
             path: Of the WebSocket.
             token: Of scope join.
             kinds: Messages that may come.
-            first_words: The first message of each connection; called with `changed` held.
+            first_words: What is said first on each connection; called with `changed` held.
             hear: Called with `changed` held, in the reading thread, for each message that came.
         """
         self._address = websocket_url(url, path)
@@ -75,7 +74,6 @@ class Link(Generic[M]):
         self.changed = threading.Condition()
         """Notified at each message and each change of the connection; a signal handler may enter it again."""
         self._outbox: deque[str] = deque()
-        self._standing: dict[str, ControlMessage] = {}
         self._socket: ClientConnection | None = None
         self._is_closed = False
         self._is_sending = False
@@ -94,29 +92,20 @@ class Link(Generic[M]):
         """Whether there is a connection now."""
         return self._socket is not None
 
-    def say(self, message: ControlMessage, *, key: str | None = None, droppable: bool = False) -> None:
+    def say(self, message: ControlMessage, *, droppable: bool = False) -> None:
         """Send a message; never blocks for long.
 
         Args:
             message: What to send.
-            key: Say it again after a reconnection, until another message has this key.
             droppable: Do not send it if others wait.
         """
         with self.changed:
-            if key is not None:
-                self._standing.pop(key, None)
-                self._standing[key] = message
             if self._socket is None or (droppable and self._outbox):
                 return
             while len(self._outbox) >= _MOST_WAITING:
                 self._outbox.popleft()
             self._outbox.append(encode_control(message))
             self.changed.notify_all()
-
-    def forget(self, key: str) -> None:
-        """Do not say the message of this key again."""
-        with self.changed:
-            self._standing.pop(key, None)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything that was said has reached the controller; False if it took longer."""
@@ -187,8 +176,7 @@ class Link(Generic[M]):
         try:
             with self.changed:
                 self._outbox.clear()
-                self._outbox.append(encode_control(self._first_words()))
-                self._outbox.extend(encode_control(message) for message in self._standing.values())
+                self._outbox.extend(encode_control(message) for message in self._first_words())
                 self._socket = socket
                 self.changed.notify_all()
             for text in socket:
