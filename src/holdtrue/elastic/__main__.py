@@ -8,6 +8,7 @@ import socket
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from holdtrue.errors import UsageError
 
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = read_settings(options.job)
         tokens = read_tokens(options.tokens)
+        description = read_description(options.describe) if options.describe is not None else {}
         listener = _listen(options.fd, options.listen)
     except UsageError as error:
         print(error, file=sys.stderr)
@@ -32,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("holdtrue.elastic").info(
         "the controller of job %s listens on %s:%d", settings.name, address, port
     )
-    asyncio.run(serve(settings, tokens, listener))
+    asyncio.run(serve(settings, tokens, listener, description=description))
     return 0
 
 
@@ -59,6 +61,23 @@ def read_settings(path: Path) -> JobSettings:
         raise UsageError(f"the job's file {path} is wrong: {error}. Write it anew.") from None
 
 
+def read_description(path: Path) -> dict[str, Any]:  # Any: JSON values
+    """What hosts that join are told of the job: a JSON object, passed on as it is.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"the job's description {path} cannot be read: {type(error).__name__}. Write it anew."
+        ) from None
+    if not isinstance(values, dict):
+        raise UsageError(f"the job's description {path} is no JSON object. Write it anew.")
+    return values
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m holdtrue.elastic", description="The controller of one elastic job."
@@ -66,6 +85,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--job", type=Path, required=True, help="JSON file with the job's settings")
     parser.add_argument(
         "--tokens", type=Path, required=True, help="JSON file with a token for each scope, mode 0600"
+    )
+    parser.add_argument(
+        "--describe", type=Path, help="JSON file with what hosts that join are told of the job"
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--fd", type=int, help="an inherited listening socket")

@@ -48,6 +48,10 @@ class ControlClient:
         """Name and phase of the job."""
         return self._ask("GET", "/v1/health")
 
+    def description(self) -> dict[str, Any]:  # Any: JSON values
+        """What a host that joins is told of the job."""
+        return dict(self._ask("GET", "/v1/description")["description"])
+
     def events(self, after: int = 0, *, limit: int = 200) -> dict[str, Any]:  # Any: JSON values
         """Events after a number, the oldest first: `events`, `newest` and `dropped`."""
         return self._ask("GET", f"/v1/events?after={after}&limit={limit}")

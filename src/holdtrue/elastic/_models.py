@@ -53,6 +53,12 @@ class HealthAnswer(Body):
     phase: str
 
 
+class DescriptionAnswer(Body):
+    """What a host that joins is told of the job."""
+
+    description: dict[str, Any]  # Any: plain JSON values that the launcher wrote
+
+
 class EventAnswer(Body):
     """One thing that happened to the membership."""
 

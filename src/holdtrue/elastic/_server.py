@@ -4,6 +4,7 @@ import asyncio
 import logging
 import resource
 import socket as sockets
+from collections.abc import Mapping
 from typing import Any, cast
 
 import uvicorn
@@ -71,12 +72,17 @@ def hosts_of(listener: sockets.socket) -> frozenset[str]:
 
 
 async def serve(
-    settings: JobSettings, tokens: Tokens, listener: sockets.socket, *, linger_s: float = LINGER_S
+    settings: JobSettings,
+    tokens: Tokens,
+    listener: sockets.socket,
+    *,
+    description: Mapping[str, Any],  # Any: JSON values
+    linger_s: float = LINGER_S,
 ) -> None:
     """Serve one job until SIGTERM, or until it has been over for `linger_s`."""
     _raise_file_limit()
     controller = Controller(settings)
-    guarded = Guard(cast(App, build_app(controller)), tokens=tokens, hosts=hosts_of(listener))
+    guarded = Guard(cast(App, build_app(controller, description)), tokens=tokens, hosts=hosts_of(listener))
     server = uvicorn.Server(
         uvicorn.Config(
             guarded,

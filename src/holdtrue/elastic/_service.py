@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Security, WebSocket, WebSocketDisconnect
@@ -38,6 +39,7 @@ from ._events import (
 )
 from ._models import (
     Answer,
+    DescriptionAnswer,
     EventAnswer,
     EventsAnswer,
     HealthAnswer,
@@ -69,8 +71,16 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {  # Any: as FastAPI has it
 }
 
 
-def build_app(controller: Controller) -> FastAPI:
-    """The application, without the guard that stands before it."""
+def build_app(
+    controller: Controller,
+    description: Mapping[str, Any],  # Any: JSON values
+) -> FastAPI:
+    """The application, without the guard that stands before it.
+
+    Args:
+        controller: The job's.
+        description: What hosts that join are told of the job.
+    """
     app = FastAPI(
         title="holdtrue controller",
         version="1",
@@ -81,7 +91,7 @@ def build_app(controller: Controller) -> FastAPI:
         responses=_REFUSALS,
     )
     _add_errors(app)
-    _add_reads(app, controller)
+    _add_reads(app, controller, description)
     _add_actions(app, controller)
     _add_sockets(app, controller)
     return app
@@ -103,7 +113,11 @@ def _add_errors(app: FastAPI) -> None:
         )
 
 
-def _add_reads(app: FastAPI, controller: Controller) -> None:
+def _add_reads(
+    app: FastAPI,
+    controller: Controller,
+    description: Mapping[str, Any],  # Any: JSON values
+) -> None:
     @app.get("/v1/health")
     async def read_health() -> HealthAnswer:
         """Whether the controller answers."""
@@ -114,6 +128,11 @@ def _add_reads(app: FastAPI, controller: Controller) -> None:
     async def read_job() -> JobAnswer:
         """Members, hosts, target and progress."""
         return JobAnswer.model_validate(describe_job(controller.state, controller.progress))
+
+    @app.get("/v1/description")
+    async def read_description() -> DescriptionAnswer:
+        """What a host that joins runs: the launcher's words, passed on."""
+        return DescriptionAnswer(description=dict(description))
 
     @app.get("/v1/events")
     async def read_events(

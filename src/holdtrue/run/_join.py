@@ -91,7 +91,7 @@ def find_membership(env: Dictionary[str, str] | None = None) -> Membership:
         return placed
     env = os.environ if env is None else env
     worker = WorkerEnvironment.from_env(env)
-    if worker is not None:
+    if worker is not None and worker.rank is not None and worker.world_size is not None:
         return Membership(
             rank=worker.rank,
             world_size=worker.world_size,
@@ -102,6 +102,11 @@ def find_membership(env: Dictionary[str, str] | None = None) -> Membership:
             connect=(lambda device, settings: _connect_launched(worker, device, settings))
             if worker.world_size > 1
             else None,
+        )
+    if worker is not None:
+        raise UsageError(
+            "this process is a worker of an elastic job, and this version of the run joins fixed groups alone. "
+            "Use the holdtrue that started the job."
         )
     if "RANK" in env and "WORLD_SIZE" in env:
         rank, world_size = int(env["RANK"]), int(env["WORLD_SIZE"])
@@ -148,6 +153,8 @@ def choose_device(membership: Membership, settings: Settings) -> torch.device:
 
 def _connect_launched(worker: WorkerEnvironment, device: torch.device, settings: Settings) -> Group:
     """The group of workers that `holdtrue run` started; rank 0 hosts the store on the launcher's socket."""
+    assert worker.rank is not None, "a fixed group has ranks"
+    assert worker.world_size is not None, "a fixed group has a size"
     store = _open_store(
         worker.store_host,
         worker.store_port,

@@ -44,7 +44,7 @@ from ._control import (
     encode_control,
 )
 from ._environment import WIRE_VERSION, WorkerEnvironment
-from ._life import watch_life
+from ._life import ORPHAN_WAIT_S, redirect_output, watch_life
 from ._reports import (
     CheckpointReport,
     FailedReport,
@@ -75,6 +75,7 @@ __all__ = [
     "FROM_HOST",
     "FROM_WORKER",
     "MOST_MESSAGE_BYTES",
+    "ORPHAN_WAIT_S",
     "SETTING_VARIABLES",
     "TO_HOST",
     "TO_WORKER",
@@ -124,5 +125,6 @@ __all__ = [
     "encode_settings",
     "escape_text",
     "parse_setting",
+    "redirect_output",
     "watch_life",
 ]
