@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import websockets.exceptions
-from control_plane import TOKENS, WAIT_S, Service, listening, serving
 from websockets.sync.client import connect
 
+from control_plane import TOKENS, WAIT_S, Service, listening, serving
 from holdtrue.elastic import ControllerAgent
 from holdtrue.errors import GroupError, UsageError, WaitTimeoutError
 from holdtrue.wire import MOST_MESSAGE_BYTES, Leaving, encode_control
