@@ -17,7 +17,7 @@ def next_deadline_s(state: State, now: float) -> float | None:
 
 def _deadlines(state: State) -> Iterator[float]:
     settings = state.settings
-    if state.began_s is not None and settings.is_restarted:
+    if state.began_s is not None and settings.life:
         yield state.began_s + settings.settle_s
     if state.began_s is not None and state.phase == "founding":
         yield state.began_s + settings.start_timeout_s

@@ -105,7 +105,7 @@ def _send(turn: Turn, core: tuple[Worker, ...], dead: tuple[int, ...], *, are_al
     if mapping != state.mapping:
         turn.set(mapping=mapping)
     view = View(
-        generation=state.generation + 1,
+        generation=state.next_generation,
         members=members,
         mapping=mapping,
         cause=cause,

@@ -18,8 +18,10 @@ def balance_staff(turn: Turn) -> None:
             if worker.phase in ("starting", "waiting", "ready"):
                 turn.dismiss(worker, Over(how="stopped", reason=state.stop_reason))
         return
+    if state.is_finishing:
+        return
     assert state.began_s is not None
-    if settings.is_restarted and turn.now < state.began_s + settings.settle_s:
+    if settings.life and turn.now < state.began_s + settings.settle_s:
         return
     _send_away(turn, len(state.counted) - max(state.target, 1))
     for _ in range(state.target - len(state.counted)):
