@@ -23,6 +23,8 @@ def balance_staff(turn: Turn) -> None:
     assert state.began_s is not None
     if settings.life and turn.now < state.began_s + settings.settle_s:
         return
+    if any(worker.how_gone == "finished" for worker in state.workers):
+        return  # the script is at its end: who comes now has nothing to do
     _send_away(turn, len(state.counted) - max(state.target, 1))
     for _ in range(state.target - len(state.counted)):
         if not _order_one(turn):

@@ -19,6 +19,7 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from holdtrue.errors import NumericsError
+from holdtrue.mapping import Mapping as NodeMapping
 from holdtrue.reduce import Group
 
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -50,7 +51,9 @@ class _Family:
     start_views: list[torch.Tensor] = field(init=False)
     tensors: list[torch.Tensor] = field(init=False)
     first: torch.Tensor | None = None
-    """Values after this worker's first pass."""
+    """Values after the pass of this worker's lowest virtual node."""
+    first_node: int = -1
+    """That virtual node. Passes come in ascending order, but for those taken over from a worker that died."""
     changed: torch.Tensor | None = None
     """Where some pass left another value than `start`; None while no pass has."""
     unlike: torch.Tensor | None = None
@@ -72,10 +75,10 @@ class _Family:
             values.append(m.flat if now is m.tensor and m.is_view else now.reshape(-1))
         return torch.cat(values)
 
-    def compare(self, flat: torch.Tensor) -> None:
+    def compare(self, flat: torch.Tensor, virtual_node: int) -> None:
         """Note where a pass left other values than the start, and than the first pass."""
         if self.first is None:
-            self.first = flat
+            self.first, self.first_node = flat, virtual_node
         on_cpu = flat.device.type == "cpu"
         if not (on_cpu and (self.all_changed or torch.equal(_bits(flat), _bits(self.start)))):
             self.changed = _mark(self.changed, flat, self.start)
@@ -85,6 +88,8 @@ class _Family:
         ):
             self.unlike = _mark(self.unlike, flat, self.first)
             self.all_unlike = on_cpu and all(self.any_in_members(self.unlike))
+        if virtual_node < self.first_node:
+            self.first, self.first_node = flat, virtual_node
 
     def split(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """Views of `flat` in the members' shapes."""
@@ -96,6 +101,22 @@ class _Family:
         if mask is None:
             return [False] * len(self.members)
         return [bool(piece.any()) for piece in self.split(mask.cpu())]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What the workers agreed on about the buffers of a round; entries by family."""
+
+    unlike: list[list[bool]]
+    """For each member, whether two passes left different values in it."""
+    first: list[torch.Tensor | None]
+    """Values after the lowest virtual node's pass; None where no pass changed anything."""
+    extremes: list[list[torch.Tensor]]
+    """Largest or smallest values of each worker, for these rules."""
+    odd: dict[str, torch.Tensor]
+    """Buffers that appeared in the passes, by name."""
+    per_node: dict[str, dict[int, torch.Tensor]]
+    """What each virtual node's pass left in `per_node` buffers."""
 
 
 def _mark(mask: torch.Tensor | None, values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -134,7 +155,9 @@ class BufferBook:
         self._passes = 0
         self._odd: dict[str, tuple[torch.Tensor, bool]] = {}
         self.per_node: dict[str, dict[int, torch.Tensor]] = {}
-        """Values of `per_node` buffers by name and virtual node: those whose last pass ran on this worker."""
+        """Values of `per_node` buffers by name and virtual node, of all virtual nodes: any worker may take one over."""
+        self._fresh_per_node: dict[str, dict[int, torch.Tensor]] = {}
+        """Those that this worker's passes left in the present round."""
 
     def begin_round(self) -> None:
         """Walk the models and keep the values that every pass of the round starts from."""
@@ -167,6 +190,7 @@ class BufferBook:
                 )
         self._families = list(families.values())
         self._odd = {}
+        self._fresh_per_node = {}
         self._passes = 0
         for family in self._families:
             family.start = family.flat()
@@ -228,10 +252,10 @@ class BufferBook:
     def _take_family(
         self, family: _Family, virtual_node: int, weight: float, leaves: list[torch.Tensor | None]
     ) -> None:
-        if family.rule == "first" and family.changed is not None:
-            return  # the first pass had the value; the start is put back in any case
+        if family.rule == "first" and family.changed is not None and virtual_node > family.first_node:
+            return  # a lower pass had the value; the start is put back in any case
         flat = family.flat()
-        family.compare(flat)
+        family.compare(flat, virtual_node)
         if family.rule == "mean":
             wide = flat.double()
             leaves.append(wide if weight == 1 else wide.mul_(weight))
@@ -242,7 +266,7 @@ class BufferBook:
             family.extreme = flat if family.extreme is None else fold(family.extreme, flat)
         elif family.rule == "per_node":
             for member, value in zip(family.members, family.split(flat), strict=True):
-                self.per_node.setdefault(member.name, {})[virtual_node] = value.clone()
+                self._fresh_per_node.setdefault(member.name, {})[virtual_node] = value.clone()
 
     def _is_regular(self) -> bool:
         """Whether the modules have the buffers that they had at the start of the round, by identity."""
@@ -285,25 +309,21 @@ class BufferBook:
         """Whether a buffer appeared or changed its shape in a pass on this worker."""
         return bool(self._odd)
 
-    @torch.no_grad()
-    def combine(
-        self, group: Group, sums: Sequence[torch.Tensor | None], weight: float, lowest: int, step: int
-    ) -> None:
-        """Give every buffer its value after the round, the same on every worker.
+    def swap(self, group: Group, mapping: NodeMapping, lowest: int, step: int) -> "Settlement":
+        """Learn from all workers what the passes of the round did; nothing is changed yet.
 
         Args:
-            group: The workers; all of them call this at the end of a round.
-            sums: `close_pass`'s sums over all virtual nodes, in tree order.
-            weight: Sum of the weights of the round's passes.
+            group: The workers; all of them call this at the end of a round, after everything else of it.
+            mapping: Who ran what.
             lowest: Rank of the worker that holds the lowest virtual node with examples.
             step: Index of the step, for messages.
 
         Raises:
             NumericsError: passes changed a buffer without a rule in unlike ways.
         """
-        if group.world_size == 1 and not self._odd:
-            self._combine_alone(sums, weight, step)
-            return
+        if mapping.world_size == 1 and not self._odd:
+            return self._settle_alone(step)
+        per_node = self._swap_per_node(group, step)
         what = f"the buffers of step {step}"
         reports = [json.loads(r) for r in group.gather_bytes(self._report(), what=what)]
         busy = [r for r in reports if r["ran"]]
@@ -311,7 +331,7 @@ class BufferBook:
         refused = [
             n for n in odd if len({r["odd"].get(n) for r in busy}) > 1 or busy[0]["odd"].get(n) is None
         ]
-        unlike = [self._unlike_members(i, f, busy) for i, f in enumerate(self._families)]
+        unlike = [self._unlike_members(i, busy) for i in range(len(self._families))]
         changed = [any(r["changed"][i] for r in busy) for i in range(len(self._families))]
         idle = len(busy) < len(reports) and (any(changed) or bool(odd))
         parted = any(
@@ -324,46 +344,89 @@ class BufferBook:
         if refused:
             raise NumericsError(_refusal(sorted(set(refused)), step))
         values = [self._own_values(group.rank == lowest)]
-        if group.world_size > 1 and (idle or parted):
+        if mapping.world_size > 1 and (idle or parted):
             sent = safetensors.torch.save(values[0])
             values = [safetensors.torch.load(v) for v in group.gather_bytes(sent, what=what)]
             lowest_values = values[lowest]
         else:
             lowest_values = self._own_values(True)
-        totals = iter(sums)
-        for i, family in enumerate(self._families):
-            total = next(totals) if family.rule in ADDED_RULES else None
-            if changed[i]:
-                extremes = [v[f"extreme.{i}"] for v in values if f"extreme.{i}" in v]
-                _settle(family, unlike[i], lowest_values[f"first.{i}"], total, weight, extremes)
-        self._settle_odd({n: lowest_values[f"odd.{n}"] for n in odd})
+        return Settlement(
+            unlike=unlike,
+            first=[
+                lowest_values[f"first.{i}"] if is_changed else None for i, is_changed in enumerate(changed)
+            ],
+            extremes=[
+                [v[f"extreme.{i}"] for v in values if f"extreme.{i}" in v] for i in range(len(changed))
+            ],
+            odd={n: lowest_values[f"odd.{n}"] for n in odd},
+            per_node=per_node,
+        )
 
-    def _unlike_members(
-        self, index: int, family: _Family, busy: Sequence[dict[str, Any]]
-    ) -> list[bool]:  # Any: JSON
+    def _swap_per_node(self, group: Group, step: int) -> dict[str, dict[int, torch.Tensor]]:
+        """What every virtual node's pass left in `per_node` buffers."""
+        if not any(f.rule == "per_node" for f in self._families):
+            return {}
+        own = {
+            f"{v}.{name}": value.cpu()
+            for name, values in self._fresh_per_node.items()
+            for v, value in values.items()
+        }
+        merged: dict[str, dict[int, torch.Tensor]] = {}
+        what = f"the buffers of single virtual nodes in step {step}"
+        for part in group.gather_bytes(safetensors.torch.save(own), what=what):
+            for key, value in safetensors.torch.load(part).items():
+                v, _, name = key.partition(".")
+                merged.setdefault(name, {})[int(v)] = value
+        return merged
+
+    @torch.no_grad()
+    def settle(self, settlement: "Settlement", sums: Sequence[torch.Tensor | None], weight: float) -> None:
+        """Give every buffer its value after the round, the same on every worker: local.
+
+        Args:
+            settlement: From `swap`.
+            sums: `close_pass`'s sums over all virtual nodes, in tree order.
+            weight: Sum of the weights of the round's passes.
+        """
+        totals = iter(sums)
+        for family, unlike, first, extremes in zip(
+            self._families, settlement.unlike, settlement.first, settlement.extremes, strict=True
+        ):
+            total = next(totals) if family.rule in ADDED_RULES else None
+            if first is not None:
+                _settle(family, unlike, first, total, weight, extremes)
+        self._settle_odd(settlement.odd)
+        for name, values in settlement.per_node.items():
+            self.per_node.setdefault(name, {}).update(values)
+
+    def _unlike_members(self, index: int, busy: Sequence[dict[str, Any]]) -> list[bool]:  # Any: JSON
         """For each member, whether two passes of the step left different values in it."""
         entries = [r["families"][index] for r in busy]
         return [
             len({e[m][0] for e in entries}) > 1 or any(e[m][1] for e in entries)
-            for m in range(len(family.members))
+            for m in range(len(self._families[index].members))
         ]
 
-    def _combine_alone(self, sums: Sequence[torch.Tensor | None], weight: float, step: int) -> None:
-        """As `combine` where this worker ran every pass: nothing to send, no fingerprints."""
-        totals = iter(sums)
+    def _settle_alone(self, step: int) -> "Settlement":
+        """As `swap` where this worker ran every pass: nothing to send, no fingerprints."""
         refused: list[str] = []
+        all_unlike: list[list[bool]] = []
         for family in self._families:
-            total = next(totals) if family.rule in ADDED_RULES else None
-            if family.changed is None or family.first is None:
-                continue
-            all_unlike = [True] * len(family.members)
-            unlike = all_unlike if family.all_unlike else family.any_in_members(family.unlike)
-            if family.rule == "alike":
+            unlike = [True] * len(family.members)
+            if not family.all_unlike:
+                unlike = family.any_in_members(family.unlike)
+            all_unlike.append(unlike)
+            if family.rule == "alike" and family.changed is not None:
                 refused += [m.name for m, is_unlike in zip(family.members, unlike, strict=True) if is_unlike]
-            extremes = [] if family.extreme is None else [family.extreme]
-            _settle(family, unlike, family.first, total, weight, extremes)
         if refused:
             raise NumericsError(_refusal(sorted(refused), step))
+        return Settlement(
+            unlike=all_unlike,
+            first=[None if f.changed is None else f.first for f in self._families],
+            extremes=[[] if f.extreme is None else [f.extreme] for f in self._families],
+            odd={},
+            per_node=self._fresh_per_node,
+        )
 
     def _report(self) -> bytes:
         """What passes did to each buffer here: its value after the first, and whether later ones differ."""

@@ -208,5 +208,5 @@ def _finish() -> None:
         run.left_error = None
         _report_error(type(error), error, None)  # does not return: it is the user's mistake
     if not run.has_failed:
-        run.settle(alone=True)  # a loop that was left by break, as the last thing in the script
+        run.settle()  # a loop that was left by break, as the last thing in the script
     run.close()

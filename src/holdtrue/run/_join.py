@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
+from holdtrue.elastic import Agent, View
 from holdtrue.errors import UsageError, WaitTimeoutError
 from holdtrue.mapping import Mapping, even_mapping, parse_mapping
 from holdtrue.plan import Plan
 from holdtrue.reduce import AloneGroup, GlooGroup, Group, NcclGroup
 from holdtrue.wire import WorkerEnvironment
 
+from ._elastic import ElasticGroup
 from ._settings import Settings
 
 
@@ -37,6 +39,10 @@ class Membership:
     connect: Callable[[torch.device, Settings], Group] | None = None
     """Makes the group; None for a worker alone."""
     order: Any = None  # Any: an order function, for the tests' negative control
+    agent: Agent | None = None
+    """The line to an elastic membership; rank, world size and mapping then come from its views."""
+    form: Callable[[View, int, torch.device, Settings], Group] | None = None
+    """Makes the group of a view for a rank, where there is an agent."""
     in_process: bool = False
     """Whether other workers live in this process, as threads."""
 
@@ -237,6 +243,16 @@ def _own_address(host: str) -> str:
         return str(probe.getsockname()[0])
 
 
-def connect(membership: Membership, device: torch.device, settings: Settings) -> Group:
-    """Join the group; blocks until all its workers have, at most the time-out."""
+def connect(membership: Membership, plan: Plan, device: torch.device, settings: Settings) -> Group:
+    """The group of this worker; where the membership is fixed, blocks until all workers have joined, at most the
+    time-out. An elastic group has no members yet."""
+    form = membership.form
+    if membership.agent is not None and form is not None:
+        return ElasticGroup(
+            membership.agent,
+            lambda view, rank: form(view, rank, device, settings),
+            virtual_nodes=plan.virtual_nodes,
+            device=device,
+            timeout_s=settings.timeout_s,
+        )
     return membership.connect(device, settings) if membership.connect else AloneGroup(device)
