@@ -199,9 +199,14 @@ def feed(world: World, event: Event) -> World:
 
 
 def _judge_failure(world: World, control: State) -> None:
-    """A job is not given up while somebody has its state."""
+    """A job is not given up while a member has its state; one that was told to leave is no member."""
     if control.how_over == "failed" and control.phase != world.control.phase:
-        holders = [w.number for w in world.workers if w.has_state and w.is_alive and w.doing != ENDED]
+        named = {member.worker for view in world.control.chain for member in view.members}
+        holders = [
+            w.number
+            for w in world.workers
+            if w.number in named and w.has_state and w.is_alive and w.doing != ENDED
+        ]
         if holders:
             raise BrokenPromiseError(f"workers {holders} have the state, and: {control.over_reason}")
 

@@ -54,8 +54,10 @@ def last_end_s(state: State) -> float:
 
 def dark_since_s(state: State) -> float | None:
     """Since when nobody can be reached, neither worker nor host; None if somebody can."""
+    if any(host.is_connected for host in state.hosts):
+        return None
     living = [worker for worker in state.workers if worker.is_living]
-    if any(worker.is_connected for worker in living) or any(host.is_connected for host in state.hosts):
+    if any(worker.is_connected for worker in living):
         return None
     times = [*(worker.dropped_s for worker in living), *(host.dropped_s for host in state.hosts)]
     return max((at_s for at_s in times if at_s is not None), default=state.began_s)
@@ -72,9 +74,18 @@ def _end_in_the_dark(turn: Turn) -> None:
 
 
 def _end_before_it_began(turn: Turn) -> None:
-    state = turn.state
+    state, settings = turn.state, turn.state.settings
+    assert state.began_s is not None
     if state.stop_reason is not None:
         close_job(turn, "stopped", state.stop_reason)
+    elif state.ended_before and not state.workers and turn.now >= state.began_s + settings.settle_s:
+        # A controller that was started again, too late: to begin anew would do everything twice.
+        if any(state.ended_before):
+            fail_job(turn, "all workers had ended when the controller was started again. Look at their logs.")
+        else:
+            close_job(
+                turn, "finished", "all workers had ended in order when the controller was started again"
+            )
     elif state.target < 1:
         fail_job(turn, "all workers died before the job began. Look at their logs.")
 

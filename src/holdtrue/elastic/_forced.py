@@ -21,7 +21,7 @@ from ._view import Member, View
 def force_view(turn: Turn) -> None:
     """Send the survivors' view, if it is time."""
     newest = turn.state.newest
-    if newest is None:
+    if newest is None or not any(w.lost_s is not None or not w.is_living for w in turn.state.workers):
         return
     core = survivors(turn)
     if not core:

@@ -9,7 +9,11 @@ from ._view import View
 def found_job(turn: Turn) -> None:
     """Send the founders' view when those who are awaited are here."""
     state, settings = turn.state, turn.state.settings
-    if state.phase != "founding" or state.stop_reason is not None:
+    if (
+        state.phase != "founding"
+        or state.stop_reason is not None
+        or (state.ended_before and not state.workers)
+    ):
         return
     assert state.began_s is not None
     here = [worker for worker in state.workers if worker.phase == "waiting" and worker.address is not None]

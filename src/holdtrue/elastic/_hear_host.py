@@ -87,7 +87,9 @@ def _hear_ended(turn: Turn, name: str, ended: Ended) -> None:
         return
     if worker is None:
         turn.set(
-            gone=turn.state.gone | {ended.worker}, next_worker=max(turn.state.next_worker, ended.worker + 1)
+            gone=turn.state.gone | {ended.worker},
+            next_worker=max(turn.state.next_worker, ended.worker + 1),
+            ended_before=(*turn.state.ended_before, ended.status),
         )
     elif worker.phase == "dismissed":
         turn.part_with(worker, "dismissed")

@@ -1,5 +1,6 @@
 """What the controller knows of a job, as one frozen value. Pure."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
@@ -173,12 +174,15 @@ class State:
     """Whether a member came to the end of the script: the others are about to, and nobody joins any more."""
     has_main_finished: bool = False
     """Whether a main worker did: then everything that the job writes is written."""
+    ended_before: tuple[int, ...] = ()
+    """Exit statuses of workers that ended before this controller had heard of them."""
     how_over: Literal["finished", "stopped", "failed"] | None = None
     over_reason: str = ""
 
     def worker(self, number: int) -> Worker | None:
         """The worker of that number, if it is known."""
-        return next((worker for worker in self.workers if worker.number == number), None)
+        at = bisect_left(self.workers, number, key=lambda each: each.number)
+        return self.workers[at] if at < len(self.workers) and self.workers[at].number == number else None
 
     def host(self, name: str | None) -> Host | None:
         """The host of that name, if it is known."""
@@ -220,10 +224,11 @@ class State:
 
     def with_worker(self, worker: Worker) -> "State":
         """This state with a worker added or replaced."""
-        others = [other for other in self.workers if other.number != worker.number]
+        at = bisect_left(self.workers, worker.number, key=lambda each: each.number)
+        found = at < len(self.workers) and self.workers[at].number == worker.number
         return replace(
             self,
-            workers=tuple(sorted([*others, worker], key=lambda each: each.number)),
+            workers=(*self.workers[:at], worker, *self.workers[at + found :]),
             next_worker=max(self.next_worker, worker.number + 1),
         )
 
