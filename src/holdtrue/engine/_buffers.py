@@ -24,6 +24,7 @@ from holdtrue.mapping import Mapping as NodeMapping
 from holdtrue.reduce import Group
 
 from ._buffer_family import Family, Tracked, bits_of, settle_family
+from ._buffer_rows import PassRows
 
 ADDED_RULES = ("mean", "sum")
 
@@ -70,6 +71,7 @@ class BufferBook:
         self._signature: list[object] = [None]  # unlike that of models without buffers
         self._tensors: list[int] = []
         self._added: list[torch.Tensor] = []
+        self._rows: PassRows | None = None
         self._passes = 0
         self._odd: dict[str, tuple[torch.Tensor, bool]] = {}
         self.per_node: dict[str, dict[int, torch.Tensor]] = {}
@@ -85,6 +87,8 @@ class BufferBook:
         if self._is_known():
             for family in self._families:
                 family.begin_round()
+            if self._rows is not None:
+                self._rows.begin_round()
             return
         self._walk()
         self._children = self._present_children()
@@ -144,6 +148,7 @@ class BufferBook:
         self._families = list(families.values())
         for family in self._families:
             family.close()
+        self._rows = PassRows(self._families) if PassRows.can_hold(self._families) else None
         self._added = [
             torch.empty(f.start.numel(), dtype=torch.float64, device="meta")
             for f in self._families
@@ -171,7 +176,7 @@ class BufferBook:
                     if own is not None:
                         member.tensor.copy_(own)
 
-    def close_pass(self, virtual_node: int, weight: float) -> list[torch.Tensor | None]:
+    def close_pass(self, virtual_node: int, weight: float) -> list[tuple[int, list[torch.Tensor | None]]]:
         """Take what the pass left in the buffers, and put the starting values back.
 
         Args:
@@ -179,12 +184,23 @@ class BufferBook:
             weight: Its weight in means: its examples, in any unit that is the same for the whole round.
 
         Returns:
-            What the pass adds to the sums of the families with rule mean or sum, float64.
+            What this pass and those before it add to the sums of the families with rule mean or sum, float64, with
+            their virtual nodes; nothing yet where that can wait for `work_off`.
         """
         self._passes += 1
         is_regular = self._is_regular()
         if is_regular and not self._families:
             return []
+        if is_regular and self._rows is not None and self._rows.has_room:
+            self._rows.take(virtual_node, weight)
+            return []
+        return [*self.work_off(), (virtual_node, self._take_pass(virtual_node, weight, is_regular))]
+
+    def work_off(self) -> list[tuple[int, list[torch.Tensor | None]]]:
+        """What `close_pass` has put off."""
+        return [] if self._rows is None else self._rows.work_off()
+
+    def _take_pass(self, virtual_node: int, weight: float, is_regular: bool) -> list[torch.Tensor | None]:
         with torch.no_grad():
             if not is_regular:
                 self._collect_odd()
