@@ -129,7 +129,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path, m
     for checkpoint in damaged:
         (checkpoint / "model.safetensors").unlink()
     monkeypatch.setenv("HOLDTRUE_RESUME", "1")
-    with pytest.raises(CheckpointError, match="no checkpoint of .* can be used") as caught:
+    with pytest.raises(CheckpointError, match=r"no checkpoint of .* can be used") as caught:
         run_script("breaking", tmp_path / "r", "0-1/2-3")
     assert all(f"checkpoint {c.name} is damaged: model.safetensors" in str(caught.value) for c in damaged)
 
