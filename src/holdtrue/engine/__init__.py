@@ -14,14 +14,18 @@ from ._memory import keep_freed_memory
 from ._numerics import apply_numerics, specialise_compiled_shapes
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams, export_user_streams, import_user_streams
+from ._timing import CudaTimer, HostTimer, PassTimer, timed_by
 
 __all__ = [
     "NOTICE_BYTES",
     "Checkpoint",
+    "CudaTimer",
     "Engine",
+    "HostTimer",
     "Optimizer",
     "OrderFunction",
     "PassStreams",
+    "PassTimer",
     "RoundResult",
     "TrainingState",
     "apply_numerics",
@@ -34,5 +38,6 @@ __all__ = [
     "load_checkpoint",
     "newest_checkpoint",
     "specialise_compiled_shapes",
+    "timed_by",
     "write_checkpoint",
 ]

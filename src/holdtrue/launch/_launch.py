@@ -51,7 +51,7 @@ def launch_job(spec: JobSpec, observer: JobObserver) -> JobResult:
     """
     _check_start(spec)
     cuda_devices = count_cuda_devices(os.environ) if spec.device != "cpu" and torch_has_cuda() else 0
-    devices = assign_devices(spec.device, spec.workers, cuda_devices)
+    devices = spec.devices or assign_devices(spec.device, spec.workers, cuda_devices)
     (spec.run_dir / "logs").mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
     with ExitStack() as stack:

@@ -26,6 +26,8 @@ class PassPoint:
     """Forward and backward, in seconds, more than 0."""
     peak_bytes: int | None = None
     """Peak memory: weights, optimizer state, one set of gradients, activations; None if unknown."""
+    spread: float = 0.0
+    """Most minus least seconds of the repeats, over their median; 0 if unknown."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -37,6 +39,11 @@ class PassPoint:
                 f"the point of batch size {self.batch_size} has {self.seconds} seconds; a pass takes a "
                 f"positive, finite "
                 f"time. Measure it again."
+            )
+        if not 0.0 <= self.spread < math.inf:
+            raise UsageError(
+                f"the point of batch size {self.batch_size} has a spread of {self.spread}; it is 0 or more. "
+                f"Correct it, or leave it out."
             )
         if self.peak_bytes is not None and self.peak_bytes < 0:
             raise UsageError(
@@ -156,6 +163,10 @@ class Profile:
     """Level of numerics at which passes were measured."""
     gradient_bytes: int = 0
     """Bytes of one contribution: all gradients once, in float32; 0 charges nothing for them."""
+    virtual_nodes: int | None = None
+    """V of the plan that the script had when it was measured; None if unknown."""
+    global_batch_size: int | None = None
+    """B of that plan; None if unknown."""
 
     def __post_init__(self) -> None:
         kinds = [device.kind for device in self.devices]

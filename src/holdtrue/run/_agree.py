@@ -12,6 +12,7 @@ from holdtrue.units import format_ids
 from ._calls import Announcement, Call, check_announcements
 from ._core import Core
 from ._edge import EXIT_INTERRUPTED
+from ._expected import check_expected
 from ._notice import Notice
 
 KINDS = ("weights", "buffers", "optimizer", "scheduler", "scaler", "registered", "position")
@@ -32,6 +33,7 @@ def agree_on_call(core: Core, call: Call) -> None:
     digest = ""
     entries: dict[str, str] = {}
     if call.kind == "steps" and not core.has_started:
+        check_expected(core)
         digest, entries = core.state.digest(position.digested)
         if core.settings.digest_every == 1 and position.step == 0:
             core.outlet.digests(DigestRecord(step=-1, digest=digest, entries=entries))

@@ -51,6 +51,8 @@ class Settings:
     """`cpu`, `cuda` or `auto`: cuda where there is one."""
     overlap: bool = True
     """Whether the exchange overlaps with the last backward."""
+    expected: str = ""
+    """What the profile that the mapping came from was measured with, as JSON; empty where there is none."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each value that is not the default came from."""
 
@@ -137,7 +139,7 @@ def _read_config(path: str) -> dict[str, Any]:  # Any: TOML values, checked by P
         raise UsageError(
             f"the config file {path} is not TOML: {error}; it has lines such as `seed = 1`. Write it so."
         ) from error
-    known = sorted(set(SETTING_VARIABLES) - {"config", "resume"})
+    known = sorted(set(SETTING_VARIABLES) - {"config", "resume", "expected"})
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise UsageError(
