@@ -23,6 +23,7 @@ from holdtrue.wire import Setting
 
 from . import _options as options
 from ._say import say, say_failures
+from ._start import begin_at, format_devices
 
 RUNS = Path("runs")
 """Folder of run directories that nobody named."""
@@ -56,6 +57,9 @@ def run(
         ),
     ] = None,
     device: options.Device = None,
+    devices: options.DeviceList = None,
+    profile: options.Profiles = None,
+    memory: options.Memory = None,
     threads: options.Threads = None,
     mapping: Annotated[
         str | None,
@@ -66,7 +70,7 @@ def run(
             rich_help_panel="Devices",
         ),
     ] = None,
-    virtual_nodes: options.VirtualNodes = None,
+    virtual_nodes: options.VirtualNodesOrAuto = None,
     global_batch_size: options.GlobalBatchSize = None,
     seed: options.Seed = None,
     numerics: options.Numerics = None,
@@ -132,8 +136,9 @@ def run(
     config: options.Config = None,
 ) -> None:
     """`holdtrue run`; `_HELP` says what it does."""
+    nodes = options.read_virtual_nodes(virtual_nodes)
     overrides = options.Overrides(
-        virtual_nodes=virtual_nodes,
+        virtual_nodes=nodes,
         global_batch_size=global_batch_size,
         seed=seed,
         numerics=numerics,
@@ -148,12 +153,29 @@ def run(
         "keep_checkpoints": keep_checkpoints,
         "digest_every": digest_every,
     }
+    given = overrides.settings() | check_cadence(cadence)
+    start = begin_at(
+        devices,
+        profile,
+        memory,
+        is_auto=virtual_nodes == options.AUTO,
+        device=device,
+        workers=workers,
+        mapping=mapping,
+        given=given,
+    )
+    if start is not None:
+        mapping, workers = start.mapping or mapping, len(start.devices)
+        nodes = start.virtual_nodes or nodes
+        given = given | start.settings()
     request = RunRequest(
         script=script,
         arguments=tuple(arguments or ()),
-        workers=options.choose_workers(workers, mapping, virtual_nodes),
+        workers=options.choose_workers(workers, mapping, nodes),
         mapping=mapping,
-        settings=overrides.settings() | check_cadence(cadence),
+        devices=start.devices if start is not None else None,
+        expected=start.expected if start is not None else None,
+        settings=given,
         name=check_name(name) if name is not None else name_of_script(script),
         run_dir=run_dir,
         resume=resume,
@@ -187,6 +209,10 @@ class RunRequest:
     mapping: str | None
     settings: dict[str, Setting]
     """Given settings, the run directory and `resume` left out."""
+    devices: tuple[str, ...] | None = None
+    """The device of each worker; None assigns those of `--device`."""
+    expected: str | None = None
+    """What the profile of the mapping was measured with."""
     name: str
     run_dir: Path | None
     resume: bool
@@ -229,7 +255,9 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
         mapping=request.mapping,
         device=str(force.get("device", "auto")),
         threads=int(force.get("threads", 1)),
-        settings={**request.settings, "run_dir": str(folder), "resume": resume},
+        devices=request.devices,
+        settings={**request.settings, "run_dir": str(folder), "resume": resume}
+        | ({"expected": request.expected} if request.expected else {}),
         interrupt_wait_s=timeout_s,
     )
 
@@ -261,7 +289,9 @@ def resume_command(request: RunRequest, run_dir: Path) -> str:
         words += ["--name", request.name]
     if request.mapping is not None:
         words += ["--mapping", request.mapping]
-    elif request.workers != 1:
+    if request.devices is not None:
+        words += ["--devices", format_devices(request.devices)]
+    elif request.mapping is None and request.workers != 1:
         words += ["--workers", str(request.workers)]
     for name, value in request.settings.items():
         words += [f"--{_OPTION_NAMES.get(name, name).replace('_', '-')}", str(value)]

@@ -101,7 +101,7 @@ class CudaTimer(PassTimer):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self._device = device
-        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
         self._passes = 0
         self._of = -1
 

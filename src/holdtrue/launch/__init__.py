@@ -10,6 +10,7 @@ can be called, as `holdtrue.launch(main, workers=2)`, since the function and the
 import sys
 from types import ModuleType
 
+from ._devices import count_cuda_devices, torch_has_cuda
 from ._job import DEVICES, Failure, JobResult, JobSpec, WorkerEnd
 from ._launch import launch_job
 from ._notebook import launch
@@ -26,11 +27,13 @@ __all__ = [
     "Stream",
     "WorkerEnd",
     "check_name",
+    "count_cuda_devices",
     "launch",
     "launch_job",
     "name_of_script",
     "new_run_dir",
     "newest_run_dir",
+    "torch_has_cuda",
 ]
 
 

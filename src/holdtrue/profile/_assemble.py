@@ -139,7 +139,8 @@ def assemble_device(
 def _rests(steps_s: Sequence[float], workers: Sequence[Trial]) -> float:
     """Seconds of a step beyond the passes of its slowest worker, the median over steps."""
     slowest = [max(passes) for passes in zip(*(t.passes_s for t in workers), strict=False)]
-    return median(step - passes for step, passes in zip(steps_s, slowest, strict=False))
+    rest: float = median(step - passes for step, passes in zip(steps_s, slowest, strict=False))
+    return rest
 
 
 def _point(trials: Sequence[Trial]) -> PassPoint:

@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
 
@@ -23,8 +24,7 @@ import torch
 from holdtrue.data import MapSource, Source
 from holdtrue.engine import PassTimer, timed_by
 from holdtrue.errors import UsageError
-from holdtrue.profile import DeviceFacts, Trial, sizes_of_interest
-from holdtrue.profile import TRIAL_PASSES as PASSES
+from holdtrue.profile import TRIAL_PASSES, DeviceFacts, Trial, sizes_of_interest
 from holdtrue.reduce import AloneGroup, Group, widened_dtype
 from holdtrue.wire import JoinedReport, ReportSender, WorkerEnvironment, decode_cli_settings, encode_settings
 
@@ -223,7 +223,7 @@ class Measurer:
     def run_trial(self, size: int, workers: int, repeat: int, *, must_work: bool = False) -> Trial:
         """Measure one size of pass, alone or together; with `must_work` an error of the script is one of ours."""
         self.generation += 1
-        virtual_nodes = PASSES * workers
+        virtual_nodes = TRIAL_PASSES * workers
         batch = size * virtual_nodes
         device = torch.device(self.worker.device)
         timers: list[TrialTimer] = []
@@ -269,7 +269,7 @@ class Measurer:
             workers=workers,
             rank=self.worker.rank,
             repeat=repeat,
-            passes=PASSES,
+            passes=TRIAL_PASSES,
             passes_s=tuple(timer.passes_s) if timer and not error else (),
             steps_s=tuple(timer.steps_s) if timer and not error else (),
             peak_bytes=peak,
@@ -355,7 +355,7 @@ def time_exchange(group: Group, size_bytes: int) -> float:
     received = torch.empty(own * world, device=group.device)
     group.gather_bytes(b"", what="all workers before an exchange is timed")
     began_s = time.perf_counter()
-    sizes = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    sizes = [b - a for a, b in pairwise(bounds)]
     group.exchange(received, flat, [own] * world, sizes, what="a timed exchange").wait()
     group.spread(flat, bounds, what="a timed spread").wait()
     if group.device.type == "cuda":
