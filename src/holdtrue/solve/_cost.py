@@ -30,8 +30,10 @@ class KindCost:
 
     kind: str
     """Kind of device."""
-    ranks: range
-    """Ranks of its devices."""
+    ranks: Sequence[int]
+    """Ascending ranks of its devices."""
+    fixed_s: float
+    """Part of `seconds` that does not depend on n, where n is not 0."""
     seconds: Seconds
     """Seconds of a step with n virtual nodes, by n from 0 to V; never falling."""
     fused: tuple[int, ...]
@@ -82,7 +84,7 @@ class Costs:
     @property
     def world_size(self) -> int:
         """Number of devices, idle ones included."""
-        return self.kinds[-1].ranks.stop
+        return 1 + max(kind.ranks[-1] for kind in self.kinds)
 
     def exchange_s(self, kinds: Sequence[KindCost], workers: int, contributions: int) -> float:
         """Seconds of the exchange between `workers` of these kinds, with at most `contributions` each."""
@@ -151,6 +153,7 @@ def _cost_of(device: DeviceProfile, ranks: range, costs: Costs, limit: int | Non
     return KindCost(
         kind=device.kind,
         ranks=ranks,
+        fixed_s=device.fixed_s,
         seconds=seconds,
         fused=fused,
         cap=min(virtual_nodes, (1 << gradients) - 1) if fits else 0,

@@ -92,6 +92,7 @@ def predict_costs(costs: Costs, mapping: Mapping) -> StepPrediction:
                 contributions=min(1, len(blocks)) if costs.fuses else len(blocks),
             )
             workers.append(worker)
+    workers.sort(key=lambda worker: worker.rank)
     busy = [worker for worker in workers if worker.virtual_nodes]
     used = [kind for kind in costs.kinds if any(mapping.held[rank] for rank in kind.ranks)]
     contributions = max(worker.contributions for worker in busy)
