@@ -32,7 +32,7 @@ class StartRequest:
     devices: str
     """`cpu:4,cuda:1`."""
     profiles: tuple[Path, ...] = ()
-    """Profile files; without any, devices of one kind share the virtual nodes evenly."""
+    """Profile files; without any, the devices share the virtual nodes evenly."""
     memory: tuple[str, ...] = ()
     """Limits, `cpu=2GiB`."""
     is_auto: bool = False
@@ -156,9 +156,15 @@ def choose_start(
         raise UsageError(
             f"--workers is {workers} and --devices names {len(names)}; each device has one worker. Leave out --workers."
         )
+    if len(groups) > 1:
+        raise UsageError(
+            f"--devices {request.devices} names devices of more than one kind; each worker applies the update itself, and "
+            f"unlike devices would round it differently, so that their replicas part. This version has no update that is "
+            f"the same on all: use one kind for a job. (`holdtrue plan` says what a mix would give.)"
+        )
     limits = parse_memory(list(request.memory))
     if not request.profiles:
-        return _start_without(request, groups, names, has_mapping)
+        return _start_without(request, names)
     if has_mapping:
         raise UsageError(
             "--mapping and --profile were given; a mapping is yours or the solver's. Leave one of them out."
@@ -170,9 +176,9 @@ def choose_start(
         groups,
         names,
         limits=limits,
-        virtual_nodes=None if request.is_auto else _number(force, "virtual_nodes") or profile.virtual_nodes,
+        virtual_nodes=None if request.is_auto else _number(force, "virtual_nodes"),
         is_auto=request.is_auto,
-        global_batch_size=_number(force, "global_batch_size") or profile.global_batch_size,
+        global_batch_size=_number(force, "global_batch_size"),
         numerics=_level(force, profile),
         origin=", ".join(str(path) for path in request.profiles),
     )
@@ -222,9 +228,9 @@ def solve_start(
         groups: The devices.
         names: The device of each worker, by rank.
         limits: Memory in bytes by kind, in place of the profile's.
-        virtual_nodes: V; None with `is_auto`.
+        virtual_nodes: V; None for that of the script when it was measured, or with `is_auto`.
         is_auto: Whether V is the solver's.
-        global_batch_size: B.
+        global_batch_size: B; None for that of the script when it was measured.
         numerics: Level.
         origin: Where the profile is from, for messages.
 
@@ -236,6 +242,11 @@ def solve_start(
     from holdtrue.solve import recommend, solve
 
     check_profile(profile, kinds=[group.kind for group in groups])
+    script: dict[str, int | None] = {}
+    if global_batch_size is None:
+        global_batch_size = script["global_batch_size"] = profile.global_batch_size
+    if virtual_nodes is None and not is_auto:
+        virtual_nodes = script["virtual_nodes"] = profile.virtual_nodes
     if global_batch_size is None or (virtual_nodes is None and not is_auto):
         missing = "--global-batch-size" if global_batch_size is None else "--virtual-nodes"
         raise UsageError(
@@ -254,6 +265,7 @@ def solve_start(
         "profile": origin,
         "model_hash": profile.model_hash,
         "torch": profile.torch_version,
+        "script": script,
         "devices": {group.kind: profile.device(group.kind).name for group in groups},
     }
     counts = ", ".join(
@@ -273,13 +285,9 @@ def solve_start(
     )
 
 
-def _start_without(
-    request: StartRequest, groups: "Sequence[DeviceGroup]", names: tuple[str, ...], has_mapping: bool
-) -> Start:
-    """Without measured passes: one kind shares evenly, several kinds need a profile."""
-    what = ("--virtual-nodes auto" if request.is_auto else "--memory" if request.memory else "") or (
-        f"--devices {request.devices} without --mapping" if len(groups) > 1 and not has_mapping else ""
-    )
+def _start_without(request: StartRequest, names: tuple[str, ...]) -> Start:
+    """Without measured passes: an even mapping."""
+    what = "--virtual-nodes auto" if request.is_auto else "--memory" if request.memory else ""
     if what:
         raise UsageError(
             f"{what} needs measured passes, and no --profile is given; what a device can do is measured, not guessed. "

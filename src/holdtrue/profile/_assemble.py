@@ -122,6 +122,7 @@ def assemble_device(
             if (own := [t for t in together if (t.batch_size, t.repeat) == (size, repeat)])
         ]
         latency_s = max(latency_s, median(rests) - fixed_s - (volume / speed if speed else 0.0))
+    points = tuple(_point([t for t in together if t.batch_size == size]) for size in sizes)
     return DeviceProfile(
         kind=facts.kind,
         name=facts.name,
@@ -132,8 +133,20 @@ def assemble_device(
         fixed_s=fixed_s,
         exchange_bytes_per_s=speed,
         exchange_latency_s=max(0.0, latency_s),
-        points=tuple(_point([t for t in together if t.batch_size == size]) for size in sizes),
+        lone_factor=_lone_factor(points, [t for t in good if t.workers < most]),
+        points=points,
     )
+
+
+def _lone_factor(points: Sequence[PassPoint], alone: Sequence[Trial]) -> float:
+    """A pass alone over the same pass with others at work, not above 1: a device does not suffer from rest."""
+    ratios = [
+        median(t.passes_s) / t.passes / point.seconds
+        for t in alone
+        for point in points
+        if point.batch_size == t.batch_size
+    ]
+    return min(1.0, median(ratios)) if ratios else 1.0
 
 
 def _rests(steps_s: Sequence[float], workers: Sequence[Trial]) -> float:

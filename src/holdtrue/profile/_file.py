@@ -32,6 +32,7 @@ _DEVICE_KEYS = {
     "date!": ("date", (str,)),
     "memory_bytes": ("memory_bytes", (int, type(None))),
     "fixed_seconds": ("fixed_s", (int, float)),
+    "lone_factor": ("lone_factor", (int, float)),
     "exchange_bytes_per_second": ("exchange_bytes_per_s", (int, float, type(None))),
     "exchange_latency_seconds": ("exchange_latency_s", (int, float)),
     "points!": ("", (list,)),

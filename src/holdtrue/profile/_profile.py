@@ -84,6 +84,8 @@ class DeviceProfile:
     """Intra-op threads of the worker."""
     fixed_s: float = 0.0
     """Seconds of a step that do not depend on the number of passes: reading, update, bookkeeping."""
+    lone_factor: float = 1.0
+    """Seconds of a pass while no other device is at work, over those of the points: below 1 where devices share a host."""
     memory_bytes: int | None = None
     """Memory that a worker may use on the device; None for no limit."""
     exchange_bytes_per_s: float | None = None
@@ -108,6 +110,8 @@ class DeviceProfile:
                 raise UsageError(
                     f"{name} of {self.kind} is {getattr(self, name)}; it is 0 or more seconds. Correct it."
                 )
+        if not 0.0 < self.lone_factor < math.inf:
+            raise UsageError(f"lone_factor of {self.kind} is {self.lone_factor}; it is above 0. Correct it.")
         speed = self.exchange_bytes_per_s
         if speed is not None and not 0.0 < speed < math.inf:
             raise UsageError(

@@ -13,7 +13,7 @@ from ._layout import aligned_mapping
 from ._predict import StepPrediction, WorkerPrediction, predict_step
 from ._rebalance import Rebalance, RebalanceOptions, RebalanceState, decide_mapping, measured_costs
 from ._recommend import OneType, Recommendation, RunnerUp, candidate_virtual_nodes, recommend
-from ._solve import Answer, IdleDevices, solve
+from ._solve import Answer, IdleDevices, best_mapping, solve
 
 __all__ = [
     "Answer",
@@ -29,6 +29,7 @@ __all__ = [
     "StepPrediction",
     "WorkerPrediction",
     "aligned_mapping",
+    "best_mapping",
     "candidate_virtual_nodes",
     "cost_devices",
     "decide_mapping",

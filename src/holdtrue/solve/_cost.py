@@ -38,6 +38,8 @@ class KindCost:
     """Seconds of a step with n virtual nodes, by n from 0 to V; never falling."""
     fused: tuple[int, ...]
     """By n: virtual nodes in the last pass of the best way to fuse n; empty where nothing is fused."""
+    lone: float
+    """Seconds of a pass while no other device is at work, over those in `seconds`."""
     cap: int
     """Most virtual nodes that memory allows a worker in a group; 0 for none."""
     gradients: int
@@ -52,6 +54,10 @@ class KindCost:
     """Latency of an exchange over its link."""
     refusal: str
     """Why it cannot hold one pass; empty where it can."""
+
+    def alone_s(self, count: int) -> float:
+        """Seconds of a step with `count` virtual nodes when no other device is at work."""
+        return self.fixed_s + self.lone * (float(self.seconds[count]) - self.fixed_s)
 
     def passes(self, count: int) -> tuple[int, ...]:
         """Virtual nodes in each pass of a step with `count` of them, largest first."""
@@ -154,6 +160,7 @@ def _cost_of(device: DeviceProfile, ranks: range, costs: Costs, limit: int | Non
         kind=device.kind,
         ranks=ranks,
         fixed_s=device.fixed_s,
+        lone=device.lone_factor,
         seconds=seconds,
         fused=fused,
         cap=min(virtual_nodes, (1 << gradients) - 1) if fits else 0,
