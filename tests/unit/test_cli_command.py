@@ -77,7 +77,7 @@ def test_the_version_is_told(capsys) -> None:
         (["go"], "No such command 'go'"),
         (["run", "--workers", "2:4", "t.py"], "'2:4' is not a whole number"),
         (["run", "--timeout", "soon", "t.py"], "'soon' is not a number"),
-        (["run", "--devices", "cpu:2", "t.py"], "No such option: --devices"),
+        (["run", "--device-list", "cpu:2", "t.py"], "No such option: --device-list"),
         (["run", "--device", "tpu", "t.py"], "--device is 'tpu'; the choices are cpu, cuda, auto."),
         (
             ["run", "--numerics", "exakt", "t.py"],
