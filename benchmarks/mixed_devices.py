@@ -1,6 +1,7 @@
 """How good the predictions are, and what an uneven mapping gives on unequal devices.
 
     python benchmarks/mixed_devices.py predict --out benchmarks/raw/mixed_predict.json
+        (again for one more round)
     python benchmarks/mixed_devices.py throttle --out benchmarks/raw/mixed_throttle.json
 
 `predict` profiles `mixed_train.py` with `holdtrue profile` and then runs it on mappings that the profile has not
@@ -210,6 +211,32 @@ def predict(steps: int) -> dict[str, Any]:
     return {"profile": text, "rows": rows, "mean_error": mean, "steps": steps}
 
 
+def add_round(path: str | None, values: dict[str, Any]) -> dict[str, Any]:
+    """This round and those in the raw file before it, with medians over rounds.
+
+    On a shared machine whatever else runs slows some of the runs; each round measures its own profile and all
+    mappings, and what is compared is the median of the predictions with the median of the measurements.
+    """
+    before = json.loads(Path(path).read_text())["rounds"] if path and Path(path).exists() else []
+    rounds = [*before, values]
+    rows = []
+    for same in zip(*(one["rows"] for one in rounds), strict=True):
+        predicted_s = statistics.median(row["predicted_s"] for row in same)
+        measured = spread([row["measured_s"]["median"] for row in same])
+        rows.append(
+            {
+                "virtual_nodes": same[0]["virtual_nodes"],
+                "mapping": same[0]["mapping"],
+                "predicted_s": predicted_s,
+                "measured_s": measured,
+                "error": predicted_s / measured["median"] - 1,
+            }
+        )
+    mean = statistics.mean(abs(row["error"]) for row in rows)
+    print(f"mean error {mean:.1%} over {len(rows)} mappings and {len(rounds)} rounds")
+    return {"rows": rows, "mean_error": mean, "steps": values["steps"], "rounds": rounds}
+
+
 def throttle(steps: int, part: float, rounds: int) -> dict[str, Any]:
     """Even split, solved mapping and ideal with one worker held to a part of a core."""
     plan = Plan(virtual_nodes=16, global_batch_size=256)
@@ -250,6 +277,7 @@ def throttle(steps: int, part: float, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Run one part; `predict` adds a round to its raw file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("predict", "throttle"))
     parser.add_argument("--steps", type=int, default=12)
@@ -258,7 +286,7 @@ def main() -> None:
     parser.add_argument("--out")
     arguments = parser.parse_args()
     if arguments.what == "predict":
-        values = predict(arguments.steps)
+        values = add_round(arguments.out, predict(arguments.steps))
     else:
         values = throttle(arguments.steps, arguments.part, arguments.rounds)
     write_json(arguments.out, describe("python benchmarks/mixed_devices.py") | values)

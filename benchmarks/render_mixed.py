@@ -31,18 +31,21 @@ def conditions(raw: dict[str, Any]) -> str:
 
 def predictions(raw: dict[str, Any]) -> list[str]:
     """Predicted against measured step times."""
-    device = raw["profile"]["devices"]["cpu"]
-    facts = (
-        f"Fixed part {1e3 * device['fixed_seconds']:.2f} ms, exchange {1e3 * device['exchange_latency_seconds']:.2f} ms, "
-        f"lone factor {device['lone_factor']:.3f}."
+    profiles = [one["profile"]["devices"]["cpu"] for one in raw["rounds"]]
+    fixed, exchange, lone = (
+        ", ".join(f"{scale * p[name]:.2f}" for p in profiles)
+        for scale, name in ((1e3, "fixed_seconds"), (1e3, "exchange_latency_seconds"), (1.0, "lone_factor"))
     )
+    singles = ", ".join(f"{100 * one['mean_error']:.1f} %" for one in raw["rounds"])
     lines = [
         "## Predicted against measured step time",
         "",
         "A convolutional network, global batch 256, profiled by `holdtrue profile` on two CPU workers and then run on mappings",
-        f"that the profile has not seen; medians of {raw['steps']} steps. {facts}",
+        f"that the profile has not seen: {len(raw['rounds'])} rounds, each with its own profile. A run is the median of",
+        f"{raw['steps']} steps, and the table has medians over rounds. The machine is shared: what else runs shows in the",
+        f"range of the rounds, and in their profiles: fixed part {fixed} ms, exchange {exchange} ms, lone factor {lone}.",
         "",
-        row("V", "mapping", "predicted ms", "measured ms (least..most)", "error"),
+        row("V", "mapping", "predicted ms", "measured ms (least..most round)", "error"),
         row(*["---"] * 5),
     ]
     for r in raw["rows"]:
@@ -61,6 +64,7 @@ def predictions(raw: dict[str, Any]) -> list[str]:
         *lines,
         "",
         f"**Mean error {100 * raw['mean_error']:.1f} %** over {len(raw['rows'])} mappings; the target is under 5 %.",
+        f"Of single rounds: {singles}.",
         "",
         conditions(raw) + " Raw: [mixed_predict.json](../../benchmarks/raw/mixed_predict.json).",
         "",
