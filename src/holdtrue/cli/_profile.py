@@ -247,6 +247,9 @@ class MeasureObserver:
     def show_output(self, stream: Stream, data: bytes) -> None:
         """Nothing: the script's own words are in the log."""
 
+    def show_group(self, workers: int, generation: int) -> None:
+        """Nothing: the group is fixed."""
+
     def show_note(self, text: str) -> None:
         """The launcher has something to say."""
         say(text)

@@ -1,7 +1,7 @@
 """Batches for a row of fetches, read in line or ahead by DataLoader workers."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import torch
 from torch.utils.data import DataLoader
@@ -48,7 +48,7 @@ class Loader:
         self._submitted = _Submitted()
         self._ahead: DataLoader[Batch] | None = None
 
-    def load(self, fetches: Iterable[Fetch]) -> Iterator[tuple[Fetch, Batch]]:
+    def load(self, fetches: Iterable[Fetch]) -> Generator[tuple[Fetch, Batch], None, None]:
         """Each fetch with its batch, in the order given; the batch of a fetch without examples is None.
 
         Args:
@@ -85,11 +85,11 @@ class Loader:
         """Let persistent workers go."""
         self._ahead = None
 
-    def _load_in_line(self, fetches: Iterable[Fetch]) -> Iterator[tuple[Fetch, Batch]]:
+    def _load_in_line(self, fetches: Iterable[Fetch]) -> Generator[tuple[Fetch, Batch], None, None]:
         for fetch in fetches:
             yield fetch, self.fetch_now(fetch)
 
-    def _load_ahead(self, fetches: Iterable[Fetch]) -> Iterator[tuple[Fetch, Batch]]:
+    def _load_ahead(self, fetches: Iterable[Fetch]) -> Generator[tuple[Fetch, Batch], None, None]:
         waiting: deque[Fetch] = deque()
 
         def submit() -> Iterator[Fetch]:

@@ -15,6 +15,14 @@ from ._numerics import apply_numerics, specialise_compiled_shapes
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams, export_user_streams, import_user_streams
 from ._timing import CudaTimer, HostTimer, PassTimer, timed_by
+from ._transfer import (
+    StateText,
+    bytes_to_state,
+    copy_state,
+    read_state_text,
+    state_to_bytes,
+    write_state_text,
+)
 
 __all__ = [
     "NOTICE_BYTES",
@@ -27,8 +35,11 @@ __all__ = [
     "PassStreams",
     "PassTimer",
     "RoundResult",
+    "StateText",
     "TrainingState",
     "apply_numerics",
+    "bytes_to_state",
+    "copy_state",
     "digest_entries",
     "export_user_streams",
     "flatten_state",
@@ -37,7 +48,10 @@ __all__ = [
     "keep_freed_memory",
     "load_checkpoint",
     "newest_checkpoint",
+    "read_state_text",
     "specialise_compiled_shapes",
+    "state_to_bytes",
     "timed_by",
     "write_checkpoint",
+    "write_state_text",
 ]

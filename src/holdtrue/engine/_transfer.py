@@ -6,11 +6,14 @@ not, and tensors are copied byte by byte into memory of their dtype and shape.
 
 import hashlib
 import json
+import math
+import struct
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import safetensors.torch
 import torch
 
 from holdtrue.errors import GroupError
@@ -110,47 +113,75 @@ def _shapes_in(value: Any) -> Iterator[tuple[int, str, list[int]]]:  # Any: JSON
             yield from _shapes_in(inside)
 
 
-def copy_state(group: Group, state: StateText | None, *, what: str) -> StateText | None:
-    """Give the state to every worker that comes without one; every worker of the group calls it.
+def state_to_bytes(state: object) -> bytes:
+    """A state in one message, for states of a few kilobytes; see `write_state_text`.
+
+    >>> bytes_to_state(state_to_bytes({"at": 3, "w": torch.zeros(2)}))
+    {'at': 3, 'w': tensor([0., 0.])}
+    """
+    found = write_state_text(state)
+    tensors = safetensors.torch.save({str(i): tensor.clone() for i, tensor in enumerate(found.tensors)})
+    return struct.pack("<Q", len(found.text)) + found.text + tensors
+
+
+def bytes_to_state(message: bytes) -> Any:  # Any: nested plain values
+    """The state that `state_to_bytes` wrote."""
+    (length,) = struct.unpack_from("<Q", message)
+    tensors = safetensors.torch.load(message[8 + length :])
+    return read_state_text(
+        StateText(text=message[8 : 8 + length], tensors=[tensors[str(i)] for i in range(len(tensors))])
+    )
+
+
+def copy_state(group: Group, state: StateText | None, *, is_taker: bool, what: str) -> StateText | None:
+    """Give a state to the workers that lack it; every worker of the group calls it.
 
     Args:
-        group: The workers; at least one has a state, and all states are equal.
-        state: This worker's state; None for one that needs it.
+        group: The workers; at least one gives, and the states of all who give are equal.
+        state: The state, on a worker that gives it; None on others.
+        is_taker: Whether this worker lacks it.
         what: What the state is, for messages.
 
     Returns:
-        The state, on a worker that came without one; None on the others.
+        The state, on a worker that lacked it; None on the others.
 
     Blocks:
         Until the copy is complete, at most the group's time-out.
     """
     digest = hashlib.sha256(state.text).hexdigest() if state is not None else ""
-    digests = [d.decode() for d in group.gather_bytes(digest.encode(), what=what)]
-    givers = [rank for rank, d in enumerate(digests) if d]
+    role = "take" if is_taker else digest
+    roles = [r.decode() for r in group.gather_bytes(role.encode(), what=what)]
+    givers = [rank for rank, r in enumerate(roles) if r not in ("", "take")]
     if not givers:
         raise GroupError(f"no worker of the group has {what}; nobody can give it to the others.")
     first = givers[0]
     text = group.gather_bytes(state.text if state and group.rank == first else b"", what=what)[first]
     # Equal states can differ in the order of their entries; then they would be cut up differently.
-    givers = [rank for rank in givers if digests[rank] == digests[first]]
-    takers = [rank for rank, d in enumerate(digests) if not d]
+    givers = [rank for rank in givers if roles[rank] == roles[first]]
+    takers = [rank for rank, r in enumerate(roles) if r == "take"]
     routes = {taker: givers[i % len(givers)] for i, taker in enumerate(takers)}
     shapes = sorted(_shapes_in(json.loads(text)))
-    own = state.tensors if state is not None else _empty_tensors(shapes)
+    own: list[torch.Tensor] = []
+    if is_taker:
+        own = [torch.empty(shape, dtype=_dtype_of(name)) for _, name, shape in shapes]
+    elif state is not None and group.rank in routes.values():
+        own = state.tensors
     flats = [_bytes_of(tensor) for tensor in own]
-    for part in _parts([flat.numel() for flat in flats]):
-        _copy_part(group, [flats[i][a:b] for i, a, b in part], routes, what)
-    return None if state is not None else StateText(text=text, tensors=own)
+    for part in _parts([_size_of(name, shape) for _, name, shape in shapes]):
+        pieces = [flats[i][a:b] for i, a, b in part] if flats else []
+        _copy_part(group, pieces, sum(b - a for _, a, b in part), routes, what)
+    return StateText(text=text, tensors=own) if is_taker else None
 
 
-def _empty_tensors(shapes: Sequence[tuple[int, str, list[int]]]) -> list[torch.Tensor]:
-    found = []
-    for _, name, shape in shapes:
-        dtype = getattr(torch, name, None)
-        if not isinstance(dtype, torch.dtype):
-            raise GroupError(f"another worker sent a tensor of dtype {name!r}, which this torch has not.")
-        found.append(torch.empty(shape, dtype=dtype))
-    return found
+def _size_of(name: str, shape: Sequence[int]) -> int:
+    return math.prod(shape) * _dtype_of(name).itemsize
+
+
+def _dtype_of(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise GroupError(f"another worker sent a tensor of dtype {name!r}, which this torch has not.")
+    return dtype
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -175,22 +206,24 @@ def _parts(sizes: Sequence[int]) -> Iterator[list[tuple[int, int, int]]]:
         yield bundle
 
 
-def _copy_part(group: Group, pieces: list[torch.Tensor], routes: Mapping[int, int], what: str) -> None:
-    """One message from every giver to each of its takers."""
-    length = sum(piece.numel() for piece in pieces)
+def _copy_part(
+    group: Group, pieces: list[torch.Tensor], length: int, routes: Mapping[int, int], what: str
+) -> None:
+    """One message of `length` bytes from every giver to each of its takers; `pieces` are none elsewhere."""
+    nothing = torch.empty(0, dtype=torch.uint8, device=group.device)
     targets = [taker for taker in sorted(routes) if routes[taker] == group.rank]
-    source = torch.cat(pieces * len(targets)) if len(pieces) * len(targets) > 1 else pieces[0]
-    incoming = [0] * group.world_size
+    is_taker = group.rank in routes
+    source = (
+        (torch.cat(pieces * len(targets)) if len(pieces) * len(targets) > 1 else pieces[0])
+        if targets
+        else nothing
+    )
+    target = torch.empty(length, dtype=torch.uint8, device=group.device) if is_taker else nothing
+    if is_taker and len(pieces) == 1 and group.device.type == "cpu":
+        target = pieces[0]
+    incoming = [length if routes.get(group.rank) == rank else 0 for rank in range(group.world_size)]
     outgoing = [length if rank in targets else 0 for rank in range(group.world_size)]
-    received = torch.empty(0, dtype=torch.uint8)
-    if group.rank in routes:
-        incoming[routes[group.rank]] = length
-        received = pieces[0] if len(pieces) == 1 else torch.empty(length, dtype=torch.uint8)
-    if not targets:
-        source = torch.empty(0, dtype=torch.uint8)
-    to_device = group.device
-    arrived = received.to(to_device)
-    group.exchange(arrived, source.to(to_device), incoming, outgoing, what=what).wait()
-    if group.rank in routes and (len(pieces) > 1 or arrived.data_ptr() != received.data_ptr()):
-        for piece, value in zip(pieces, arrived.cpu().split([p.numel() for p in pieces]), strict=True):
+    group.exchange(target, source.to(group.device), incoming, outgoing, what=what).wait()
+    if is_taker and target is not pieces[0]:
+        for piece, value in zip(pieces, target.cpu().split([p.numel() for p in pieces]), strict=True):
             piece.copy_(value)

@@ -37,6 +37,8 @@ class InProcessJob:
         timeout_s: Bound of every wait, in seconds.
         save_globals: Takes what belongs to the worker that runs and lives in globals of the process.
         restore_globals: Puts it back.
+        on_stuck: Called when all workers wait and nothing can end a wait, such as to let simulated time pass; it says
+            whether something happened. Otherwise the wait is an error.
     """
 
     def __init__(
@@ -46,12 +48,16 @@ class InProcessJob:
         timeout_s: float = 60.0,
         save_globals: Callable[[], Any] = lambda: None,  # Any: opaque to this file
         restore_globals: Callable[[Any], None] = lambda saved: None,
+        on_stuck: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._on_stuck = on_stuck
         self.world_size = world_size
         self.timeout_s = timeout_s
         self._condition = threading.Condition()
         self._save, self._restore = save_globals, restore_globals
         self._mail: dict[Key, dict[int, Any]] = {}
+        self._hidden: dict[tuple[Key, int], frozenset[int]] = {}
+        """Workers that never see a payload: its sender died while it was on its way."""
         self._alive = set(range(world_size))
         self._gone: dict[int, str] = {}
         self._left: set[tuple[int, int]] = set()
@@ -59,6 +65,8 @@ class InProcessJob:
         self._waiting: dict[int, _Wait] = {}
         self._baton: int | None = None
         self._stuck = ""
+        self.on_end: Callable[[int, str], None] = lambda worker, why: None
+        """Called when a worker has ended, with how, before anybody else runs."""
 
     def group(self, rank: int) -> "InProcessGroup":
         """The endpoint of worker `rank` in the group of all who start the job."""
@@ -67,6 +75,11 @@ class InProcessJob:
     def group_of(self, worker: int, members: tuple[int, ...], generation: int) -> "InProcessGroup":
         """The endpoint of a worker in the group of one generation: `members` are workers in rank order."""
         return InProcessGroup(self, worker, members, generation)
+
+    def expect(self, worker: int) -> None:
+        """Count a worker as alive before its thread runs."""
+        with self._condition:
+            self._alive.add(worker)
 
     @contextmanager
     def running(self, worker: int) -> Iterator[None]:
@@ -84,6 +97,8 @@ class InProcessJob:
             with self._condition:
                 self._gone[worker] = why
                 self._alive.discard(worker)
+                self.on_end(worker, why)
+                self._find_stuck()
                 self._baton = None
                 self._condition.notify_all()
 
@@ -92,15 +107,26 @@ class InProcessJob:
             self._condition.wait()
         self._baton = worker
 
-    def leave(self, worker: int, key: Key, payload: Any) -> None:  # Any: a mailbox
+    def leave(
+        self,
+        worker: int,
+        key: Key,
+        payload: Any,  # Any: a mailbox
+        hidden_from: frozenset[int] = frozenset(),
+    ) -> None:
         """Put this worker's payload of the collective `key` into the mailbox; returns at once."""
         with self._condition:
             self._mail.setdefault(key, {})[worker] = payload
+            if hidden_from:
+                self._hidden[key, worker] = hidden_from
             self._condition.notify_all()
 
-    def has_all(self, key: Key, members: tuple[int, ...]) -> bool:
-        """Whether every member has left its payload."""
-        return self._mail[key].keys() >= set(members)
+    def has_all(self, worker: int, key: Key, members: tuple[int, ...]) -> bool:
+        """Whether every member has left its payload where `worker` sees it."""
+        return self._seen_by(worker, key) >= set(members)
+
+    def _seen_by(self, worker: int, key: Key) -> set[int]:
+        return {m for m in self._mail.get(key, ()) if worker not in self._hidden.get((key, m), ())}
 
     def close(self, generation: int, worker: int) -> None:
         """Take a worker out of a generation: those who wait for it there are told."""
@@ -111,19 +137,22 @@ class InProcessJob:
     def collect(self, worker: int, key: Key, members: tuple[int, ...], what: str) -> list[Any]:
         """Everyone's payloads in rank order; others run until they have arrived."""
         with self._condition:
-            box = self._mail[key]
 
             def lost() -> list[int]:
-                return [m for m in members if m not in box and (m in self._gone or (key[0], m) in self._left)]
+                missing = set(members) - self._seen_by(worker, key)
+                return sorted(m for m in missing if m in self._gone or (key[0], m) in self._left)
 
-            self._let_others_run(worker, lambda: box.keys() >= set(members) or bool(lost()), what)
-            if box.keys() >= set(members):
-                return [box[m] for m in members]
+            def is_complete() -> bool:
+                return self.has_all(worker, key, members)
+
+            self._let_others_run(worker, lambda: is_complete() or bool(lost()), what)
+            if is_complete():
+                return [self._mail[key][m] for m in members]
             if lost():
                 first = lost()[0]
                 raise WorkerLostError(f"worker {first} {self._gone.get(first, 'left')} before {what}.")
             raise WaitTimeoutError(
-                f"waited {self.timeout_s:.0f} s for {what}; only workers {sorted(box)} came."
+                f"waited {self.timeout_s:.0f} s for {what}; only workers {sorted(self._seen_by(worker, key))} came."
             )
 
     def wait_until(self, worker: int, holds: Callable[[], bool], what: str) -> None:
@@ -136,6 +165,17 @@ class InProcessJob:
             self._let_others_run(worker, holds, what)
             if not holds():
                 raise WaitTimeoutError(f"waited {self.timeout_s:.0f} s for {what}.")
+
+    def give_way(self, worker: int) -> None:
+        """Let all others run until they wait: for a worker that is alone in its group and never waits itself."""
+        with self._condition:
+            self._let_others_run(
+                worker,
+                lambda: all(
+                    w in self._waiting and not self._waiting[w].can_end() for w in self._alive - {worker}
+                ),
+                "the others",
+            )
 
     def tell(self) -> None:
         """Wake those who wait, after something that they wait for may have changed."""
@@ -150,7 +190,7 @@ class InProcessJob:
         self._find_stuck()
         self._baton = None
         self._condition.notify_all()
-        self._condition.wait_for(lambda: can_end() or bool(self._stuck), self.timeout_s)
+        self._condition.wait_for(lambda: can_end() or bool(self._stuck) or not self._alive, self.timeout_s)
         del self._waiting[worker]
         self._take_baton(worker)
         self._restore(saved)
@@ -159,10 +199,15 @@ class InProcessJob:
 
     def _find_stuck(self) -> None:
         """Notice when all living workers wait and none of their waits can end."""
-        if self._waiting.keys() >= self._alive and not any(w.can_end() for w in self._waiting.values()):
+        if not self._alive:
+            return
+        while self._waiting.keys() >= self._alive and not any(w.can_end() for w in self._waiting.values()):
+            if self._on_stuck():
+                continue
             self._stuck = "; ".join(
                 f"worker {w} waits for {wait.what}" for w, wait in sorted(self._waiting.items())
             )
+            break
 
 
 @final
@@ -193,6 +238,8 @@ class InProcessGroup(Group):
     def __init__(self, job: InProcessJob, worker: int, members: tuple[int, ...], generation: int) -> None:
         super().__init__(rank=members.index(worker), world_size=len(members), device=torch.device("cpu"))
         self._job, self._worker, self._members, self._generation = job, worker, members, generation
+        self.hidden_from: frozenset[int] = frozenset()
+        """Workers that do not see what this one sends from now on, as if it died while sending."""
         self._count = {"calls": 0, "bytes": 0, "exchange": 0, "spread": 0}
 
     def collect(self, key: Key, what: str) -> list[Any]:  # Any: a mailbox
@@ -201,12 +248,12 @@ class InProcessGroup(Group):
 
     def has_all(self, key: Key) -> bool:
         """Whether every worker has called."""
-        return self._job.has_all(key, self._members)
+        return self._job.has_all(self._worker, key, self._members)
 
     def _leave(self, stream: str, payload: Any) -> Key:  # Any: a mailbox
         self._count[stream] += 1
         key = (self._generation, stream, self._count[stream])
-        self._job.leave(self._worker, key, payload)
+        self._job.leave(self._worker, key, payload, self.hidden_from)
         return key
 
     def gather_calls(self, payload: bytes, *, what: str) -> list[bytes]:

@@ -12,7 +12,14 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from holdtrue.errors import HoldtrueError, UsageError
-from holdtrue.wire import FailedReport, ReportSender, WorkerEnvironment, watch_life
+from holdtrue.wire import (
+    ORPHAN_WAIT_S,
+    FailedReport,
+    ReportSender,
+    WorkerEnvironment,
+    redirect_output,
+    watch_life,
+)
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -88,9 +95,23 @@ def watch_run(run: Core) -> None:
 
 
 def _end_without_launcher() -> None:
-    sys.stderr.write("holdtrue: the launcher is gone; this worker ends.\n")
-    sys.stderr.flush()
+    """End at the next step boundary, with a checkpoint, or after a bounded time anyway; in the life thread."""
+    if _worker is not None:
+        redirect_output(_worker.log_file, _worker.output_fds)
+    run = _present
+    if run is None or run.is_closed or not run.is_looping:
+        _say_end_without_launcher("this worker ends.")
+        os._exit(EXIT_FAILED)
+    _say_end_without_launcher(
+        f"this worker ends at the next step boundary with a checkpoint, or in {ORPHAN_WAIT_S:.0f} s without."
+    )
+    run.interrupt()
+    threading.Event().wait(ORPHAN_WAIT_S)  # the main thread ends the process before
     os._exit(EXIT_FAILED)
+
+
+def _say_end_without_launcher(what: str) -> None:
+    os.write(2, f"holdtrue: the launcher is gone; {what}\n".encode())
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:
@@ -158,7 +179,7 @@ def _tell_failure(kind: type[BaseException], sentence: str) -> None:
         run.has_failed = True
     elif _worker is not None and _worker.report_fd is not None:
         ReportSender(_worker.report_fd).send(
-            FailedReport(rank=_worker.rank, kind=kind.__name__, sentence=sentence)
+            FailedReport(rank=_worker.worker, kind=kind.__name__, sentence=sentence)
         )
 
 
@@ -187,5 +208,5 @@ def _finish() -> None:
         run.left_error = None
         _report_error(type(error), error, None)  # does not return: it is the user's mistake
     if not run.has_failed:
-        run.settle(alone=True)  # a loop that was left by break, as the last thing in the script
+        run.settle()  # a loop that was left by break, as the last thing in the script
     run.close()

@@ -7,7 +7,9 @@ had entered it. So after a loss the survivors are at most one gather apart, and 
 """
 
 import json
+import math
 import struct
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, final
@@ -40,8 +42,8 @@ class Surroundings(Protocol):
     def accept_state(self, found: StateText) -> None:
         """Take the state that another worker wrote."""
 
-    def see_view(self, view: View, rank: int) -> None:
-        """The group of `view` stands, and this worker has a rank in it."""
+    def see_view(self, view: View, rank: int, *, since_s: float) -> None:
+        """The group of `view` stands, and this worker has a rank in it; the change began at `since_s` (monotonic)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,7 @@ class ElasticGroup(Group):
         self._mapped_at = 0
         self._held: dict[int, tuple[int, ...]] = {}
         self._view: View | None = None
+        self._changing_since_s = math.inf
         self._even_after: int | None = None
         """After this step the loads are made even again."""
         self._done = NO_STATE if agent.is_joiner else 0
@@ -270,21 +273,26 @@ class ElasticGroup(Group):
         Returns:
             What the others got from the gather that this worker waits for; None if nobody completed it.
         """
+        self._changing_since_s = min(self._changing_since_s, time.monotonic())
         while True:
             self._leave_group()
             step = self._run().step_in_progress()
             silent = isinstance(lost, WaitTimeoutError)
             self.agent.say_lost(self.generation, step, waited_for=str(lost), silent=silent)
-            view = self.agent.wait_for_view(
-                self.generation,
-                timeout_s=self._timeout_s,
-                what=f"the view after the loss in generation {self.generation}",
-            )
+            view = self._wait_for_view()
             try:
                 return self._form_and_meet(view)
             except (WorkerLostError, WaitTimeoutError) as error:
                 lost = _bare(error)
             self.generation = view.generation
+
+    def _wait_for_view(self) -> View:
+        what = f"the view after the loss in generation {self.generation}"
+        try:
+            return self.agent.wait_for_view(self.generation, timeout_s=self._timeout_s, what=what)
+        except WaitTimeoutError as error:
+            # Another kind: there is no group from which this could be recovered.
+            raise GroupError(str(error)) from error
 
     def _leave_group(self) -> None:
         inner, self._inner = self._inner, None
@@ -297,6 +305,7 @@ class ElasticGroup(Group):
         assert rank is not None, (
             f"worker {self.agent.worker} is not in the view of generation {view.generation}"
         )
+        self._changing_since_s = min(self._changing_since_s, time.monotonic())
         inner = self._form(view, rank)
         self._inner = inner
         inner.position = self._position
@@ -310,7 +319,8 @@ class ElasticGroup(Group):
         served = self._hand_over(inner, heads)
         if any(head.done == NO_STATE for head in heads):
             self._copy_state(inner, heads)
-        self._run().see_view(view, rank)
+        self._run().see_view(view, rank, since_s=self._changing_since_s)
+        self._changing_since_s = math.inf
         return served
 
     def _head(self) -> _Head:
@@ -343,10 +353,12 @@ class ElasticGroup(Group):
             raise GroupError(
                 "no member of the view has the state of the run; it continues from a checkpoint."
             )
-        state = self._run().write_state() if self.has_state else None
-        found = copy_state(inner, state, what="the state of the run")
+        top = max(head.done for head in heads)
+        # Who is behind has not done the last update yet.
+        state = self._run().write_state() if self._done == top else None
+        found = copy_state(inner, state, is_taker=not self.has_state, what="the state of the run")
         if found is not None:
-            self._done = max(head.done for head in heads)
+            self._done = top
             self._run().accept_state(found)
 
     # ---- the mapping ----

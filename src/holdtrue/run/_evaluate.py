@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import struct
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from holdtrue.data import Chunk, IterableSource, Loader, chunks
 from holdtrue.errors import DataError, UsageError
 from holdtrue.plan import stream_key
 
+from ._elastic import gather_anew
+
 if TYPE_CHECKING:
     from ._core import Core
 
@@ -24,18 +27,22 @@ def evaluate_chunks(
     core: Core, fn: Callable[..., Mapping[str, Any]], source: Any, batch_size: int | None, number: int
 ) -> dict[str, float]:
     """See `Run.evaluate`."""
-    own: dict[str, dict[str, tuple[str, str]]] = {}
-    for chunk, batch in _passes(core, source, batch_size, number):
-        returned = call_with(fn, batch)
-        if not isinstance(returned, Mapping):
-            raise UsageError(
-                f"the function given to evaluate returned a {type(returned).__name__}; it returns scalars by name. "
-                f"Return a dict such as {{'accuracy': value}}."
-            )
-        own[str(chunk.index)] = {n: _scalar(n, value, chunk) for n, value in returned.items()}
-    sent = core.engine.group.gather_bytes(
-        json.dumps(own).encode(), what=f"the results of evaluate (call {number})"
-    )
+    own: dict[int, dict[str, tuple[str, str]]] = {}
+
+    def gather() -> list[bytes]:
+        for chunk, batch in _passes(core, source, batch_size, number, own):
+            returned = call_with(fn, batch)
+            if not isinstance(returned, Mapping):
+                raise UsageError(
+                    f"the function given to evaluate returned a {type(returned).__name__}; it returns scalars by name. "
+                    f"Return a dict such as {{'accuracy': value}}."
+                )
+            own[chunk.index] = {n: _scalar(n, value, chunk) for n, value in returned.items()}
+        payload = json.dumps({str(i): values for i, values in own.items()}).encode()
+        return core.group.gather_bytes(payload, what=f"the results of evaluate (call {number})")
+
+    # After a loss the chunks of who died are evaluated by the others.
+    sent = gather_anew(gather, core.take_up_mapping)
     merged: dict[int, dict[str, tuple[str, str]]] = {}
     for part in sent:
         merged |= {int(i): values for i, values in json.loads(part).items()}
@@ -47,31 +54,28 @@ def predict_chunks(
     core: Core, fn: Callable[..., Any], source: Any, batch_size: int | None, number: int
 ) -> Any:
     """See `Run.predict`."""
-    own: dict[str, torch.Tensor] = {}
-    spec: pytree.TreeSpec | None = None
-    for chunk, batch in _passes(core, source, batch_size, number):
-        leaves, spec = pytree.tree_flatten(call_with(fn, batch))
-        for k, leaf in enumerate(leaves):
-            if (
-                not isinstance(leaf, torch.Tensor)
-                or leaf.dim() == 0
-                or leaf.shape[0] != chunk.stop - chunk.start
-            ):
-                found = (
-                    f"shape {tuple(leaf.shape)}" if isinstance(leaf, torch.Tensor) else type(leaf).__name__
-                )
-                raise UsageError(
-                    f"the function given to predict returned {found} for {chunk.stop - chunk.start} examples; the first axis of "
-                    f"every output is examples. Return one row for each."
-                )
-            own[f"{chunk.index}.{k}"] = leaf.detach().cpu().contiguous()
-    group = core.engine.group
+    own: dict[int, list[torch.Tensor]] = {}
+    specs: list[pytree.TreeSpec] = []
     what = f"the outputs of predict (call {number})"
+
+    def gather() -> list[bytes]:
+        for chunk, batch in _passes(core, source, batch_size, number, own):
+            leaves, spec = pytree.tree_flatten(call_with(fn, batch))
+            own[chunk.index] = [_rows(leaf, chunk) for leaf in leaves]
+            specs[:] = [spec]
+        outputs = {f"{i}.{k}": leaf for i, leaves in own.items() for k, leaf in enumerate(leaves)}
+        text = pytree.treespec_dumps(specs[0]).encode() if specs else b""
+        return core.group.gather_bytes(
+            struct.pack("<Q", len(text)) + text + safetensors.torch.save(outputs), what=what
+        )
+
     gathered: dict[str, torch.Tensor] = {}
-    for part in group.gather_bytes(safetensors.torch.save(own), what=what):
-        gathered |= safetensors.torch.load(part)
-    shapes = [s for s in group.gather_bytes(_spec_text(spec), what=what) if s]
-    spec = pytree.treespec_loads(shapes[0].decode())
+    texts: list[bytes] = []
+    for part in gather_anew(gather, core.take_up_mapping):
+        (length,) = struct.unpack_from("<Q", part)
+        texts += [part[8 : 8 + length]] if length else []
+        gathered |= safetensors.torch.load(part[8 + length :])
+    spec = pytree.treespec_loads(texts[0].decode())
     columns = [
         torch.cat([gathered[f"{i}.{k}"] for i in sorted({int(n.partition(".")[0]) for n in gathered})])
         for k in range(spec.num_leaves)
@@ -79,12 +83,21 @@ def predict_chunks(
     return pytree.tree_unflatten(columns, spec)
 
 
-def _spec_text(spec: pytree.TreeSpec | None) -> bytes:
-    return pytree.treespec_dumps(spec).encode() if spec is not None else b""
+def _rows(leaf: Any, chunk: Chunk) -> torch.Tensor:  # Any: checked here
+    examples = chunk.stop - chunk.start
+    if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != examples:
+        found = f"shape {tuple(leaf.shape)}" if isinstance(leaf, torch.Tensor) else type(leaf).__name__
+        raise UsageError(
+            f"the function given to predict returned {found} for {examples} examples; the first axis of "
+            f"every output is examples. Return one row for each."
+        )
+    return leaf.detach().cpu().contiguous()
 
 
-def _passes(core: Core, source: Any, batch_size: int | None, number: int) -> Iterator[tuple[Chunk, Any]]:
-    """This worker's chunks with their batches, in eval mode, each with random streams of its own."""
+def _passes(
+    core: Core, source: Any, batch_size: int | None, number: int, done: Container[int]
+) -> Iterator[tuple[Chunk, Any]]:
+    """This worker's chunks that are not done, with their batches, in eval mode, each with random streams of its own."""
     if isinstance(source, IterableSource):
         raise DataError(
             "evaluate and predict were given an iterable source; they count every example once, by its index. "
@@ -95,7 +108,11 @@ def _passes(core: Core, source: Any, batch_size: int | None, number: int) -> Ite
     size = batch_size or -(-plan.global_batch_size // plan.virtual_nodes)
     order = source.order(seed=plan.seed, epoch=0)
     held = set(engine.held)
-    mine = [c for c in chunks(len(order), size, plan.virtual_nodes) if c.virtual_node in held]
+    mine = [
+        c
+        for c in chunks(len(order), size, plan.virtual_nodes)
+        if c.virtual_node in held and c.index not in done
+    ]
     loader = Loader(source, seed=plan.seed, device=core.device, keep_streams=False)
     with _inference(core):
         for chunk, (_, batch) in zip(mine, loader.load(c.fetch(order) for c in mine), strict=True):

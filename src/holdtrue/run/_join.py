@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 from holdtrue.data import Source
+from holdtrue.elastic import Agent, View
 from holdtrue.errors import UsageError, WaitTimeoutError
 from holdtrue.mapping import Mapping, even_mapping, parse_mapping
 from holdtrue.plan import Plan
 from holdtrue.reduce import AloneGroup, GlooGroup, Group, NcclGroup
 from holdtrue.wire import WorkerEnvironment
 
+from ._elastic import ElasticGroup
 from ._settings import Settings
 
 
@@ -38,6 +40,10 @@ class Membership:
     connect: Callable[[torch.device, Settings], Group] | None = None
     """Makes the group; None for a worker alone."""
     order: Any = None  # Any: an order function, for the tests' negative control
+    agent: Agent | None = None
+    """The line to an elastic membership; rank, world size and mapping then come from its views."""
+    form: Callable[[View, int, torch.device, Settings], Group] | None = None
+    """Makes the group of a view for a rank, where there is an agent."""
     in_process: bool = False
     """Whether other workers live in this process, as threads."""
     adapt_source: Callable[[Any, Source], Source] | None = None  # Any: the run's core
@@ -88,7 +94,7 @@ def find_membership(env: Dictionary[str, str] | None = None) -> Membership:
         return placed
     env = os.environ if env is None else env
     worker = WorkerEnvironment.from_env(env)
-    if worker is not None:
+    if worker is not None and worker.rank is not None and worker.world_size is not None:
         return Membership(
             rank=worker.rank,
             world_size=worker.world_size,
@@ -99,6 +105,11 @@ def find_membership(env: Dictionary[str, str] | None = None) -> Membership:
             connect=(lambda device, settings: _connect_launched(worker, device, settings))
             if worker.world_size > 1
             else None,
+        )
+    if worker is not None:
+        raise UsageError(
+            "this process is a worker of an elastic job, and this version of the run joins fixed groups alone. "
+            "Use the holdtrue that started the job."
         )
     if "RANK" in env and "WORLD_SIZE" in env:
         rank, world_size = int(env["RANK"]), int(env["WORLD_SIZE"])
@@ -145,6 +156,8 @@ def choose_device(membership: Membership, settings: Settings) -> torch.device:
 
 def _connect_launched(worker: WorkerEnvironment, device: torch.device, settings: Settings) -> Group:
     """The group of workers that `holdtrue run` started; rank 0 hosts the store on the launcher's socket."""
+    assert worker.rank is not None, "a fixed group has ranks"
+    assert worker.world_size is not None, "a fixed group has a size"
     store = _open_store(
         worker.store_host,
         worker.store_port,
@@ -230,7 +243,9 @@ class LaunchedStore:
     """The store of workers that the launcher started, kept open over several groups: for `holdtrue profile`."""
 
     def __init__(self, worker: WorkerEnvironment) -> None:
-        self._worker = worker
+        assert worker.rank is not None, "a fixed group has ranks"
+        assert worker.world_size is not None, "a fixed group has ranks"
+        self._worker, self._rank, self._world_size = worker, worker.rank, worker.world_size
         self._store: Any = None
 
     def _open(self) -> Any:
@@ -239,8 +254,8 @@ class LaunchedStore:
             self._store = _open_store(
                 worker.store_host,
                 worker.store_port,
-                worker.world_size,
-                is_host=worker.rank == 0,
+                self._world_size,
+                is_host=self._rank == 0,
                 fd=worker.store_fd,
                 settings=Settings(),
             )
@@ -248,8 +263,7 @@ class LaunchedStore:
 
     def group(self, generation: int, device: torch.device, settings: Settings) -> Group:
         """The group of one generation; blocks until all its workers have joined, at most the time-out."""
-        worker = self._worker
-        return _group_on(self._open(), worker.rank, worker.world_size, generation, device, settings)
+        return _group_on(self._open(), self._rank, self._world_size, generation, device, settings)
 
     def say(self, key: str, text: str) -> None:
         """Leave word for the other workers."""
@@ -267,6 +281,16 @@ def _own_address(host: str) -> str:
         return str(probe.getsockname()[0])
 
 
-def connect(membership: Membership, device: torch.device, settings: Settings) -> Group:
-    """Join the group; blocks until all its workers have, at most the time-out."""
+def connect(membership: Membership, plan: Plan, device: torch.device, settings: Settings) -> Group:
+    """The group of this worker; where the membership is fixed, blocks until all workers have joined, at most the
+    time-out. An elastic group has no members yet."""
+    form = membership.form
+    if membership.agent is not None and form is not None:
+        return ElasticGroup(
+            membership.agent,
+            lambda view, rank: form(view, rank, device, settings),
+            virtual_nodes=plan.virtual_nodes,
+            device=device,
+            timeout_s=settings.timeout_s,
+        )
     return membership.connect(device, settings) if membership.connect else AloneGroup(device)

@@ -153,6 +153,9 @@ class Measurer:
     def __init__(self, order: dict[str, Any], script: str, arguments: Sequence[str]) -> None:  # Any: JSON
         worker = WorkerEnvironment.from_env(os.environ)
         assert worker is not None, "the launcher starts this"
+        assert worker.rank is not None, "with a fixed group"
+        assert worker.world_size is not None, "with a fixed group"
+        self.rank, self.workers = worker.rank, worker.world_size
         self.worker, self.order, self.script = worker, order, script
         self.arguments = [script, *arguments]
         self.settings = decode_cli_settings(os.environ)
@@ -209,7 +212,7 @@ class Measurer:
             return self.store.group(generation, device, settings)
 
         return Membership(
-            rank=self.worker.rank if workers > 1 else 0,
+            rank=self.rank if workers > 1 else 0,
             world_size=workers,
             device=self.worker.device,
             in_process=True,
@@ -267,7 +270,7 @@ class Measurer:
         return Trial(
             batch_size=size,
             workers=workers,
-            rank=self.worker.rank,
+            rank=self.rank,
             repeat=repeat,
             passes=TRIAL_PASSES,
             passes_s=tuple(timer.passes_s) if timer and not error else (),
@@ -281,7 +284,7 @@ class Measurer:
         facts = self.facts = self.discover()
         own_size = -(-facts.global_batch_size // facts.virtual_nodes)
         sizes = tuple(self.order["sizes"]) or sizes_of_interest(facts.global_batch_size, facts.virtual_nodes)
-        workers, repeats = self.worker.world_size, int(self.order["repeats"])
+        workers, repeats = self.workers, int(self.order["repeats"])
         total = repeats * (len(sizes) + (workers > 1))
         self.write({"facts": dataclasses.asdict(facts), "total": total, "sizes": sizes})
         bad: set[int] = set()
@@ -304,7 +307,7 @@ class Measurer:
 
     def alone(self, size: int, repeat: int) -> None:
         """A trial of worker 0 by itself; the others wait for it in the next trial's group."""
-        if self.worker.rank == 0:
+        if self.rank == 0:
             trial = self.run_trial(size, 1, repeat, must_work=repeat == 0)
             self.write({"trial": dataclasses.asdict(trial)})
         else:
@@ -320,9 +323,9 @@ class Measurer:
 
     def may_go_on(self, repeat: int) -> bool:
         """Whether there is time for one more repetition: worker 0 decides for all."""
-        if self.worker.world_size == 1:
+        if self.workers == 1:
             return time.monotonic() < self.deadline_s
-        if self.worker.rank == 0:
+        if self.rank == 0:
             self.store.say(f"go-on/{repeat}", str(int(time.monotonic() < self.deadline_s)))
         return self.store.hear(f"go-on/{repeat}") == "1"
 
@@ -342,7 +345,7 @@ class Measurer:
 
     def write(self, values: dict[str, Any]) -> None:  # Any: JSON values
         """Add a line to this worker's file."""
-        with (self.folder / f"measured-{self.worker.rank}.jsonl").open("a") as file:
+        with (self.folder / f"measured-{self.rank}.jsonl").open("a") as file:
             file.write(json.dumps(values) + "\n")
 
 
@@ -390,7 +393,7 @@ def main() -> None:
     measurer = Measurer(json.loads(Path(order).read_text()), script, arguments)
     join_launcher(measurer.worker)
     if measurer.worker.report_fd is not None:
-        ReportSender(measurer.worker.report_fd).send(JoinedReport(rank=measurer.worker.rank, pid=os.getpid()))
+        ReportSender(measurer.worker.report_fd).send(JoinedReport(rank=measurer.rank, pid=os.getpid()))
     measurer.run_all()
 
 

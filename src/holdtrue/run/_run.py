@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Dictionary
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,8 +87,9 @@ class Run:
         self._core = Core(plan=plan, settings=settings, membership=membership)
         if not membership.in_process:
             watch_run(self._core)
-        self._core.join()
         self._keeper = Keeper(self._core)
+        self._core.keeper = self._keeper
+        self._core.join()
         self._keeper.find()
 
     # ---- facts ----
@@ -95,7 +97,7 @@ class Run:
     @property
     def is_main(self) -> bool:
         """Whether this worker speaks for the job: logs, saves, prints."""
-        return self._core.membership.rank == 0
+        return self._core.is_main
 
     @property
     def device(self) -> torch.device:
@@ -115,7 +117,7 @@ class Run:
     @property
     def generation(self) -> int:
         """Number of the present membership."""
-        return self._core.membership.generation
+        return self._core.generation
 
     # ---- registering ----
 
@@ -191,6 +193,7 @@ class Run:
         core = self._core
         core.refuse_in_pass("run.steps")
         core.settle()
+        core.enter()
         if epochs < 0:
             raise UsageError(f"epochs is {epochs}; it is a number of times, 0 or more. Pass such a number.")
         call = core.calls.begin("steps", is_in_loop=core.is_looping)
@@ -209,6 +212,7 @@ class Run:
                 device=core.device,
                 nodes=core.engine.held,
                 group=core.group,
+                settle=core.take_up_mapping,
             )
         else:
             feed = MapFeed(
@@ -265,6 +269,7 @@ class Run:
         """
         self._core.refuse_in_pass("run.evaluate")
         self._core.settle()
+        self._core.enter()
         call = self._core.calls.begin("evaluate", is_in_loop=self._core.is_looping)
         if call.is_past or self._core.calls.is_catching_up:
             return dict(self._core.calls.recall(call) or {})
@@ -299,6 +304,7 @@ class Run:
         """
         self._core.refuse_in_pass("run.predict")
         self._core.settle()
+        self._core.enter()
         call = self._core.calls.begin("predict", is_in_loop=self._core.is_looping)
         if call.is_past or self._core.calls.is_catching_up:
             return None  # type: ignore[return-value]  # said in the docstring
@@ -337,9 +343,15 @@ class Run:
             path: The file. With several models, `.0`, `.1`, ... go before its suffix. Under
                 `holdtrue verify` it goes into the trial's own folder: a check overwrites nothing.
         """
-        self._core.settle(alone=True)
-        if not self.is_main or self._core.calls.is_catching_up:
+        self._core.settle()
+        if self._core.calls.is_catching_up:
             return
+        if self.is_main:
+            self._save(path)
+        elif self._core.elastic is not None:
+            self._core.once.append(partial(self._save, path))
+
+    def _save(self, path: str) -> None:
         weights = list(self._core.state.weights().values())
         for i, tensors in enumerate(weights):
             target = Path(path)
@@ -365,7 +377,7 @@ class Run:
             raise UsageError(
                 f"digest was asked for {what!r}; it knows 'all' and 'weights'. Pass one of them."
             )
-        self._core.settle(alone=True)
+        self._core.settle()
         return self._core.state.digest(self._core.calls.position.digested, what=what)[0]
 
     def stop(self, reason: str) -> None:
@@ -384,6 +396,6 @@ class Run:
     def close(self) -> None:
         """Leave the group and give the run directory back; the process may start another run."""
         try:
-            self._core.settle(alone=True)
+            self._core.settle()
         finally:
             self._core.close()

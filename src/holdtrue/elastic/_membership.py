@@ -1,0 +1,92 @@
+"""The decision: one event in, a new state, messages and a sentence out. Pure.
+
+    decide(state, event, now) = note what the event says, then apply the rules until nothing changes
+
+Facts (what was said)     _hear_worker, _hear_host, _ask
+Rules (what follows)      _ending, _founding, _forced, _planned, _staff; each looks at the whole state, never at the event,
+                          so that a message that came twice, late, or to a controller without memory leads to the same
+"""
+
+from collections.abc import Iterable
+
+from ._ask import ask_mapping, ask_resize, ask_stop
+from ._ending import end_job
+from ._events import (
+    Decision,
+    Event,
+    HostDropped,
+    HostSaid,
+    MappingAsked,
+    ResizeAsked,
+    StopAsked,
+    WorkerDropped,
+    WorkerSaid,
+)
+from ._forced import force_view
+from ._founding import found_job
+from ._hear_host import drop_host, hear_host
+from ._hear_worker import drop_worker, hear_worker
+from ._planned import plan_view
+from ._settling import settle_views
+from ._staff import balance_staff
+from ._state import State
+from ._turn import Turn
+
+_RULES = (settle_views, force_view, end_job, found_job, plan_view, balance_staff)
+_MOST_ROUNDS = 32
+
+
+def decide(state: State, event: Event, now: float) -> Decision:
+    """What the controller does about one event.
+
+    Args:
+        state: All that is known before it.
+        event: What happened.
+        now: Seconds of a clock that never goes back.
+
+    Guarantee:
+        Pure; the same states, events and times give the same decisions, so a list of (now, event) replays a job.
+    """
+    turn = Turn(state, now)
+    if turn.state.began_s is None:
+        turn.set(began_s=now)
+    _note_event(turn, event)
+    for _ in range(_MOST_ROUNDS):
+        before = turn.state
+        for rule in _RULES:
+            if turn.state.phase != "over":
+                rule(turn)
+        if turn.state == before:
+            break
+    else:
+        raise AssertionError(f"the rules of membership do not settle after {event}")
+    return Decision(state=turn.state, actions=tuple(turn.actions), reason="\n".join(turn.sentences))
+
+
+def replay(state: State, log: Iterable[tuple[float, Event]]) -> list[Decision]:
+    """The decisions of a whole log, in order."""
+    decisions = []
+    for now, event in log:
+        decisions.append(decide(state, event, now))
+        state = decisions[-1].state
+    return decisions
+
+
+def _note_event(turn: Turn, event: Event) -> None:
+    match event:
+        case WorkerSaid(worker=worker, message=message):
+            hear_worker(turn, worker, message)
+        case WorkerDropped(worker=worker):
+            drop_worker(turn, worker)
+        case HostSaid(host=host, message=message):
+            hear_host(turn, host, message)
+        case HostDropped(host=host):
+            drop_host(turn, host)
+        case ResizeAsked(workers=workers):
+            ask_resize(turn, workers)
+        case StopAsked(reason=reason):
+            ask_stop(turn, reason)
+        case MappingAsked(mapping=mapping):
+            ask_mapping(turn, mapping)
+        case _:
+            pass  # time has passed: the rules look at it
