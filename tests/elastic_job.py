@@ -257,22 +257,35 @@ class ElasticJob:
         if self.state.phase == "over":
             raise SystemExit(0)
 
-        def form(view: View, rank: int, device: torch.device, settings: Any) -> Group:
-            note.views.append(view.generation)
-            self.at(worker, -1, "form")
-            members = tuple(m.worker for m in view.members)
-            inner = (
-                self.job.group_of(worker, members, view.generation)
-                if len(members) > 1
-                else AloneGroup(device)
-            )
-            return FaultyGroup(self, worker, inner)
-
         membership = Membership(
-            rank=0, device="cpu", agent=agent, form=form, in_process=True, order=self._order
+            rank=0,
+            device="cpu",
+            agent=agent,
+            meet=lambda device, settings: LocalFormer(self, worker),
+            in_process=True,
+            order=self._order,
         )
         with joined_as(membership):
             return self._main()
+
+
+class LocalFormer:
+    """Forms groups of threads."""
+
+    def __init__(self, job: ElasticJob, worker: int) -> None:
+        self._job, self._worker = job, worker
+
+    def form(self, view: View, rank: int) -> Group:
+        self._job.notes[self._worker].views.append(view.generation)
+        self._job.at(self._worker, -1, "form")
+        members = tuple(m.worker for m in view.members)
+        inner: Group = AloneGroup()
+        if len(members) > 1:
+            inner = self._job.job.group_of(self._worker, members, view.generation)
+        return FaultyGroup(self._job, self._worker, inner)
+
+    def give_up(self, view: View) -> None:
+        self._job.job.close(view.generation, self._worker)
 
 
 class FaultyGroup(Group):

@@ -22,9 +22,18 @@ life_fd: int = worker.life_fd
 sender = wire.ReportSender(worker.report_fd)
 
 
-def join() -> None:
-    """What `holdtrue.init` reports."""
+agent: ControllerAgent | None = None
+
+
+def join() -> ControllerAgent | None:
+    """What `holdtrue.init` reports; in an elastic job, also enters the first view, and gives the agent."""
+    global agent
     sender.send(wire.JoinedReport(rank=worker.worker, pid=os.getpid()))
+    if worker.is_elastic:
+        agent = connect_agent()
+        view = agent.wait_for_view(0, timeout_s=60.0, what="a first view")
+        agent.say_entered(view.generation, 0, seconds=0.0)
+    return agent
 
 
 def say(text: str) -> None:
@@ -47,6 +56,8 @@ def wait_politely() -> NoReturn:
     """At SIGTERM write a checkpoint and exit with 130, as a worker does at its step boundary."""
     signal.sigwait({signal.SIGTERM})
     sender.send(wire.CheckpointReport(step=41, path="checkpoints/step-00000041"))
+    if agent is not None:
+        agent.say_end(how="finished")
     sys.exit(130)
 
 
@@ -62,10 +73,10 @@ def be_elastic(*, steps: int = 1_000_000, step_s: float = 0.02) -> NoReturn:
 
     SIGTERM is a wish to leave. Ends with 0 after so many steps, with 130 where the job is stopped.
     """
+    sender.send(wire.JoinedReport(rank=worker.worker, pid=os.getpid()))
     try:
         agent = connect_agent()
         signal.signal(signal.SIGTERM, lambda *_: agent.say_leaving("SIGTERM"))
-        join()
         if agent.is_joiner:
             agent.say_ready()
         view = agent.wait_for_view(0, timeout_s=60.0, what="a first view")

@@ -98,7 +98,7 @@ def test_a_controller_that_was_killed_learns_the_job_from_its_workers(tmp_path: 
         settings = {"workers": 2, "least": 2, "settle_s": 1.5}
         with serving(tmp_path, listener, settings) as service:
             host, agents = start_founders(service, 2)
-        with serving(tmp_path, listener, settings | {"is_restarted": True}) as service:
+        with serving(tmp_path, listener, settings | {"life": 1}) as service:
             for agent in agents:
                 agent._link.wait_until(lambda a=agent: a.is_connected, timeout_s=WAIT_S, what="a connection")
             host.wait_until_connected(WAIT_S)
@@ -109,7 +109,11 @@ def test_a_controller_that_was_killed_learns_the_job_from_its_workers(tmp_path: 
             joiner.start(timeout_s=WAIT_S)
             joiner.say_ready()
             view = wait_view(joiner, 0)
-            assert ([m.worker for m in view.members], view.joiners, view.generation) == ([0, 1, 2], (2,), 2)
+            assert ([m.worker for m in view.members], view.joiners, view.generation) == (
+                [0, 1, 2],
+                (2,),
+                100_001,
+            )
             for each in (joiner, *agents, host):
                 each.close()
 

@@ -30,6 +30,11 @@ class FetchDataset(Dataset[Batch]):
         """Whether batches are gathered from plain tensors, which makes fresh ones and draws nothing."""
         return self._columns is not None
 
+    @property
+    def bytes_of_example(self) -> int:
+        """Bytes of one row of plain tensors; 0 where they are not plain."""
+        return sum(c.nbytes // max(1, len(c)) for c in self._columns or ())
+
     def __getitem__(self, fetch: Fetch) -> Batch:
         """The batch of `fetch`, with the host's streams left where the dataset took them.
 

@@ -60,7 +60,6 @@ class _TorchState:
 
 
 _NO_WORD_LEFT = _MT_WORDS.to_bytes(4, sys.byteorder)
-_torch_state = _TorchState()
 
 # Bit generators of ours. `_current` is installed and not saved by anyone, so it may be written in place.
 _current: _Twister | None = None
@@ -111,23 +110,44 @@ def _expand(key: int) -> bytes:
     return hashlib.shake_128(key.to_bytes(8, "little")).digest(4 * _MT_WORDS)
 
 
-def set_host_streams(key: int) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStart:
+    """The host's streams of one key, ready to be set."""
+
+    key: int
+    """From `plan.stream_key`, in [0, 2**64)."""
+    torch_state: torch.Tensor
+    """What torch's CPU generator takes."""
+    numpy_words: bytes
+    """What NumPy's takes."""
+
+
+def prepare_host_streams(key: int) -> StreamStart:
+    """The costly half of `set_host_streams`: pure, so it can be done for many keys at once, while caches are warm."""
+    words = _expand(key)
+    state = _TorchState()
+    state.write(key, words)
+    # one expansion serves both: read backwards it is another state
+    return StreamStart(key=key, torch_state=state.tensor, numpy_words=words[::-1])
+
+
+def set_host_streams(start: int | StreamStart) -> None:
     """Set torch's CPU generator, `random` and NumPy's global generator from one key.
 
     Args:
-        key: From `plan.stream_key`, in [0, 2**64).
+        start: A key from `plan.stream_key`, in [0, 2**64), or what `prepare_host_streams` made of one.
 
     Guarantee:
         What is drawn next depends on the key alone. Streams saved before are not touched.
     """
     global _current
-    words = _expand(key)
-    _torch_state.write(key, words)
-    torch.default_generator.set_state(_torch_state.tensor)
-    random.seed(key)
+    if isinstance(start, int):
+        start = prepare_host_streams(start)
+    torch.default_generator.set_state(start.torch_state)
+    random.seed(start.key)
     if _current is None or get_bit_generator() is not _current.bits:
         _current = _spare.pop() if _spare else _Twister()
-    _current.write(words[::-1])  # one expansion serves both: read backwards it is another state
+    _current.write(start.numpy_words)
     set_bit_generator(_current.bits)  # also drops the normal sample that NumPy may have kept
 
 

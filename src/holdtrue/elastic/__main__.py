@@ -19,6 +19,9 @@ from ._tokens import read_tokens
 def main(arguments: list[str] | None = None) -> int:
     """Serve one job; the exit status is 2 for wrong use."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(
+        logging.WARNING
+    )  # its lines would have paths, and what somebody put into them
     options = _parse(arguments)
     try:
         settings = read_settings(options.job)

@@ -22,6 +22,8 @@ from ._translate import view_from_text, view_to_text
 from ._view import Member, View
 
 _MOST_VIEWS = 32
+BEYOND = 2**62
+"""`newest_forced` once the membership is over for this worker: whatever it forms, it gives up."""
 
 
 @final
@@ -75,7 +77,7 @@ class Book:
             case Stop(reason=reason):
                 return replace(self, stop_reason=reason), ()
             case _:
-                return replace(self, over=message), ()
+                return replace(self, over=message, newest_forced=BEYOND), ()
 
     def _take(self, view: View) -> tuple["Book", tuple[WorkerMessage, ...]]:
         if view.generation < self.generation:

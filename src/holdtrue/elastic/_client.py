@@ -92,7 +92,8 @@ class ControllerAgent(Agent):
         """Generation of the newest unplanned view that this worker knows, 0 for none.
 
         It may be a view without this worker: a joiner that was left out gives up what it is forming and waits for
-        its next view; anybody else is told by `wait_for_view` that it was expelled.
+        its next view. Beyond every generation once the job, or this worker's part in it, is over: `wait_for_view` then
+        raises.
         """
         return self._book.newest_forced
 

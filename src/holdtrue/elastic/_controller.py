@@ -94,7 +94,8 @@ class Controller:
             before_acting(decision)
         for action in decision.actions:
             self._act(action)
-        self._set_timer()
+        if decision.moves_deadlines:
+            self._set_timer()
         if self.state.phase == "over":
             self.over.set()
         return decision

@@ -17,7 +17,7 @@ def next_deadline_s(state: State, now: float) -> float | None:
 
 def _deadlines(state: State) -> Iterator[float]:
     settings = state.settings
-    if state.began_s is not None and settings.is_restarted:
+    if state.began_s is not None and (settings.life or state.ended_before):
         yield state.began_s + settings.settle_s
     if state.began_s is not None and state.phase == "founding":
         yield state.began_s + settings.start_timeout_s
@@ -27,13 +27,15 @@ def _deadlines(state: State) -> Iterator[float]:
     if reporters:
         yield silence_ends_s(state, reporters)
     if state.chain:
-        yield last_end_s(state) + settings.group_timeout_s
+        if any(worker.phase == "gone" for worker in state.workers):
+            yield last_end_s(state) + settings.group_timeout_s
         yield word_ends_s(state)
         dark_s = dark_since_s(state)
         if dark_s is not None:
             yield dark_s + settings.dark_s
     for worker in state.workers:
-        yield from _deadlines_of(state, worker)
+        if worker.phase != "member" or worker.kill_s is not None:
+            yield from _deadlines_of(state, worker)
 
 
 def _deadlines_of(state: State, worker: Worker) -> Iterator[float]:

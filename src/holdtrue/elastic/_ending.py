@@ -23,25 +23,24 @@ def end_job(turn: Turn) -> None:
     finished = [worker for worker in last if worker.how_gone in ("finished", "left")]
     died = [worker.number for worker in last if worker.has_state and worker not in finished]
     unknown = [worker for worker in last if worker.is_living and worker.lost_s is None]
-    if (
-        not (finished and not died)
-        and unknown
-        and turn.now < last_end_s(state) + state.settings.group_timeout_s
-    ):
+    is_done = bool(finished and not died) or state.has_main_finished
+    if not is_done and unknown and turn.now < last_end_s(state) + state.settings.group_timeout_s:
         return  # a joiner may have got the state from those who died; it will say so
-    if finished and not died:
-        if state.stop_reason is not None:
-            close_job(turn, "stopped", state.stop_reason)
-        else:
-            close_job(turn, "finished", f"{len(finished)} workers came to the end of the script")
+    if not is_done:
+        fail_job(turn, _deaths(died, at_the_end=state.is_finishing))
+    elif state.stop_reason is not None:
+        close_job(turn, "stopped", state.stop_reason)
     else:
-        fail_job(turn, _deaths(died, finished=bool(finished)))
+        close_job(turn, "finished", "the workers came to the end of the script")
 
 
-def _deaths(died: list[int], *, finished: bool) -> str:
+def _deaths(died: list[int], *, at_the_end: bool) -> str:
     who = ", ".join(map(str, died))
-    if finished:
-        return f"worker {who} died at the end of the script, when the others had finished; its last writes may be missing"
+    if at_the_end:
+        return (
+            f"worker {who} died at the end of the script, when others had finished and the main worker had not; "
+            f"its last writes may be missing. Look for them, or go on from the last checkpoint with --resume."
+        )
     return (
         f"all workers died, the last were {who}; nobody has the state in memory. "
         f"Go on from the last checkpoint with --resume."
@@ -55,8 +54,10 @@ def last_end_s(state: State) -> float:
 
 def dark_since_s(state: State) -> float | None:
     """Since when nobody can be reached, neither worker nor host; None if somebody can."""
+    if any(host.is_connected for host in state.hosts):
+        return None
     living = [worker for worker in state.workers if worker.is_living]
-    if any(worker.is_connected for worker in living) or any(host.is_connected for host in state.hosts):
+    if any(worker.is_connected for worker in living):
         return None
     times = [*(worker.dropped_s for worker in living), *(host.dropped_s for host in state.hosts)]
     return max((at_s for at_s in times if at_s is not None), default=state.began_s)
@@ -73,9 +74,18 @@ def _end_in_the_dark(turn: Turn) -> None:
 
 
 def _end_before_it_began(turn: Turn) -> None:
-    state = turn.state
+    state, settings = turn.state, turn.state.settings
+    assert state.began_s is not None
     if state.stop_reason is not None:
         close_job(turn, "stopped", state.stop_reason)
+    elif state.ended_before and not state.workers and turn.now >= state.began_s + settings.settle_s:
+        # A controller that was started again, too late: to begin anew would do everything twice.
+        if any(state.ended_before):
+            fail_job(turn, "all workers had ended when the controller was started again. Look at their logs.")
+        else:
+            close_job(
+                turn, "finished", "all workers had ended in order when the controller was started again"
+            )
     elif state.target < 1:
         fail_job(turn, "all workers died before the job began. Look at their logs.")
 

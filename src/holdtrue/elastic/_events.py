@@ -114,3 +114,5 @@ class Decision:
     """In this order."""
     reason: str
     """Sentences for the record, one a line; empty if nothing worth a word happened."""
+    moves_deadlines: bool = True
+    """False if nothing that time alone decides has come nearer."""

@@ -21,7 +21,7 @@ from ._view import Member, View
 def force_view(turn: Turn) -> None:
     """Send the survivors' view, if it is time."""
     newest = turn.state.newest
-    if newest is None:
+    if newest is None or not any(w.lost_s is not None or not w.is_living for w in turn.state.workers):
         return
     core = survivors(turn)
     if not core:
@@ -105,7 +105,7 @@ def _send(turn: Turn, core: tuple[Worker, ...], dead: tuple[int, ...], *, are_al
     if mapping != state.mapping:
         turn.set(mapping=mapping)
     view = View(
-        generation=state.generation + 1,
+        generation=state.next_generation,
         members=members,
         mapping=mapping,
         cause=cause,

@@ -9,17 +9,21 @@ from ._view import View
 def found_job(turn: Turn) -> None:
     """Send the founders' view when those who are awaited are here."""
     state, settings = turn.state, turn.state.settings
-    if state.phase != "founding" or state.stop_reason is not None:
+    if (
+        state.phase != "founding"
+        or state.stop_reason is not None
+        or (state.ended_before and not state.workers)
+    ):
         return
     assert state.began_s is not None
     here = [worker for worker in state.workers if worker.phase == "waiting" and worker.address is not None]
-    if settings.is_restarted and turn.now < state.began_s + settings.settle_s:
+    if settings.life and turn.now < state.began_s + settings.settle_s:
         return
     awaited = max(state.target, 1)
     if awaited < min(settings.least, settings.workers):
         fail_job(
             turn,
-            f"only {awaited} of {settings.least} workers that the job needs can begin; the others died before. "
+            f"only {awaited} of {settings.least} workers that the job needs can begin; the others are gone. "
             f"Look at their logs.",
         )
     elif len(here) >= awaited or (
@@ -42,7 +46,7 @@ def _found(turn: Turn, here: list[Worker]) -> None:
     mapping = state.mapping if state.mapping and len(state.mapping.split("/")) == len(members) else None
     turn.set(phase="running", mapping=mapping)
     view = View(
-        generation=max(state.generation, 0) + 1,
+        generation=state.next_generation,
         members=members,
         mapping=mapping,
         cause=f"the job begins with {len(members)} workers",

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from holdtrue.wire import Ended, HostHello, HostMessage, Kill
+from holdtrue.wire import Ended, Finish, HostHello, HostMessage, Kill
 
 from ._ending import fail_job
 from ._state import Host, Worker
@@ -53,6 +53,9 @@ def _hear_hello(turn: Turn, hello: HostHello) -> None:
     turn.state = turn.state.with_host(host)
     if known is None or not known.is_connected:
         turn.note(f"host {hello.name} at {hello.address} is here, with room for {hello.slots}")
+    if turn.state.how_over is not None:
+        turn.tell_host(hello.name, Finish(how=turn.state.how_over, reason=turn.state.over_reason))
+        return
     for number in host.running:
         _know_running(turn, hello.name, number)
     if more:
@@ -84,7 +87,9 @@ def _hear_ended(turn: Turn, name: str, ended: Ended) -> None:
         return
     if worker is None:
         turn.set(
-            gone=turn.state.gone | {ended.worker}, next_worker=max(turn.state.next_worker, ended.worker + 1)
+            gone=turn.state.gone | {ended.worker},
+            next_worker=max(turn.state.next_worker, ended.worker + 1),
+            ended_before=(*turn.state.ended_before, ended.status),
         )
     elif worker.phase == "dismissed":
         turn.part_with(worker, "dismissed")

@@ -9,6 +9,8 @@ Rules (what follows)      _ending, _founding, _forced, _planned, _staff; each lo
 
 from collections.abc import Iterable
 
+from holdtrue.wire import Entered
+
 from ._ask import ask_mapping, ask_resize, ask_stop
 from ._ending import end_job
 from ._events import (
@@ -51,6 +53,8 @@ def decide(state: State, event: Event, now: float) -> Decision:
     if turn.state.began_s is None:
         turn.set(began_s=now)
     _note_event(turn, event)
+    if _is_one_of_many(state, event, turn):
+        return Decision(state=turn.state, actions=(), reason="", moves_deadlines=False)
     for _ in range(_MOST_ROUNDS):
         before = turn.state
         for rule in _RULES:
@@ -61,6 +65,24 @@ def decide(state: State, event: Event, now: float) -> Decision:
     else:
         raise AssertionError(f"the rules of membership do not settle after {event}")
     return Decision(state=turn.state, actions=tuple(turn.actions), reason="\n".join(turn.sentences))
+
+
+def _is_one_of_many(before: State, event: Event, turn: Turn) -> bool:
+    """Whether a member only followed into a view that others have still to enter: then no rule has anything new to see.
+
+    The rules were at rest before, and what time alone changes has a tick of its own. With hundreds of members this is
+    nearly every event.
+    """
+    if not isinstance(event, WorkerSaid) or not isinstance(event.message, Entered) or turn.actions:
+        return False
+    worker, newest = before.worker(event.worker), turn.state.newest
+    if worker is None or newest is None or not worker.has_state or worker.lost_s is not None:
+        return False
+    # From the end: who was told last most likely answers last.
+    lagging = (turn.state.worker(member.worker) for member in reversed(newest.members))
+    return any(
+        each is not None and each.is_living and each.generation < newest.generation for each in lagging
+    )
 
 
 def replay(state: State, log: Iterable[tuple[float, Event]]) -> list[Decision]:

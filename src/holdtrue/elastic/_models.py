@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ._state import MOST_WORKERS
 
@@ -13,10 +13,15 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+def _read_whole(value: object) -> object:
+    """2.0 is a whole number in JSON, as a schema understands it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class ResizeBody(Body):
     """The workers that the job should have."""
 
-    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)]
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS), BeforeValidator(_read_whole)]
 
 
 class StopBody(Body):

@@ -12,7 +12,12 @@ from ._view import Member, View
 def plan_view(turn: Turn) -> None:
     """Send the next planned view, if the members are at rest and something is to change."""
     state = turn.state
-    if state.phase != "running" or state.stop_reason is not None or len(state.chain) != 1:
+    if (
+        state.phase != "running"
+        or state.stop_reason is not None
+        or state.is_finishing
+        or len(state.chain) != 1
+    ):
         return
     present = state.chain[0]
     members = state.members
@@ -58,7 +63,7 @@ def _send(turn: Turn, present: View, stayers: list[Worker], joiners: list[Worker
         return
     turn.set(mapping=mapping)
     view = View(
-        generation=state.generation + 1,
+        generation=state.next_generation,
         members=members,
         joiners=tuple(worker.number for worker in joiners),
         is_planned=True,

@@ -20,7 +20,7 @@ from ._tokens import Tokens
 
 _log = logging.getLogger("holdtrue.elastic")
 
-MOST_PLAIN = 128
+MOST_PLAIN = 512
 """Connections that are no WebSocket; beyond it the oldest is ended."""
 PLAIN_LIFE_S = 10.0
 """Seconds that a connection has for its one request, or for becoming a WebSocket."""

@@ -1,8 +1,12 @@
 """Which views are behind us, and who is left over. Pure."""
 
+from collections.abc import Mapping
+
 from holdtrue.wire import Over
 
+from ._state import Worker
 from ._turn import Turn
+from ._view import View
 
 
 def settle_views(turn: Turn) -> None:
@@ -14,17 +18,24 @@ def settle_views(turn: Turn) -> None:
     known = {worker.number: worker for worker in state.workers}
     for at in range(len(state.chain) - 1, 0, -1):
         view = state.chain[at]
-        living = [
-            worker
-            for member in view.members
-            if (worker := known.get(member.worker)) is not None and worker.is_living
-        ]
-        if living and all(worker.generation >= view.generation for worker in living):
+        if _stands(view, known):
             turn.set(chain=state.chain[at:])
-            turn.note(f"generation {view.generation} stands with {len(living)} workers: {view.cause}")
+            turn.note(f"generation {view.generation} stands: {view.cause}")
             break
     _release(turn)
     _forget(turn)
+
+
+def _stands(view: View, known: Mapping[int, Worker]) -> bool:
+    """Whether all living members entered the view, or a newer one."""
+    is_somebody_there = False
+    for member in view.members:
+        worker = known.get(member.worker)
+        if worker is not None and worker.is_living:
+            if worker.generation < view.generation:
+                return False
+            is_somebody_there = True
+    return is_somebody_there
 
 
 def _release(turn: Turn) -> None:

@@ -18,11 +18,13 @@ def balance_staff(turn: Turn) -> None:
             if worker.phase in ("starting", "waiting", "ready"):
                 turn.dismiss(worker, Over(how="stopped", reason=state.stop_reason))
         return
-    assert state.began_s is not None
-    if settings.is_restarted and turn.now < state.began_s + settings.settle_s:
+    if state.is_finishing:
         return
-    if any(worker.how_gone == "finished" for worker in state.workers):
-        return  # the script is at its end: who comes now has nothing to do
+    assert state.began_s is not None
+    if settings.life and turn.now < state.began_s + settings.settle_s:
+        return
+    if state.ended_before and state.phase == "founding":
+        return  # the job began before this controller did
     _send_away(turn, len(state.counted) - max(state.target, 1))
     for _ in range(state.target - len(state.counted)):
         if not _order_one(turn):
@@ -76,9 +78,7 @@ def _end_late_starts(turn: Turn) -> None:
 
 def is_out_of_reach(state: State, worker: Worker) -> bool:
     """Whether neither a joiner nor a host that could speak for it is connected."""
+    if worker.phase not in ("waiting", "ready") or worker.dropped_s is None:
+        return False
     host = state.host(worker.host)
-    return (
-        worker.phase in ("waiting", "ready")
-        and worker.dropped_s is not None
-        and (host is None or not host.is_connected)
-    )
+    return host is None or not host.is_connected

@@ -1,5 +1,6 @@
 """What the controller knows of a job, as one frozen value. Pure."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
@@ -9,6 +10,9 @@ from ._view import Member, View
 
 MOST_WORKERS = 4096
 """Workers of one job: bounds what a view can hold."""
+
+GENERATIONS_OF_A_LIFE = 100_000
+"""Each controller of a job numbers views from its own range."""
 
 Phase = Literal["starting", "waiting", "ready", "member", "dismissed", "gone"]
 """starting: ordered from a host, or running there without a word. waiting: said hello, a founder or a joiner that
@@ -40,8 +44,8 @@ class JobSettings:
     """Bound of a wait between workers: nobody is expelled for a shorter silence."""
     mapping: str | None = None
     """Mapping of the founders' view; None for the even one."""
-    is_restarted: bool = False
-    """Whether a controller of this job lived before: then workers may train already."""
+    life: int = 0
+    """Controllers of this job that lived before this one: with any, workers may train already."""
     grace_s: float = 5.0
     """How long `least` founders wait for the others."""
     settle_s: float = 10.0
@@ -67,10 +71,14 @@ class JobSettings:
                 f"1 <= least <= workers <= most <= {MOST_WORKERS}. Give such numbers."
             )
         waits = {name: getattr(self, name) for name in self.__slots__ if name.endswith("_s")}
-        if self.restarts < 0 or not all(0 < wait < 1e6 for wait in waits.values()):
+        if (
+            self.restarts < 0
+            or not 0 <= self.life < 10**6
+            or not all(0 < wait < 1e6 for wait in waits.values())
+        ):
             raise UsageError(
-                f"job {self.name!r} has {self.restarts} restarts and the waits {waits}; restarts are 0 or more, and "
-                f"waits are seconds above 0. Give such numbers."
+                f"job {self.name!r} has {self.restarts} restarts, {self.life} lives and the waits {waits}; the first two "
+                f"are 0 or more, and waits are seconds above 0. Give such numbers."
             )
 
 
@@ -162,12 +170,19 @@ class State:
     stop_reason: str | None = None
     last_pass: tuple[int, int, int] | None = None
     """Step, round and virtual node of the pass in which the last dead worker died."""
+    is_finishing: bool = False
+    """Whether a member came to the end of the script: the others are about to, and nobody joins any more."""
+    has_main_finished: bool = False
+    """Whether a main worker did: then everything that the job writes is written."""
+    ended_before: tuple[int, ...] = ()
+    """Exit statuses of workers that ended before this controller had heard of them."""
     how_over: Literal["finished", "stopped", "failed"] | None = None
     over_reason: str = ""
 
     def worker(self, number: int) -> Worker | None:
         """The worker of that number, if it is known."""
-        return next((worker for worker in self.workers if worker.number == number), None)
+        at = bisect_left(self.workers, number, key=lambda each: each.number)
+        return self.workers[at] if at < len(self.workers) and self.workers[at].number == number else None
 
     def host(self, name: str | None) -> Host | None:
         """The host of that name, if it is known."""
@@ -177,6 +192,11 @@ class State:
     def newest(self) -> View | None:
         """The newest view that was sent."""
         return self.chain[-1] if self.chain else None
+
+    @property
+    def next_generation(self) -> int:
+        """A number that no view has, not even one that another controller sent to somebody who did not say so yet."""
+        return max(self.generation, self.settings.life * GENERATIONS_OF_A_LIFE) + 1
 
     @property
     def members(self) -> tuple[Worker, ...]:
@@ -204,10 +224,11 @@ class State:
 
     def with_worker(self, worker: Worker) -> "State":
         """This state with a worker added or replaced."""
-        others = [other for other in self.workers if other.number != worker.number]
+        at = bisect_left(self.workers, worker.number, key=lambda each: each.number)
+        found = at < len(self.workers) and self.workers[at].number == worker.number
         return replace(
             self,
-            workers=tuple(sorted([*others, worker], key=lambda each: each.number)),
+            workers=(*self.workers[:at], worker, *self.workers[at + found :]),
             next_worker=max(self.next_worker, worker.number + 1),
         )
 

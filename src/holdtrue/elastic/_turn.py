@@ -63,6 +63,10 @@ class Turn:
 
     def part_with(self, worker: Worker, how: HowGone) -> None:
         """A worker is gone."""
+        if how == "finished" and worker.phase == "member":
+            newest = self.state.newest
+            is_main = newest is not None and newest.rank_of(worker.number) == 0
+            self.set(is_finishing=True, has_main_finished=self.state.has_main_finished or is_main)
         self.set_worker(
             worker, phase="gone", how_gone=how, is_connected=False, since_s=self.now, lost_s=None, kill_s=None
         )

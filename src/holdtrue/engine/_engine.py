@@ -34,6 +34,9 @@ from ._timing import make_timer
 
 OrderFunction = Callable[[Mapping], Tree]
 
+STREAMS_AHEAD = 16
+"""Passes whose random streams are made ready at once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundResult:
@@ -137,6 +140,8 @@ class Engine:
         self._sums_by_tree: dict[tuple[Tree, tuple[int, ...]], OrderedReduce] = {}
         self._overlap: BackwardOverlap | None = None
         self._checked_sparse: set[int] = set()
+        self._keys: dict[int, int] = {}
+        """Keys of the random streams of the next passes."""
         self.open: _Pass | None = None
         self.round: _Round | None = None
 
@@ -182,6 +187,7 @@ class Engine:
         self.round = _Round(
             step=step, round_=round_, counts=counts, nodes=self.nodes(counts), unit_examples=unit
         )
+        self._keys = {}
         self.buffers.begin_round()
         self._sums = self._reduce_of_sums(tree)
         if not self.round.nodes:
@@ -212,7 +218,18 @@ class Engine:
         self.buffers.open_pass(virtual_node)
         torch.clear_autocast_cache()
         self.streams.save()
-        self.streams.set(stream_key(self.plan.seed, "pass", work.step, work.round_, virtual_node))
+        if virtual_node not in self._keys:
+            self._prepare_streams(work, virtual_node)
+        self.streams.set(self._keys[virtual_node])
+
+    def _prepare_streams(self, work: _Round, virtual_node: int) -> None:
+        """Make the streams of the next passes ready, this one's first."""
+        at = work.nodes.index(virtual_node)
+        self._keys = {
+            v: stream_key(self.plan.seed, "pass", work.step, work.round_, v)
+            for v in work.nodes[at : at + STREAMS_AHEAD]
+        }
+        self.streams.prepare(list(self._keys.values()))
 
     def backward(self, loss: torch.Tensor, weight: float | torch.Tensor | None) -> None:
         """Run the backward of the open pass, scaled by its weight; see `Step.backward`."""
@@ -309,9 +326,12 @@ class Engine:
             self._reduce_now().push_last(leaf)
         else:
             self._reduce_now().push(v, leaf, at.merged)
-        sums = self.buffers.close_pass(v, at.examples / work.unit_examples)
+        self._push_sums(self.buffers.close_pass(v, at.examples / work.unit_examples))
+
+    def _push_sums(self, passes: Sequence[tuple[int, Leaf]]) -> None:
         if self._sums is not None:
-            self._sums.push(v, sums)
+            for v, sums in passes:
+                self._sums.push(v, sums)
 
     def _is_last(self, virtual_node: int) -> bool:
         """Whether the exchange may begin with this pass's gradients."""
@@ -393,6 +413,7 @@ class Engine:
             Virtual nodes whose passes this worker runs now, ascending; then comes `finish_round` again.
         """
         work = self._round()
+        self._push_sums(self.buffers.work_off())
         kept = self._reduce_now().contributions()
         kept_sums = self._sums.contributions() if self._sums is not None else {}
         self.mapping = mapping
@@ -455,6 +476,7 @@ class Engine:
         return {name: self._add_up(merged[name]) for name in sorted(merged)}
 
     def _finish_sums(self) -> Sequence[torch.Tensor | None]:
+        self._push_sums(self.buffers.work_off())
         if self._sums is None:
             return []
         self._sums.push_rest()

@@ -46,9 +46,9 @@ class ControllerProcess:
         """Start it; a pidfd that can be read once it has died, which the caller closes.
 
         Args:
-            settings: Of the job; whether a controller lived before is added.
+            settings: Of the job; how many controllers lived before is added.
         """
-        values = {**settings, "is_restarted": bool(self._deaths_s)}
+        values = {**settings, "life": len(self._deaths_s)}
         write_private(self._job, json.dumps(values))
         fd = self._listener.fileno()
         files = {"--job": self._job, "--tokens": self._tokens, "--describe": self._description}

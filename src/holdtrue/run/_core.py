@@ -1,6 +1,8 @@
 """What the parts of a run share: one mutable object with one owner, `Run`."""
 
+import math
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from ._elastic import ElasticGroup, Regrouped
 from ._environment import collect_environment
 from ._feed import Feed
 from ._join import Membership, choose_device, connect
+from ._mark import PassMark
 from ._outlet import Outlet
 from ._settings import Settings
 
@@ -39,6 +42,10 @@ class Wishes:
     """A signal came to this process."""
     interrupt_agreed: bool = False
     """A reduce carried someone's interrupt."""
+
+
+PROGRESS_EVERY_S = 0.25
+"""Shortest time between two words on progress to the membership, in seconds."""
 
 
 class StateKeeper(Protocol):
@@ -68,6 +75,7 @@ class Core:
         self.calls = CallBook()
         self.wishes = Wishes()
         self.has_failed = False
+        self.is_leaving = False
         self.has_founded = False
         """Whether a first view was entered."""
         self.has_started = False
@@ -94,6 +102,10 @@ class Core:
         self._engine: Engine | None = None
         self._group: Group | None = None
         worker = membership.worker
+        self.number = worker.worker if worker is not None else max(0, membership.rank)
+        """Number by which the launcher knows this worker."""
+        self.mark = PassMark(worker.at_fd if worker is not None else None)
+        self._told_s = 0.0
         sender = (
             ReportSender(worker.report_fd) if worker is not None and worker.report_fd is not None else None
         )
@@ -103,7 +115,7 @@ class Core:
 
     def join(self) -> None:
         """Open the run directory (the main worker), join the group, seed the user's streams."""
-        self.outlet.send(JoinedReport(rank=max(0, self.membership.rank), pid=os.getpid()))
+        self.outlet.send(JoinedReport(rank=self.number, pid=os.getpid()))
         if self.membership.agent is None and self.membership.rank == 0:
             self._open_directory()  # before the group: a folder that is taken ends the start at once
         group = connect(self.membership, self.plan, self.device, self.settings)
@@ -147,6 +159,23 @@ class Core:
     def is_main(self) -> bool:
         """Whether this worker speaks for the job."""
         return self.outlet.is_main
+
+    def tell_progress(self, *, step: int, total: int | None, epoch: int, loss: float, seconds: float) -> None:
+        """Tell the membership how far the run is, a few times a second."""
+        now_s = time.monotonic()
+        if self.elastic is None or not self.is_main or now_s - self._told_s < PROGRESS_EVERY_S:
+            return
+        self._told_s = now_s
+        facts = {
+            "step": step + 1,
+            "total": total,
+            "epoch": epoch,
+            "loss": loss if math.isfinite(loss) else None,
+            "seconds": seconds,
+            "mapping": str(self.mapping),
+            "generation": self.generation,
+        }
+        self.elastic.agent.say_progress(facts)
 
     @property
     def must_stop(self) -> bool:
@@ -329,6 +358,32 @@ class Core:
         self.wishes.is_interrupted = True
         return True
 
+    @property
+    def is_in_group(self) -> bool:
+        """Whether other workers may count on this process."""
+        return self.membership.world_size > 1 or self.elastic is not None
+
+    def offer_to_leave(self) -> bool:
+        """After SIGTERM, say that this worker wants to leave; False if it said so before, or is no elastic worker."""
+        group = self.elastic
+        if group is None or self.is_leaving or self.is_closed or not self.is_looping:
+            return False
+        self.is_leaving = True
+        # A signal handler may have interrupted the holder of the agent's lock: another thread waits for it.
+        threading.Thread(
+            target=group.agent.say_leaving, args=("it was sent SIGTERM",), name="holdtrue-leave", daemon=True
+        ).start()
+        return True
+
+    def tell_failure(self, sentence: str) -> None:
+        """Tell the membership that this worker's script has failed: the job fails with it."""
+        if self.elastic is None or self.is_closed:
+            return
+        at = self._engine.open if self._engine is not None else None
+        node = None if at is None else at.virtual_node
+        step = self.calls.position.step
+        self.elastic.agent.say_end(how="failed", sentence=sentence, virtual_node=node, step=step)
+
     def close(self) -> None:
         """Leave the group and give the run directory back."""
         if self.is_closed:
@@ -336,8 +391,7 @@ class Core:
         self.is_closed = True
         if not self.has_failed:
             position = self.calls.position
-            rank = max(0, self.group.rank) if self._group is not None else self.membership.rank
-            self.outlet.send(FinishedReport(rank=rank, digest=self.last_digest, steps=position.step))
+            self.outlet.send(FinishedReport(rank=self.number, digest=self.last_digest, steps=position.step))
         if self.elastic is not None and not self.has_failed:
             self._end_together(self.elastic)
         if self._group is not None:

@@ -85,10 +85,10 @@ def watch_run(run: Core) -> None:
     """
     global _present
     if _present is not None and not _present.is_closed:
-        if _present.membership.world_size > 1:
+        if _present.is_in_group:
             raise UsageError(
-                f"holdtrue.init was called a second time in one of {_present.membership.world_size} workers; a process belongs "
-                f"to one job. Train several models in one run (run.prepare takes them all), or start a job for each."
+                "holdtrue.init was called a second time in a worker of a job; a process belongs "
+                "to one job. Train several models in one run (run.prepare takes them all), or start a job for each."
             )
         _present.close()
     _present = run
@@ -118,6 +118,8 @@ def _interrupt(signum: int, _: FrameType | None) -> None:
     if os.getpid() != _installed_in:
         _interrupt_child(signum)
         return
+    if signum == signal.SIGTERM and _present is not None and _present.offer_to_leave():
+        return  # the others are told at the next step boundary
     if _present is not None and _present.interrupt():
         return  # the loop ends at the next step boundary, with a checkpoint
     if _present is not None:
@@ -173,7 +175,8 @@ def _tell_failure(kind: type[BaseException], sentence: str) -> None:
     """Leave word of the failure with the launcher and in the records."""
     run = _present
     if run is not None:
-        run.outlet.send(FailedReport(rank=run.membership.rank, kind=kind.__name__, sentence=sentence))
+        run.outlet.send(FailedReport(rank=run.number, kind=kind.__name__, sentence=sentence))
+        run.tell_failure(sentence)
         if not run.is_closed:
             run.outlet.event("failed", step=run.calls.position.step, reason=sentence)
         run.has_failed = True

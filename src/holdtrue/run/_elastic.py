@@ -46,6 +46,16 @@ class Surroundings(Protocol):
         """The group of `view` stands, and this worker has a rank in it; the change began at `since_s` (monotonic)."""
 
 
+class Former(Protocol):
+    """What makes the groups of views."""
+
+    def form(self, view: View, rank: int) -> Group:
+        """The group of a view for a rank; a GroupError if the view is void or a member does not come."""
+
+    def give_up(self, view: View) -> None:
+        """Tell those who form a view that this worker will not come."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Head:
     """Where a worker says that it is when a group is formed."""
@@ -82,7 +92,7 @@ class ElasticGroup(Group):
 
     Args:
         agent: The line to the membership.
-        form: Makes the group of a view for a rank; gives up with a GroupError when a newer view makes it void.
+        former: Makes the groups of views.
         virtual_nodes: V of the plan.
         device: This worker's device.
         timeout_s: Bound of every wait for a view, in seconds.
@@ -91,7 +101,7 @@ class ElasticGroup(Group):
     def __init__(
         self,
         agent: Agent,
-        form: Callable[[View, int], Group],
+        former: Former,
         *,
         virtual_nodes: int,
         device: torch.device,
@@ -99,7 +109,12 @@ class ElasticGroup(Group):
     ) -> None:
         self._inner: Group | None = None
         super().__init__(rank=-1, world_size=0, device=device)
-        self.agent, self._form, self._virtual_nodes, self._timeout_s = agent, form, virtual_nodes, timeout_s
+        self.agent, self._former, self._virtual_nodes, self._timeout_s = (
+            agent,
+            former,
+            virtual_nodes,
+            timeout_s,
+        )
         self.surroundings: Surroundings | None = None
         self.generation = 0
         self.mapping: Mapping | None = None
@@ -276,6 +291,9 @@ class ElasticGroup(Group):
         self._changing_since_s = min(self._changing_since_s, time.monotonic())
         while True:
             self._leave_group()
+            planned = self.agent.newest_planned
+            if planned > self.generation:
+                self._former.give_up(self.agent.view(planned))
             step = self._run().step_in_progress()
             silent = isinstance(lost, WaitTimeoutError)
             self.agent.say_lost(self.generation, step, waited_for=str(lost), silent=silent)
@@ -306,7 +324,7 @@ class ElasticGroup(Group):
             f"worker {self.agent.worker} is not in the view of generation {view.generation}"
         )
         self._changing_since_s = min(self._changing_since_s, time.monotonic())
-        inner = self._form(view, rank)
+        inner = self._former.form(view, rank)
         self._inner = inner
         inner.position = self._position
         inner.on_slow_wait = self.on_slow_wait

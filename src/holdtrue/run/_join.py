@@ -8,19 +8,21 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from holdtrue.data import Source
-from holdtrue.elastic import Agent, View
+from holdtrue.elastic import Agent, ControllerAgent
 from holdtrue.errors import UsageError, WaitTimeoutError
 from holdtrue.mapping import Mapping, even_mapping, parse_mapping
 from holdtrue.plan import Plan
 from holdtrue.reduce import AloneGroup, GlooGroup, Group, NcclGroup
 from holdtrue.wire import WorkerEnvironment
 
-from ._elastic import ElasticGroup
+from ._elastic import ElasticGroup, Former
+from ._meeting import Meeting
 from ._settings import Settings
 
 
@@ -42,8 +44,8 @@ class Membership:
     order: Any = None  # Any: an order function, for the tests' negative control
     agent: Agent | None = None
     """The line to an elastic membership; rank, world size and mapping then come from its views."""
-    form: Callable[[View, int, torch.device, Settings], Group] | None = None
-    """Makes the group of a view for a rank, where there is an agent."""
+    meet: Callable[[torch.device, Settings], Former] | None = None
+    """Gives what forms the groups of views, where there is an agent."""
     in_process: bool = False
     """Whether other workers live in this process, as threads."""
     adapt_source: Callable[[Any, Source], Source] | None = None  # Any: the run's core
@@ -107,10 +109,7 @@ def find_membership(env: Dictionary[str, str] | None = None) -> Membership:
             else None,
         )
     if worker is not None:
-        raise UsageError(
-            "this process is a worker of an elastic job, and this version of the run joins fixed groups alone. "
-            "Use the holdtrue that started the job."
-        )
+        return _elastic_membership(worker)
     if "RANK" in env and "WORLD_SIZE" in env:
         rank, world_size = int(env["RANK"]), int(env["WORLD_SIZE"])
         local = int(env.get("LOCAL_RANK", rank))
@@ -132,6 +131,39 @@ def find_membership(env: Dictionary[str, str] | None = None) -> Membership:
         mapping=env.get("HOLDTRUE_MAPPING"),
         connect=lambda device, settings: _connect_rendezvous(address, rank, world_size, device, settings),
     )
+
+
+def _elastic_membership(worker: WorkerEnvironment) -> Membership:
+    """The place of a worker whose group changes: its agent connects here."""
+    assert worker.controller_url is not None
+    assert worker.token_file is not None
+    try:
+        token = Path(worker.token_file).read_text().strip()
+    except OSError as error:
+        raise UsageError(
+            f"the token file {worker.token_file} cannot be read ({error.strerror}); a worker needs its token to join the job. "
+            f"Start workers with `holdtrue run` or `holdtrue worker --join`."
+        ) from error
+    agent = ControllerAgent(
+        url=worker.controller_url,
+        token=token,
+        worker=worker.worker,
+        host=worker.store_host,
+        port=worker.store_port,
+        device=worker.device,
+    )
+
+    def meet(device: torch.device, settings: Settings) -> Former:
+        return Meeting(
+            agent,
+            host=worker.store_host,
+            port=worker.store_port,
+            store_fd=worker.store_fd,
+            device=device,
+            timeout_s=worker.group_timeout_s or settings.timeout_s,
+        )
+
+    return Membership(rank=-1, device=worker.device, worker=worker, agent=agent, meet=meet)
 
 
 def choose_device(membership: Membership, settings: Settings) -> torch.device:
@@ -284,13 +316,16 @@ def _own_address(host: str) -> str:
 def connect(membership: Membership, plan: Plan, device: torch.device, settings: Settings) -> Group:
     """The group of this worker; where the membership is fixed, blocks until all workers have joined, at most the
     time-out. An elastic group has no members yet."""
-    form = membership.form
-    if membership.agent is not None and form is not None:
+    agent, worker = membership.agent, membership.worker
+    if agent is not None and membership.meet is not None:
+        former = membership.meet(device, settings)  # its store listens before anybody hears of it
+        if isinstance(agent, ControllerAgent) and worker is not None:
+            agent.start(timeout_s=settings.timeout_s)
         return ElasticGroup(
-            membership.agent,
-            lambda view, rank: form(view, rank, device, settings),
+            agent,
+            former,
             virtual_nodes=plan.virtual_nodes,
             device=device,
-            timeout_s=settings.timeout_s,
+            timeout_s=(worker.group_timeout_s if worker else None) or settings.timeout_s,
         )
     return membership.connect(device, settings) if membership.connect else AloneGroup(device)

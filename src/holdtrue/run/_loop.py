@@ -212,6 +212,13 @@ class Loop:
             digest=digest,
             total_steps=self._total,
         )
+        core.tell_progress(
+            step=step.index,
+            total=self._total,
+            epoch=step.epoch,
+            loss=math.nan if result is None else result.loss,
+            seconds=seconds,
+        )
 
     def _write_if_due(self) -> None:
         # Not where the loop was left: a run that resumed here would take the steps that the break left out.

@@ -139,10 +139,12 @@ class Step:
         self._reduced = True
 
     def _one_pass(self, virtual_node: int, batch: Any) -> Iterator[Any]:  # Any: the user's batch
-        engine = self._core.engine
+        engine, mark = self._core.engine, self._core.mark
+        mark.enter(self._index, self._rounds, virtual_node)
         engine.open_pass(virtual_node, fingerprint_batch(batch) if self._core.settings.trace else 0)
         yield batch
         engine.close_pass()
+        mark.leave()
 
     def backward(self, loss: torch.Tensor, weight: float | torch.Tensor | None = None) -> None:
         """Run the backward of one pass.
