@@ -44,9 +44,9 @@ def main() -> None:
     model, optimizer = run.prepare(model, optimizer)
     count = run.plan.global_batch_size * (arguments.steps + arguments.warm + 1)
     data = TensorDataset(torch.randn(count, 1, 28, 28), torch.randint(0, 10, (count,)))
-    rank = os.environ.get("HOLDTRUE_WORKER_RANK", "0")
-    begun = []
+    begun, rank = [], 0
     for step in run.steps(data):
+        rank = run._core.group.rank  # the script has no business to know; the benchmark has
         if step.index == 0 and arguments.out:
             (arguments.out / f"pid-{rank}").write_text(str(os.getpid()))
         begun.append(time.perf_counter())
