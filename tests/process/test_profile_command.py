@@ -45,23 +45,12 @@ def test_a_profile_is_measured_and_a_run_from_it_has_the_bits_of_one_worker(tmp_
     assert "mapping of net.json: 4 virtual nodes x 2" in solved.err
     assert solved.out.split()[-1] == alone.out.split()[-1]
 
-    for change, sentence in (
-        (("hash", "0123456789abcdef"), "a model whose parameters have layout 0123456789abcdef"),
-        (("torch", "1.0.0"), "measured with torch 1.0.0"),
-        (("name", "Another processor"), "measured with the device Another processor"),
-    ):
-        write_changed(tmp_path / "net.json", tmp_path / "other.json", *change)
-        refused = holdtrue(
-            "run", "--profile", "other.json", "--run-dir", f"refused-{change[0]}", script.name, cwd=tmp_path
-        )
-        assert refused.status == 2
-        assert sentence in refused.err
-
-
-def write_changed(source: Path, target: Path, key: str, value: str) -> None:
-    values = json.loads(source.read_text())
-    (values["model"] if key == "hash" else values["devices"]["cpu"])[key] = value
-    target.write_text(json.dumps(values))
+    values = json.loads((tmp_path / "net.json").read_text())
+    values["model"]["hash"] = "0123456789abcdef"
+    (tmp_path / "other.json").write_text(json.dumps(values))
+    refused = holdtrue("run", "--profile", "other.json", "--run-dir", "refused", script.name, cwd=tmp_path)
+    assert refused.status == 2
+    assert "measured with a model whose parameters have layout 0123456789abcdef" in refused.err
 
 
 def test_a_script_that_fails_or_has_no_steps_is_refused_with_its_own_error(tmp_path: Path) -> None:

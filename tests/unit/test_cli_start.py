@@ -10,6 +10,7 @@ from holdtrue.errors import HoldtrueError, PlanError, UsageError
 from holdtrue.mapping import parse_mapping
 from holdtrue.profile import DeviceProfile, PassPoint, Profile, write_profile
 from holdtrue.run import resolve_settings
+from holdtrue.run._expected import refuse_difference
 from holdtrue.wire import Setting, encode_settings
 
 MIB = 1024**2
@@ -161,3 +162,20 @@ def test_a_kind_without_a_profile_and_a_plan_that_nobody_named_are_refused(tmp_p
         start("cpu:1", tmp_path / "old.json")
     with pytest.raises(UsageError, match="says --virtual-nodes"):
         start("cpu:1", tmp_path / "old.json", global_batch_size=64)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("model_hash", "cd34", "a model whose parameters have layout ab12, and this job has cd34"),
+        ("torch", "2.14.0", r"measured with torch 2\.13\.0, and this job has 2\.14\.0"),
+        ("device", "Another core", "measured with the device One core, and this job has Another core"),
+    ],
+)
+def test_a_profile_of_another_model_torch_or_device_is_refused_by_the_worker(
+    key: str, value: str, sentence: str
+) -> None:
+    here = {"model_hash": "ab12", "torch": "2.13.0", "device": "One core"}
+    refuse_difference(here | {"profile": "net.json"}, here)
+    with pytest.raises(UsageError, match=sentence):
+        refuse_difference(here | {"profile": "net.json"}, here | {key: value})
