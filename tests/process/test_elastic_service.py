@@ -4,8 +4,8 @@ import select
 from pathlib import Path
 
 import pytest
-from control_plane import WAIT_S, Service, listening, serving
 
+from control_plane import WAIT_S, Service, listening, serving
 from holdtrue.elastic import ControllerAgent, HostLink, View
 from holdtrue.errors import ExpelledError, JobOverError
 from holdtrue.wire import Finish, Kill, Start, ToHost
