@@ -77,7 +77,7 @@ def test_the_version_is_told(capsys) -> None:
         (["go"], "No such command 'go'"),
         (["run", "--workers", "4:2", "t.py"], "'4:2' is not MIN:MAX"),
         (["run", "--timeout", "soon", "t.py"], "'soon' is not a number"),
-        (["run", "--devices", "cpu:2", "t.py"], "No such option: --devices"),
+        (["run", "--device-list", "cpu:2", "t.py"], "No such option: --device-list"),
         (["run", "--device", "tpu", "t.py"], "--device is 'tpu'; the choices are cpu, cuda, auto."),
         (
             ["run", "--numerics", "exakt", "t.py"],
