@@ -33,6 +33,9 @@ class Feed(ABC):
     def advance(self) -> bool:
         """Go to the next step of the epoch; False when the epoch is over."""
 
+    def begin_passes(self) -> None:  # noqa: B027 - a position says all in most feeds
+        """The present step's passes begin: what changes from here on concerns the steps that follow."""
+
     @abstractmethod
     def batch(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
         """The virtual node's batch in this step; called once for each of this worker's, ascending."""
@@ -90,7 +93,7 @@ class MapFeed(Feed):
         self._ahead: Generator[tuple[Fetch, Any], None, None] | None = None
         self._epoch = self._next = 0
         self._is_read = True
-        """Whether the present step's batches were taken from `_ahead`."""
+        """Whether the present step's passes have begun, and take its batches from `_ahead`."""
         self._fetches: dict[int, Fetch] = {}
         self._latest: tuple[int, tuple[Fetch, ...]] = -1, ()
 
@@ -156,10 +159,13 @@ class MapFeed(Feed):
         self._is_read = False
         return True
 
+    def begin_passes(self) -> None:
+        """See `Feed.begin_passes`."""
+        self._is_read = True
+
     def batch(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
         """See `Feed.batch`."""
         assert self._ahead is not None
-        self._is_read = True
         fetch, batch = next(self._ahead)
         assert fetch == self._fetches[virtual_node], (
             f"read {fetch} where {self._fetches[virtual_node]} was due"
@@ -279,7 +285,7 @@ class IterableFeed(Feed):
 
     def batch(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
         """See `Feed.batch`."""
-        return self._batches[virtual_node]
+        return self.again(virtual_node)
 
     def again(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
         """See `Feed.again`. The pass may have changed its batch in place only at the user's own risk."""

@@ -119,6 +119,7 @@ class Step:
         self._core.take_up_mapping()
         engine.begin_round(step=self._index, round_=self._rounds, counts=counts)
         engine.streams.save()
+        feed.begin_passes()
         for v in engine.nodes(counts):
             yield from self._one_pass(v, feed.batch(v) if self._rounds == 0 else feed.again(v))
         try:
