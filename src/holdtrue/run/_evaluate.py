@@ -44,7 +44,12 @@ def evaluate_chunks(
 
 
 def predict_chunks(
-    core: Core, fn: Callable[..., Any], source: Any, batch_size: int | None, number: int
+    core: Core,
+    fn: Callable[..., Any],
+    source: Any,
+    batch_size: int | None,
+    number: int,
+    pad_value: float | None = None,
 ) -> Any:
     """See `Run.predict`."""
     own: dict[str, torch.Tensor] = {}
@@ -72,11 +77,37 @@ def predict_chunks(
         gathered |= safetensors.torch.load(part)
     shapes = [s for s in group.gather_bytes(_spec_text(spec), what=what) if s]
     spec = pytree.treespec_loads(shapes[0].decode())
-    columns = [
-        torch.cat([gathered[f"{i}.{k}"] for i in sorted({int(n.partition(".")[0]) for n in gathered})])
-        for k in range(spec.num_leaves)
-    ]
+    order = sorted({int(n.partition(".")[0]) for n in gathered})
+    columns = [join_passes([gathered[f"{i}.{k}"] for i in order], pad_value) for k in range(spec.num_leaves)]
     return pytree.tree_unflatten(columns, spec)
+
+
+def join_passes(parts: list[torch.Tensor], pad_value: float | None) -> torch.Tensor:
+    """Outputs of passes joined along their first axis; with `pad_value`, each other axis as long as the longest.
+
+    Raises:
+        UsageError: the other axes differ, and there is no value to pad with.
+
+    >>> join_passes([torch.ones(1, 1), torch.ones(1, 2)], -1.0)
+    tensor([[ 1., -1.],
+            [ 1.,  1.]])
+    """
+    shapes = {tuple(p.shape[1:]) for p in parts}
+    if len(shapes) == 1:
+        return torch.cat(parts)
+    shown = " and ".join(str(s) for s in sorted(shapes)[:2])
+    if pad_value is None or len({len(s) for s in shapes}) > 1:
+        raise UsageError(
+            f"the function given to predict returned examples of shapes {shown}; all examples have one shape, or as many "
+            f"axes and a pad_value. Pad the inputs to one length, or pass pad_value=... to run.predict."
+        )
+    longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    padded = []
+    for part in parts:
+        room = part.new_full((part.shape[0], *longest), pad_value)
+        room[tuple(slice(0, n) for n in part.shape)] = part
+        padded.append(room)
+    return torch.cat(padded)
 
 
 def _spec_text(spec: pytree.TreeSpec | None) -> bytes:

@@ -117,6 +117,16 @@ class Run:
         """Number of the present membership."""
         return self._core.membership.generation
 
+    @property
+    def is_trial(self) -> bool:
+        """Whether `holdtrue verify` runs the script: files of the user are then to be left alone."""
+        return self._core.settings.trace
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether this worker has left the group; the process may then start another run."""
+        return self._core.is_closed
+
     # ---- registering ----
 
     def prepare(self, *objects: Any) -> Any:  # Any: the same objects, of the same types
@@ -140,6 +150,7 @@ class Run:
                 "prepare was called after the first run.steps; the training state is fixed from there on. "
                 "Prepare everything before."
             )
+        self._core.regrow()
         for obj in objects:
             self._core.state.prepare(obj, self._core.device)
         return objects if len(objects) > 1 else objects[0]
@@ -156,6 +167,7 @@ class Run:
                 f"register({name!r}) was called after the first run.steps; the training state is fixed from there on. "
                 f"Register it before."
             )
+        self._core.regrow()
         self._core.state.register(name, obj)
 
     # ---- training ----
@@ -169,6 +181,7 @@ class Run:
         drop_last: bool = True,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         num_workers: int = 0,
+        first_step: int = 0,
     ) -> Iterator[Step]:
         """Global steps over a data source.
 
@@ -180,6 +193,8 @@ class Run:
             drop_last: Leave out a last batch that is smaller than the global batch size.
             collate_fn: Makes a batch of a list of examples; torch's default otherwise.
             num_workers: Processes that read ahead; 0 reads in line.
+            first_step: Steps that were done before by other means, such as the checkpoint of another
+                library that the script has loaded: the loop begins after them, as if it had done them.
 
         Returns:
             An iterator of steps. Positions count over the whole run: a resumed run goes on in mid-epoch.
@@ -193,6 +208,10 @@ class Run:
         core.settle()
         if epochs < 0:
             raise UsageError(f"epochs is {epochs}; it is a number of times, 0 or more. Pass such a number.")
+        if first_step < 0:
+            raise UsageError(
+                f"first_step is {first_step}; it is a number of steps, 0 or more. Pass such a number."
+            )
         call = core.calls.begin("steps", is_in_loop=core.is_looping)
         if call.is_past or core.wishes.is_stopping:
             return iter(())
@@ -200,6 +219,11 @@ class Run:
         opened = self._open(source, collate_fn, num_workers, shuffle)
         feed: Feed
         if isinstance(opened, IterableSource):
+            if first_step:
+                raise UsageError(
+                    f"first_step is {first_step} for an iterable source; only its own state says where it goes on. "
+                    f"Resume with --resume, or pass a map-style dataset."
+                )
             feed = IterableFeed(
                 opened,
                 plan=core.plan,
@@ -217,7 +241,7 @@ class Run:
                 nodes=core.engine.held,
                 timeout_s=core.settings.timeout_s,
             )
-        return Loop(core, self._keeper, feed, call=call, epochs=epochs).steps()
+        return Loop(core, self._keeper, feed, call=call, epochs=epochs, first_step=first_step).steps()
 
     def _open(
         self,
@@ -279,6 +303,7 @@ class Run:
         *,
         batch_size: int | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        pad_value: float | None = None,
     ) -> T:
         """What `fn` returns over a data source, in its order, every example exactly once.
 
@@ -287,6 +312,8 @@ class Run:
             source: A map-style dataset or DataLoader, read in its order.
             batch_size: Examples in a pass; the plan's virtual-node batch size by default.
             collate_fn: Makes a batch of a list of examples.
+            pad_value: Where passes give outputs of unlike lengths in a later axis, fill up to the longest
+                with this; without it that is an error.
 
         Returns:
             The outputs of all passes joined along their first axis, on the CPU, on every worker.
@@ -302,7 +329,7 @@ class Run:
             return None  # type: ignore[return-value]  # said in the docstring
         opened = self._open(source, collate_fn, 0, True)  # read unshuffled; a sampler stays in force
         agree_on_call(self._core, call)
-        outputs: T = predict_chunks(self._core, fn, opened, batch_size, call.number)
+        outputs: T = predict_chunks(self._core, fn, opened, batch_size, call.number, pad_value)
         return outputs
 
     # ---- once per job ----

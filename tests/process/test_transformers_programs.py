@@ -1,0 +1,50 @@
+"""Programs for transformers with nothing changed but the Trainer's import, as jobs of 1, 2 and 3 workers."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from commands import call, holdtrue
+
+from holdtrue.record import compare_runs, read_run
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+PROGRAMS = Path(__file__).resolve().parents[2] / "examples/huggingface"
+IMPORT = "from holdtrue.integrations.transformers import Trainer\n"
+QUIET = {"PYTHONWARNINGS": "default"}
+"""Warnings of transformers and torch about one another are not ours."""
+
+
+@pytest.mark.parametrize("program", ["classify", "causal", "masked"])
+def test_a_program_has_the_same_bits_on_1_2_and_3_workers_after_every_step(
+    program: str, tmp_path: Path
+) -> None:
+    script = str(PROGRAMS / f"{program}.py")
+    said = []
+    for workers in ("1", "2", "3"):
+        options = f"--device cpu --workers {workers} --run-dir run-{workers} --digest-every 1".split()
+        words = ("run", *options, script, "--output-dir", f"out-{workers}")
+        done = holdtrue(*words, cwd=tmp_path, env=QUIET)
+        assert done.status == 0, done.text
+        assert "= global batch" in done.err
+        said.append(re.sub(r"\{.*\}\n", "", done.out))
+    assert said[0] == said[1] == said[2]
+    first = read_run(tmp_path / "run-1")
+    assert len(first.digests) > 20
+    for workers in ("2", "3"):
+        assert compare_runs(first, read_run(tmp_path / f"run-{workers}")).equal
+    saved = [safetensors.torch.load_file(tmp_path / f"out-{w}/model.safetensors") for w in (1, 2, 3)]
+    assert all(torch.equal(saved[0][n], s[n]) for s in saved[1:] for n in saved[0])
+
+
+@pytest.mark.parametrize("program", ["classify", "causal", "masked"])
+def test_a_program_is_one_for_transformers_but_for_its_import(program: str, tmp_path: Path) -> None:
+    text = (PROGRAMS / f"{program}.py").read_text()
+    assert text.count("holdtrue") == 1
+    (tmp_path / "plain.py").write_text(text.replace(IMPORT, "from transformers import Trainer\n"))
+    done = call([sys.executable, "plain.py"], cwd=tmp_path, env=QUIET)
+    assert done.status == 0, done.text
