@@ -1,5 +1,6 @@
 """The user's Run: the only place where engine and membership meet."""
 
+import json
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Dictionary
 from pathlib import Path
@@ -331,6 +332,32 @@ class Run:
         agree_on_call(self._core, call)
         outputs: T = predict_chunks(self._core, fn, opened, batch_size, call.number, pad_value)
         return outputs
+
+    def share(self, value: Any) -> Any:  # Any: JSON values
+        """The main worker's `value`, on every worker: what one of them alone knows, such as a name it chose.
+
+        Args:
+            value: What JSON has: texts, numbers, booleans, None, lists, and dicts with texts as keys.
+
+        Returns:
+            The main worker's, as JSON gives it back. A resumed run gets what the first one got, outside loops.
+
+        Blocks:
+            Until every worker is here, at most the group's time-out.
+        """
+        core = self._core
+        core.refuse_in_pass("run.share")
+        core.settle()
+        call = core.calls.begin("share", is_in_loop=core.is_looping)
+        if call.is_past or core.calls.is_catching_up:
+            return core.calls.recall(call)
+        agree_on_call(core, call)
+        sent = core.group.gather_bytes(
+            json.dumps(value).encode(), what=f"the values of share (call {call.number})"
+        )
+        shared = json.loads(sent[0])
+        core.calls.keep(call, shared)
+        return shared
 
     # ---- once per job ----
 

@@ -271,7 +271,7 @@ class VirtualNodeTrainer(_Base):
 
     def _wait_for_all(self) -> None:
         """Blocks until all workers are here, at most the group's time-out."""
-        self.run.evaluate(lambda _: {"here": 1.0}, [torch.zeros(1)])
+        self.run.share(None)
 
     # ---- saving ----
 
