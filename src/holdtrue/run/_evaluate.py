@@ -16,6 +16,8 @@ from holdtrue.data import Chunk, IterableSource, Loader, chunks
 from holdtrue.errors import DataError, UsageError
 from holdtrue.plan import stream_key
 
+from ._outputs import PASSES_IN_SHARD, Identity, Outputs, ShardFolder, to_cpu
+
 if TYPE_CHECKING:
     from ._core import Core
 
@@ -56,19 +58,8 @@ def predict_chunks(
     spec: pytree.TreeSpec | None = None
     for chunk, batch in _passes(core, source, batch_size, number):
         leaves, spec = pytree.tree_flatten(call_with(fn, batch))
+        _check_rows(leaves, chunk)
         for k, leaf in enumerate(leaves):
-            if (
-                not isinstance(leaf, torch.Tensor)
-                or leaf.dim() == 0
-                or leaf.shape[0] != chunk.stop - chunk.start
-            ):
-                found = (
-                    f"shape {tuple(leaf.shape)}" if isinstance(leaf, torch.Tensor) else type(leaf).__name__
-                )
-                raise UsageError(
-                    f"the function given to predict returned {found} for {chunk.stop - chunk.start} examples; the first axis of "
-                    f"every output is examples. Return one row for each."
-                )
             own[f"{chunk.index}.{k}"] = leaf.detach().cpu().contiguous()
     group = core.engine.group
     what = f"the outputs of predict (call {number})"
@@ -80,6 +71,66 @@ def predict_chunks(
     order = sorted({int(n.partition(".")[0]) for n in gathered})
     columns = [join_passes([gathered[f"{i}.{k}"] for i in order], pad_value) for k in range(spec.num_leaves)]
     return pytree.tree_unflatten(columns, spec)
+
+
+def stream_chunks(
+    core: Core,
+    fn: Callable[..., Any],
+    source: Any,
+    batch_size: int | None,
+    number: int,
+    pad_value: float | None,
+    out: str,
+) -> Outputs:
+    """See `Run.predict` with `out`."""
+    plan, size = core.plan, _size_of(core, batch_size)
+    order = source.unshuffled().order(seed=plan.seed, epoch=0)
+    weights, _ = core.state.digest(core.calls.position.digested, what="weights")
+    identity: Identity = {
+        "examples": len(order),
+        "pass_size": size,
+        "passes_in_shard": PASSES_IN_SHARD,
+        "seed": plan.seed,
+        "call": number,
+        "weights": weights,
+    }
+    group, what = core.engine.group, f"the shards of predict (call {number})"
+    is_main = core.membership.rank == 0
+    if is_main:
+        ShardFolder(out, identity).begin()
+    group.gather_bytes(b"", what=what)  # the folder is there, and its manifest says what goes into it
+    folder = ShardFolder(out, identity)
+    span = size * PASSES_IN_SHARD
+    starts = list(range(0, len(order), span))
+    held = set(core.engine.held)
+    due = {
+        i
+        for i, start in enumerate(starts)
+        if i % plan.virtual_nodes in held and not folder.has(start, min(start + span, len(order)))
+    }
+    passes: list[Any] = []
+    for chunk, batch in _passes(core, source, batch_size, number, lambda c: c.start // span in due):
+        outputs = to_cpu(call_with(fn, batch))
+        _check_rows(pytree.tree_leaves(outputs), chunk)
+        passes.append(outputs)
+        if chunk.stop % span == 0 or chunk.stop == len(order):
+            folder.write(chunk.start // span * span, chunk.stop, passes, pad_value)
+            passes = []
+    group.gather_bytes(b"", what=what)
+    if is_main:
+        folder.end(starts)
+    group.gather_bytes(b"", what=what)
+    return Outputs(out)
+
+
+def _check_rows(leaves: list[Any], chunk: Chunk) -> None:
+    for leaf in leaves:
+        if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != chunk.stop - chunk.start:
+            found = f"shape {tuple(leaf.shape)}" if isinstance(leaf, torch.Tensor) else type(leaf).__name__
+            raise UsageError(
+                f"the function given to predict returned {found} for {chunk.stop - chunk.start} examples; the first axis of "
+                f"every output is examples. Return one row for each."
+            )
 
 
 def join_passes(parts: list[torch.Tensor], pad_value: float | None) -> torch.Tensor:
@@ -114,7 +165,17 @@ def _spec_text(spec: pytree.TreeSpec | None) -> bytes:
     return pytree.treespec_dumps(spec).encode() if spec is not None else b""
 
 
-def _passes(core: Core, source: Any, batch_size: int | None, number: int) -> Iterator[tuple[Chunk, Any]]:
+def _size_of(core: Core, batch_size: int | None) -> int:
+    return batch_size or -(-core.plan.global_batch_size // core.plan.virtual_nodes)
+
+
+def _passes(
+    core: Core,
+    source: Any,
+    batch_size: int | None,
+    number: int,
+    is_mine: Callable[[Chunk], bool] | None = None,
+) -> Iterator[tuple[Chunk, Any]]:
     """This worker's chunks with their batches, in eval mode, each with random streams of its own."""
     if isinstance(source, IterableSource):
         raise DataError(
@@ -123,10 +184,10 @@ def _passes(core: Core, source: Any, batch_size: int | None, number: int) -> Ite
         )
     plan, engine = core.plan, core.engine
     source = source.unshuffled()
-    size = batch_size or -(-plan.global_batch_size // plan.virtual_nodes)
     order = source.order(seed=plan.seed, epoch=0)
     held = set(engine.held)
-    mine = [c for c in chunks(len(order), size, plan.virtual_nodes) if c.virtual_node in held]
+    pick = is_mine or (lambda c: c.virtual_node in held)
+    mine = [c for c in chunks(len(order), _size_of(core, batch_size), plan.virtual_nodes) if pick(c)]
     loader = Loader(source, seed=plan.seed, device=core.device, keep_streams=False)
     with _inference(core):
         for chunk, (_, batch) in zip(mine, loader.load(c.fetch(order) for c in mine), strict=True):

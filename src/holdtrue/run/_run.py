@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Dictionary
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import safetensors.torch
 import torch
@@ -17,11 +17,12 @@ from holdtrue.plan import NumericsLevel, Plan
 from ._agree import agree_on_call
 from ._core import Core
 from ._edge import install_edge, join_launcher, watch_run
-from ._evaluate import evaluate_chunks, predict_chunks
+from ._evaluate import evaluate_chunks, predict_chunks, stream_chunks
 from ._feed import Feed, IterableFeed, MapFeed
 from ._join import Membership, find_membership, is_placed
 from ._keeper import Keeper
 from ._loop import Loop
+from ._outputs import Outputs
 from ._settings import Settings, resolve_settings
 from ._step import Step
 
@@ -297,6 +298,30 @@ class Run:
         self._core.calls.keep(call, result)
         return result
 
+    @overload
+    def predict(
+        self,
+        fn: Callable[..., T],
+        source: Any,
+        *,
+        batch_size: int | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pad_value: float | None = None,
+        out: None = None,
+    ) -> T: ...
+
+    @overload
+    def predict(
+        self,
+        fn: Callable[..., Any],
+        source: Any,
+        *,
+        batch_size: int | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pad_value: float | None = None,
+        out: str,
+    ) -> Outputs: ...
+
     def predict(
         self,
         fn: Callable[..., T],
@@ -305,7 +330,8 @@ class Run:
         batch_size: int | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pad_value: float | None = None,
-    ) -> T:
+        out: str | None = None,
+    ) -> T | Outputs:
         """What `fn` returns over a data source, in its order, every example exactly once.
 
         Args:
@@ -315,13 +341,19 @@ class Run:
             collate_fn: Makes a batch of a list of examples.
             pad_value: Where passes give outputs of unlike lengths in a later axis, fill up to the longest
                 with this; without it that is an error.
+            out: A folder to write outputs into while they come, so that they need not fit in memory. A call
+                that was cut off goes on there: the same call again computes what is missing.
 
         Returns:
-            The outputs of all passes joined along their first axis, on the CPU, on every worker.
+            The outputs of all passes joined along their first axis, on the CPU, on every worker; with
+            `out`, an `Outputs` that reads them from disk in the order of the data set.
             While a resumed run catches up, calls that were finished before give None.
 
         Blocks:
             Until every worker has predicted its share, at most the group's time-out.
+
+        Raises:
+            UsageError: the function returns something else; `out` holds another prediction.
         """
         self._core.refuse_in_pass("run.predict")
         self._core.settle()
@@ -330,6 +362,8 @@ class Run:
             return None  # type: ignore[return-value]  # said in the docstring
         opened = self._open(source, collate_fn, 0, True)  # read unshuffled; a sampler stays in force
         agree_on_call(self._core, call)
+        if out is not None:
+            return stream_chunks(self._core, fn, opened, batch_size, call.number, pad_value, out)
         outputs: T = predict_chunks(self._core, fn, opened, batch_size, call.number, pad_value)
         return outputs
 
