@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdtrue.mapping import Mapping, evaluate_tree, order_by_tree, parse_mapping, prune_tree
+from holdtrue.mapping import Mapping, Tree, evaluate_tree, leaves_of, order_by_tree, parse_mapping, prune_tree
 from holdtrue.reduce import GradientLayout, Group, OrderedReduce, widened_dtype
 
 # ---- collectives ----
@@ -174,26 +174,33 @@ def expected_sum(case: Sum, step: int) -> list[Tensor | None]:
     """The value of the tree's expression, parameter by parameter; None where every leaf is absent."""
     tree = prune_tree(order_by_tree(parse_mapping(case.mapping, case.virtual_nodes)), case.active)
     assert tree is not None
-    leaves = {v: leaf_of(case, step, v) for v in case.active}
+    return [value_of(case, step, tree, i) for i in range(len(case.shapes))]
+
+
+def value_of(case: Sum, step: int, tree: Tree, parameter: int) -> Tensor | None:
+    """The value of one expression for one parameter; None where every leaf is absent."""
 
     def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
         if a is None or b is None:
             return b if a is None else a
         return a + b
 
-    return [
-        evaluate_tree(tree, {v: leaf[i] for v, leaf in leaves.items()}, add) for i in range(len(case.shapes))
-    ]
+    return evaluate_tree(tree, {v: leaf_of(case, step, v)[parameter] for v in leaves_of(tree)}, add)
 
 
 def reduce_once(reduce: OrderedReduce, case: Sum, step: int, own: list[int]) -> list[Tensor | None]:
     """One worker's part of one step, with buckets leaving one by one where the case says so."""
     reduce.begin()
+    if not case.is_eager:
+        for v in own:
+            reduce.push(v, leaf_of(case, step, v))
+        reduce.push_rest()
+        return reduce.finish()
     for v in own[:-1]:
         reduce.push(v, leaf_of(case, step, v))
     reduce.open_last(own[-1] if own else None)
     last: list[Tensor | None] = leaf_of(case, step, own[-1]) if own else [None] * len(case.shapes)
-    if case.is_eager and own:
+    if own:
         for b, bucket in enumerate(reduce.buckets[: case.offered]):
             indices = [s.parameter for s in bucket.segments]
             reduce.offer(b, {i: last[i] for i in indices})
@@ -219,6 +226,7 @@ def check_sum(group: Group, case: Sum) -> list[bool]:
     for step in range(2):
         found = reduce_once(reduce, case, step, own)
         expected = expected_sum(case, step)
+        check_contributions_are_kept(reduce, case, step)
         present = reduce.present()
         for i, (value, right) in enumerate(zip(found, expected, strict=True)):
             here = [leaf_of(case, step, v)[i] is not None for v in own]
@@ -230,6 +238,16 @@ def check_sum(group: Group, case: Sum) -> list[bool]:
                 assert value is not None, f"{case}, step {step}, parameter {i}"
                 assert same_bits(value, right), f"{case}, step {step}, parameter {i}"
     return present
+
+
+def check_contributions_are_kept(reduce: OrderedReduce, case: Sum, step: int) -> None:
+    """After the reduction each contribution still holds its own subtree's value: it may have to be sent again."""
+    for exchange in reduce._exchanges:
+        for contribution, views in zip(reduce._own, exchange.views, strict=True):
+            for p, view in views.items():
+                right = value_of(case, step, contribution, p)
+                kept = is_all_absent(view) if right is None else same_bits(view, right)
+                assert kept, f"{case}, step {step}, contribution {contribution}, parameter {p}"
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -65,6 +65,8 @@ class Case:
 class StepNote:
     """What one worker holds after one step."""
 
+    index: int
+    """The step's number in the run."""
     loss: str
     """As hexadecimal: a NaN equals itself."""
     digest: str
@@ -102,6 +104,7 @@ class Notes:
     def after(self, step: Any) -> None:
         """The step is done."""
         note = StepNote(
+            index=step.index,
             loss=step.loss.hex(),
             digest=self._run.digest(),
             passes=tuple(self._passes),

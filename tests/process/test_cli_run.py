@@ -29,14 +29,14 @@ def run(tmp_path, monkeypatch, capfd):  # type: ignore[no-untyped-def]
 
 TRAINED = """
 join()
-if worker.rank == 0:
+if worker.worker == 0:
     sender.send(wire.StartedReport(line="global batch 8 = 4 virtual nodes x 2", total_steps=2))
 for text in ("once", "once"):
     say(text)
 for i in range(2):
-    if worker.rank == 0:
+    if worker.worker == 0:
         sender.send(wire.StepReport(step=i, epoch=0, loss=0.25, total_steps=2))
-sender.send(wire.FinishedReport(rank=worker.rank, digest="ab" * 32, steps=2))
+sender.send(wire.FinishedReport(rank=worker.worker, digest="ab" * 32, steps=2))
 print("accuracy 0.9")
 """
 
@@ -50,7 +50,11 @@ def test_stdout_is_the_scripts_alone_and_each_note_is_said_once(run) -> None:
     (folder,) = Path("runs").iterdir()
     assert folder.name.startswith("mine-20")
     assert err.splitlines()[-1] == f"done: 2 steps · digest {'ab' * 8} · {folder}"
-    assert sorted(log.name for log in (folder / "logs").iterdir()) == ["worker-0.log", "worker-1.log"]
+    assert sorted(log.name for log in (folder / "logs").iterdir()) == [
+        "controller.log",
+        "worker-0.log",
+        "worker-1.log",
+    ]
 
 
 def test_all_that_follows_the_script_is_the_scripts(run) -> None:
@@ -82,13 +86,13 @@ def test_options_reach_the_worker_as_settings_of_the_command_line(run) -> None:
 
 
 def test_the_mapping_gives_the_number_of_workers(run) -> None:
-    _, out, _ = run("join(); print(worker.world_size, worker.mapping)", "--mapping", "0-1/2/3")
+    _, out, _ = run("view = join().view(1); print(len(view.members), view.mapping)", "--mapping", "0-1/2/3")
     assert out == "3 0-1/2/3\n"
 
 
 def test_a_failure_is_a_sentence_a_log_and_the_scripts_own_status(run) -> None:
     status, _, err = run(
-        "join(); sys.exit(5) if worker.rank else wait_for_the_launcher_to_go()", "--workers", "2"
+        "join(); sys.exit(5) if worker.worker else wait_for_the_launcher_to_go()", "--workers", "2"
     )
     assert status == 5
     assert "error: worker 1 ended with exit status 5; the log is runs/train-" in err
@@ -112,4 +116,4 @@ def test_a_failure_after_a_checkpoint_says_how_to_go_on(run) -> None:
 def test_a_script_that_never_calls_init_is_wrong_use(run) -> None:
     status, _, err = run("pass")
     assert status == 2
-    assert err.startswith("error: train.py never called holdtrue.init")
+    assert "\nerror: train.py never called holdtrue.init" in err

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,12 @@ import pytest
 pytestmark = pytest.mark.process
 HERE = Path(__file__).parent
 PREAMBLE = f"import sys; sys.path.append({str(HERE)!r})\nimport os, signal\nfrom fake_worker import *\n"
-READY = 'expect_sigterm()\njoin()\nsay(f"ready {worker.rank} {os.getpid()}")\n'
+READY = 'expect_sigterm()\njoin()\nsay(f"ready {worker.worker} {os.getpid()}")\n'
 POLITE = READY + "wait_politely()"
 DEAF = READY + "wait_deafly()"
 BOUND_S = 30
+ORPHAN_WAIT_S = 1.0
+"""What the guard waits in these tests, after the launcher's death."""
 
 
 class Job:
@@ -25,7 +28,10 @@ class Job:
 
     def __init__(self, folder: Path, body: str) -> None:
         (folder / "train.py").write_text(PREAMBLE + textwrap.dedent(body))
-        command = "import sys; from holdtrue.cli import main; main(sys.argv[1:])"
+        command = (
+            "import sys; from holdtrue.cli import main; from holdtrue.launch import JobSpec; "
+            f"JobSpec.__init__.__kwdefaults__['orphan_wait_s'] = {ORPHAN_WAIT_S}; main(sys.argv[1:])"
+        )
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -121,14 +127,18 @@ def test_one_interrupt_stops_the_workers_politely_and_says_how_to_go_on(start, n
     assert job.living() == []
 
 
-def test_all_that_listens_is_on_loopback_and_in_rank_0(start) -> None:
+def test_all_that_listens_is_on_loopback(start) -> None:
+    """Of the launcher, its controller and its guard, and each worker, whose store's socket it inherited."""
     job = start(POLITE)
+    launcher = psutil.Process(job.process.pid)
+    processes = [launcher, *launcher.children(recursive=True)]
     listening = {
-        process.pid: [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-        for process in (psutil.Process(job.process.pid), *job.workers)
+        process.pid: {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        for process in processes
     }
-    assert sorted(listening.values()) == [[], [], ["127.0.0.1"]]
-    assert listening[job.process.pid] == []
+    assert len(processes) == 5
+    assert set().union(*listening.values()) == {"127.0.0.1"}
+    assert all(listening[worker.pid] for worker in job.workers)
 
 
 def test_a_second_interrupt_kills_workers_that_do_not_listen(start) -> None:
@@ -153,15 +163,67 @@ def test_no_worker_survives_the_launchers_kill_9(start, body) -> None:
 
 
 def test_a_worker_that_listens_to_nothing_does_not_survive_either(start) -> None:
-    """It closed the life pipe and blocks every signal: what is left is the kernel's tie."""
+    """It closed the life pipe and blocks every signal: what is left is the guard."""
     job = start(
         """
-        join(); say(f"ready {worker.rank} {os.getpid()}")
+        join(); say(f"ready {worker.worker} {os.getpid()}")
         os.close(life_fd)
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True: signal.sigwait([signal.SIGUSR1])
         """
     )
+    killed_s = time.monotonic()
     job.process.kill()
     job.process.wait(BOUND_S)
     assert job.living() == []
+    assert time.monotonic() - killed_s > ORPHAN_WAIT_S, "the guard must leave time for a checkpoint"
+
+
+def test_what_a_worker_started_does_not_survive_either(start) -> None:
+    job = start(
+        """
+        import subprocess
+        subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+        expect_sigterm(); join(); say(f"ready {worker.worker} {os.getpid()}")
+        wait_for_the_launcher_to_go()
+        """
+    )
+    children = [child for worker in job.workers for child in worker.children()]
+    assert len(children) == 2
+    job.process.kill()
+    job.process.wait(BOUND_S)
+    assert job.living() == []
+    psutil.wait_procs(children, timeout=BOUND_S)
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+
+
+def test_the_launchers_kill_9_ends_its_controller_and_guard(start) -> None:
+    job = start(POLITE)
+    others = [
+        p for p in psutil.Process(job.process.pid).children() if p.pid not in {w.pid for w in job.workers}
+    ]
+    assert len(others) == 2
+    job.process.kill()
+    job.process.wait(BOUND_S)
+    psutil.wait_procs(others, timeout=BOUND_S)
+    assert not any(other.is_running() and other.status() != psutil.STATUS_ZOMBIE for other in others)
+
+
+def test_no_print_of_a_worker_meets_a_broken_pipe_when_the_launcher_dies(start, tmp_path) -> None:
+    """It prints all the time; after the launcher's death its words go on in its log."""
+    job = start(
+        """
+        join(); say(f"ready {worker.worker} {os.getpid()}")
+        threading.Thread(target=watch_launcher, daemon=True).start()
+        for i in range(10**9):
+            print(f"{i} {'x' * 2000}")
+        """
+    )
+    job.process.kill()
+    job.process.wait(BOUND_S)
+    assert job.living() == []
+    (folder,) = (tmp_path / "runs").iterdir()
+    for number in (0, 1):
+        text = (folder / "logs" / f"worker-{number}.log").read_text()
+        assert "BrokenPipeError" not in text
+        assert "the launcher is gone" in text

@@ -13,7 +13,7 @@ import pytest
 
 from holdtrue import wire
 from holdtrue.errors import HoldtrueError, UsageError
-from holdtrue.launch import JobResult, JobSpec, Stream, _launch, _stopping, launch, launch_job
+from holdtrue.launch import JobResult, JobSpec, Stream, _crew, _stopping, launch, launch_job
 
 pytestmark = pytest.mark.process
 HERE = Path(__file__).parent
@@ -28,15 +28,19 @@ class Listener:
         self.output: dict[str, bytes] = {"stdout": b"", "stderr": b""}
         self.notes: list[str] = []
         self.ticks = 0
+        self.groups: list[tuple[int, int]] = []
 
-    def show_report(self, rank: int, report: wire.Report) -> None:
-        self.reports.append((rank, report))
+    def show_report(self, worker: int, report: wire.Report) -> None:
+        self.reports.append((worker, report))
 
     def show_output(self, stream: Stream, data: bytes) -> None:
         self.output[stream] += data
 
     def show_note(self, text: str) -> None:
         self.notes.append(text)
+
+    def show_group(self, workers: int, generation: int) -> None:
+        self.groups.append((workers, generation))
 
     def tick(self, now_s: float) -> None:
         self.ticks += 1
@@ -65,7 +69,7 @@ def test_a_job_ends_well_with_what_the_main_worker_told(run, listener, tmp_path)
     result = run(
         """
         join()
-        for i in range(3):
+        for i in range(3 if worker.rank == 0 else 0):
             sender.send(wire.StepReport(step=i, epoch=0, loss=0.5, total_steps=3))
         sender.send(wire.FinishedReport(rank=worker.rank, digest=str(worker.rank) * 64, steps=3))
         """,
@@ -74,7 +78,7 @@ def test_a_job_ends_well_with_what_the_main_worker_told(run, listener, tmp_path)
     assert (result.exit_code, result.failures, result.steps) == (0, (), 3)
     assert result.digest == "0" * 64
     assert result.loss == 0.5
-    assert [end.rank for end in result.ends] == [0, 1, 2]
+    assert [end.worker for end in result.ends] == [0, 1, 2]
     joined = {rank: report for rank, report in listener.reports if isinstance(report, wire.JoinedReport)}
     assert sorted(joined) == [0, 1, 2]
 
@@ -161,7 +165,7 @@ def test_a_worker_that_dies_stops_the_job_and_is_named_with_its_signal_and_log(r
     )
     assert result.exit_code == 1
     (failure,) = result.failures
-    assert (failure.ranks, failure.how) == ((1,), "was killed by SIGKILL")
+    assert (failure.workers, failure.how) == ((1,), "was killed by SIGKILL")
     assert failure.log.name == "worker-1.log"
     assert [end.was_stopped for end in result.ends] == [True, False, True]
 
@@ -221,14 +225,14 @@ def test_a_reported_failure_is_the_sentence_and_its_words_on_stderr_are_not_repe
     )
     assert result.exit_code == 2
     (failure,) = result.failures
-    assert failure.ranks == (0, 1)
+    assert failure.workers == (0, 1)
     assert failure.sentence == "seed is -1; it must be 0 or more. Pass such a number."
     assert listener.output["stderr"] == b""
 
 
 def test_the_same_traceback_on_every_worker_is_shown_once(run) -> None:
     result = run("join(); 1 / 0", workers=3)
-    assert [failure.ranks for failure in result.failures] == [(0, 1, 2)]
+    assert [failure.workers for failure in result.failures] == [(0, 1, 2)]
     assert result.failures[0].log.name == "worker-0.log"
 
 
@@ -251,7 +255,7 @@ def test_a_script_that_never_calls_init_is_wrong_use_and_stops_all(run) -> None:
 
 
 def test_processes_that_a_worker_leaves_behind_are_ended(run, listener, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(_launch, "_LEFTOVER_WAIT_S", 0.2)
+    monkeypatch.setattr(_crew, "_LEFTOVER_WAIT_S", 0.2)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     fd = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -288,7 +292,7 @@ def test_a_script_that_is_missing_or_a_folder_is_refused_before_anything_starts(
 
 def test_no_process_survives_an_observer_that_fails(tmp_path) -> None:
     class Broken(Listener):
-        def show_report(self, rank: int, report: wire.Report) -> None:
+        def show_report(self, worker: int, report: wire.Report) -> None:
             raise BrokenPipeError
 
     script = tmp_path / "train.py"

@@ -243,16 +243,16 @@ def test_lines_are_whole_and_a_carriage_return_overwrites() -> None:
 
 def test_a_failure_names_worker_end_and_log() -> None:
     log = Path("runs/a/logs/worker-1.log")
-    killed = Failure(ranks=(1,), how="was killed by SIGKILL", kind=None, sentence=None, log=log)
+    killed = Failure(workers=(1,), how="was killed by SIGKILL", kind=None, sentence=None, log=log)
     assert describe_failure(killed, workers=2) == (
         "worker 1 was killed by SIGKILL (an out-of-memory killer does that too); the log is runs/a/logs/worker-1.log"
     )
     wrong = Failure(
-        ranks=(0, 1), how="ended with exit status 2", kind="PlanError", sentence="It is so.", log=log
+        workers=(0, 1), how="ended with exit status 2", kind="PlanError", sentence="It is so.", log=log
     )
     assert describe_failure(wrong, workers=2) == "It is so."
     assert (
         describe_failure(wrong, workers=3) == "workers 0-1: It is so. (the log is runs/a/logs/worker-1.log)"
     )
-    at = Failure(ranks=(0,), how="", kind="PlanError", sentence="It is so.", where="t.py:3: f()", log=log)
+    at = Failure(workers=(0,), how="", kind="PlanError", sentence="It is so.", where="t.py:3: f()", log=log)
     assert describe_failure(at, workers=1) == "It is so.\n    at t.py:3: f()"

@@ -38,7 +38,7 @@ def test_the_streams_of_a_key_are_the_ones_that_were_written_down() -> None:
     set_host_streams(KEY)
     assert torch.randint(0, 2**31, (4,)).tolist() == [1982893890, 1292947033, 1600579913, 453547400]
     assert [random.getrandbits(32) for _ in range(3)] == [3646699384, 2523371432, 4144361526]
-    assert np.random.randint(0, 2**31, 3).tolist() == [2005520652, 2015573654, 1715753925]
+    assert np.random.randint(0, 2**31, 3).tolist() == [315604875, 1865793261, 1721025257]
 
 
 def test_what_is_drawn_depends_on_the_key_alone() -> None:

@@ -8,19 +8,19 @@ import pytest
 from holdtrue.errors import UsageError
 from holdtrue.launch._devices import assign_devices, count_cuda_devices
 from holdtrue.launch._job import WorkerEnd
-from holdtrue.launch._judge import judge_ends
+from holdtrue.launch._judge import HowOver, fails_elastic_job, judge_elastic_job, judge_ends
 from holdtrue.launch._output import StderrHold, last_words
-from holdtrue.launch._stopping import FAILURE_GRACE_S, STOP_WAIT_S, StopState, next_stop
+from holdtrue.launch._stopping import FAILURE_GRACE_S, FINISH_GRACE_S, STOP_WAIT_S, StopState, next_stop
 
 
 def end(rank: int, status: int, **changes: object) -> WorkerEnd:
-    plain = WorkerEnd(rank=rank, status=status, joined=True, log=Path(f"logs/worker-{rank}.log"))
+    plain = WorkerEnd(worker=rank, status=status, joined=True, log=Path(f"logs/worker-{rank}.log"))
     return replace(plain, **changes)
 
 
 def judge(*ends: WorkerEnd, was_interrupted: bool = False) -> tuple[int, list[tuple[int, ...]]]:
     verdict = judge_ends(ends, script="train.py", was_interrupted=was_interrupted)
-    return verdict.exit_code, [failure.ranks for failure in verdict.failures]
+    return verdict.exit_code, [failure.workers for failure in verdict.failures]
 
 
 def test_a_job_whose_workers_all_end_well_is_well() -> None:
@@ -51,7 +51,7 @@ def test_a_lost_worker_is_the_cause_where_nothing_else_is() -> None:
 def test_the_same_mistake_on_every_worker_is_shown_once() -> None:
     wrong = {"kind": "UsageError", "sentence": "virtual_nodes is 0; the rule. The way out."}
     verdict = judge_ends([end(1, 2, **wrong), end(0, 2, **wrong)], script="t.py", was_interrupted=False)
-    assert [failure.ranks for failure in verdict.failures] == [(0, 1)]
+    assert [failure.workers for failure in verdict.failures] == [(0, 1)]
     assert verdict.failures[0].log == Path("logs/worker-0.log")
 
 
@@ -154,3 +154,58 @@ def test_the_last_words_of_a_log_hold_the_whole_chain_of_exceptions() -> None:
     assert last_words("".join(f"{i}\n" for i in range(100)))[-1] == "99"
     assert last_words("\x1b[31mred") == ("\\x1b[31mred",)
     assert last_words("") == ()
+
+
+def judge_elastic(
+    *ends: WorkerEnd, was_interrupted: bool = False, how_over: HowOver | None = None
+) -> tuple[int, list[tuple[int, ...]]]:
+    verdict = judge_elastic_job(ends, script="train.py", was_interrupted=was_interrupted, how_over=how_over)
+    return verdict.exit_code, [failure.workers for failure in verdict.failures]
+
+
+def test_a_death_is_no_failure_of_an_elastic_job_that_others_finish() -> None:
+    lost = end(2, 1, kind="WorkerLostError", sentence="worker 1 is gone.")
+    expelled = end(3, 1, kind="ExpelledError", sentence="outside.")
+    assert judge_elastic(end(1, -9), lost, expelled, end(0, 0, finished=True)) == (0, [])
+    for dead in (end(1, -9), lost, expelled):
+        assert not fails_elastic_job(dead, was_interrupted=False)
+
+
+def test_an_exception_in_the_script_fails_an_elastic_job_at_once() -> None:
+    wrong = end(1, 1, kind="ValueError", sentence="boom")
+    assert fails_elastic_job(wrong, was_interrupted=False)
+    assert judge_elastic(wrong, end(2, -9), end(0, 0, finished=True)) == (1, [(1,)])
+    assert judge_elastic(end(0, 7)) == (7, [(0,)])
+    assert judge_elastic(end(0, 0, joined=False)) == (2, [(0,)])
+
+
+def test_an_elastic_job_whose_last_worker_died_failed_by_those_deaths() -> None:
+    lost = end(0, 1, kind="WorkerLostError", sentence="worker 1 is gone.")
+    assert judge_elastic(end(1, -9), end(0, -11)) == (1, [(1,), (0,)])
+    assert judge_elastic(end(1, -9), lost) == (1, [(1,)])
+    assert judge_elastic(lost) == (1, [(0,)])
+    assert judge_elastic(end(1, -9, was_stopped=True), end(0, -9)) == (1, [(0,)])
+
+
+def test_an_elastic_job_that_was_stopped_with_a_checkpoint_is_130_and_no_failure() -> None:
+    assert judge_elastic(end(0, 130), end(1, 130)) == (130, [])
+    assert judge_elastic(end(0, 130), end(1, -15, was_stopped=True), was_interrupted=True) == (130, [])
+    assert judge_elastic(end(1, 130), end(0, 0, finished=True)) == (0, [])
+
+
+def test_the_controllers_word_counts_for_workers_that_are_elsewhere() -> None:
+    assert judge_elastic(end(0, 0), how_over="finished") == (0, [])
+    assert judge_elastic(how_over="finished") == (0, [])
+    assert judge_elastic(end(0, 0, finished=True), how_over="stopped") == (130, [])
+    assert judge_elastic(end(0, 0), how_over="failed") == (1, [])
+    assert judge_elastic(end(1, -9), end(0, 0, finished=True), how_over="failed") == (1, [(1,)])
+
+
+def test_after_the_end_of_the_job_a_worker_that_goes_on_is_stopped() -> None:
+    state = StopState(finished_at_s=10.0)
+    stop = next_stop(state, interrupt_wait_s=300)
+    assert stop is not None
+    assert (stop.way, stop.at_s) == ("terminate", 10.0 + FINISH_GRACE_S)
+    kill = next_stop(replace(state, terminated_at_s=40.0), interrupt_wait_s=300)
+    assert kill is not None
+    assert (kill.way, kill.at_s) == ("kill", 40.0 + STOP_WAIT_S)

@@ -6,6 +6,7 @@ from holdtrue.errors import UsageError
 from holdtrue.wire import WIRE_VERSION, WorkerEnvironment
 
 FULL = WorkerEnvironment(
+    worker=0,
     rank=0,
     world_size=3,
     store_host="127.0.0.1",
@@ -18,12 +19,25 @@ FULL = WorkerEnvironment(
     device="cuda:0",
     mapping="0-7/8-11/12-15",
 )
-LEAST = WorkerEnvironment(
-    rank=2, world_size=3, store_host="::1", store_port=1, store_fd=None, report_fd=None, life_fd=None
+LEAST = WorkerEnvironment(worker=2, rank=2, world_size=3, store_host="::1", store_port=1)
+ELASTIC = WorkerEnvironment(
+    worker=5,
+    store_host="10.1.0.2",
+    store_port=4000,
+    store_fd=8,
+    report_fd=6,
+    life_fd=7,
+    log_file="runs/x/logs/worker-5.log",
+    job="mnist",
+    device="cuda:1",
+    controller_url="http://10.1.0.1:4100",
+    token_file="/run/user/0/holdtrue/jobs/mnist.join",
+    group_timeout_s=2.5,
+    at_fd=9,
 )
 
 
-@pytest.mark.parametrize("worker", [FULL, LEAST])
+@pytest.mark.parametrize("worker", [FULL, LEAST, ELASTIC])
 def test_a_worker_environment_comes_back_from_its_variables(worker: WorkerEnvironment) -> None:
     assert WorkerEnvironment.from_env({"PATH": "/bin", **worker.to_env()}) == worker
 
@@ -39,8 +53,9 @@ def test_a_process_without_the_variables_is_no_worker() -> None:
         ({"HOLDTRUE_WORKER_RANK": "one"}, "HOLDTRUE_WORKER_RANK is 'one'; it must be a whole number"),
         ({"HOLDTRUE_WORKER_RANK": "-1"}, "HOLDTRUE_WORKER_RANK is '-1'"),
         ({"HOLDTRUE_WORKER_RANK": "3"}, "rank is 3 and world_size is 3"),
-        ({"HOLDTRUE_WORKER_RANK": "1"}, "rank 1 has a store_fd"),
+        ({"HOLDTRUE_WORKER_RANK": "1", "HOLDTRUE_WORKER_WORKER": "1"}, "rank 1 has a store_fd"),
         ({"HOLDTRUE_WORKER_COLOUR": "red"}, "unknown names ['HOLDTRUE_WORKER_COLOUR']"),
+        ({"HOLDTRUE_WORKER_WORKER": "1"}, "worker is 1 and rank is 0"),
     ],
 )
 def test_wrong_variables_are_refused_by_name(change: dict[str, str], words: str) -> None:
@@ -49,7 +64,30 @@ def test_wrong_variables_are_refused_by_name(change: dict[str, str], words: str)
     assert words in str(refusal.value)
 
 
-@pytest.mark.parametrize("missing", ["VERSION", "RANK", "WORLD_SIZE", "STORE_HOST", "STORE_PORT"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"HOLDTRUE_WORKER_RANK": "0"}, "also rank"),
+        ({"HOLDTRUE_WORKER_MAPPING": "0-7"}, "also mapping"),
+        ({"HOLDTRUE_WORKER_GROUP_TIMEOUT_S": "soon"}, "it must be a number"),
+        ({"HOLDTRUE_WORKER_WORKER": "-1"}, "HOLDTRUE_WORKER_WORKER is '-1'"),
+    ],
+)
+def test_an_elastic_worker_has_nothing_of_a_fixed_group(change: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        WorkerEnvironment.from_env({**ELASTIC.to_env(), **change})
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("missing", ["TOKEN_FILE", "STORE_FD"])
+def test_an_elastic_worker_needs_its_token_and_its_socket(missing: str) -> None:
+    env = ELASTIC.to_env()
+    del env[f"HOLDTRUE_WORKER_{missing}"]
+    with pytest.raises(UsageError, match="it needs both"):
+        WorkerEnvironment.from_env(env)
+
+
+@pytest.mark.parametrize("missing", ["VERSION", "WORKER", "RANK", "WORLD_SIZE", "STORE_HOST", "STORE_PORT"])
 def test_a_missing_variable_is_refused(missing: str) -> None:
     env = FULL.to_env()
     del env[f"HOLDTRUE_WORKER_{missing}"]

@@ -78,7 +78,7 @@ class Board:
     def _put(self, row: Row) -> None:
         self.rows = tuple(row if old.trial == row.trial else old for old in self.rows)
 
-    def show_report(self, rank: int, report: Report) -> None:
+    def show_report(self, worker: int, report: Report) -> None:
         """Count the steps of the running row."""
         if isinstance(report, StepReport):
             self.rows = tuple(
@@ -93,6 +93,9 @@ class Board:
         """Print above the table."""
         if self._live is not None:
             self._live.console.print(Text(text, style="dim"))
+
+    def show_group(self, workers: int, generation: int) -> None:
+        """What changes is in the row's name."""
 
     def tick(self, now_s: float) -> None:
         """Draw the table anew, at most ten times a second."""

@@ -37,6 +37,85 @@ def read_number(text: str | float) -> float:
         raise typer.BadParameter(f"{text!r} is not a number") from None
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRange:
+    """How many workers a job may have: what `--workers` says."""
+
+    least: int
+    """The job goes on while it has so many."""
+    start: int | None
+    """Workers to start with; None for what there is, up to `most`."""
+    most: int | None = None
+    """Devices that come by are taken up to so many."""
+
+    def choose_start(self, devices: int) -> int:
+        """Workers to start with where there are so many devices. Pure.
+
+        >>> [WorkerRange(least=1, start=None, most=4).choose_start(devices) for devices in (0, 2, 8)]
+        [1, 2, 4]
+        """
+        return self.start if self.start is not None else max(self.least, min(self.most or 1, devices))
+
+    def __str__(self) -> str:
+        return str(self.start) if self.start is not None else f"{self.least}:{self.most}"
+
+
+ONE_WORKER = WorkerRange(least=1, start=1)
+
+
+def read_address(text: str | None) -> tuple[str, int]:
+    """Host and port of `--listen`; port 0 is any that is free.
+
+    Raises:
+        UsageError: the port is no number.
+
+    >>> read_address(None), read_address("10.1.0.1"), read_address("10.1.0.1:4100"), read_address("[fd00::1]:7")
+    (('127.0.0.1', 0), ('10.1.0.1', 0), ('10.1.0.1', 4100), ('fd00::1', 7))
+    """
+    if text is None:
+        return "127.0.0.1", 0
+    host, colon, port = text.rpartition(":")
+    if not colon or (":" in host and not host.startswith("[")):
+        return text.strip("[]"), 0
+    if not (port.isascii() and port.isdecimal() and int(port) < 65536):
+        raise UsageError(
+            f"--listen is {text!r}; it is HOST or HOST:PORT with a port below 65536. Give such an address."
+        )
+    return host.strip("[]"), int(port)
+
+
+def check_not_negative(option: str, value: int) -> int:
+    """`value`, if it is 0 or more.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if value < 0:
+        raise UsageError(f"{option} is {value}; it must be 0 or more. Give such a number.")
+    return value
+
+
+def read_worker_range(text: str) -> WorkerRange:
+    """What `--workers N` or `--workers MIN:MAX` says.
+
+    >>> read_worker_range("3")
+    WorkerRange(least=1, start=3, most=None)
+    >>> read_worker_range("1:4")
+    WorkerRange(least=1, start=None, most=4)
+    """
+    first, colon, last = str(text).partition(":")
+    least = read_whole_number(first)
+    if not colon:
+        if least < 1:
+            raise typer.BadParameter(f"workers is {least}; a job has at least 1")
+        return WorkerRange(least=1, start=least)
+    most = read_whole_number(last)
+    if not 1 <= least <= most:
+        raise typer.BadParameter(f"{text!r} is not MIN:MAX, with 1 or more and MIN at most MAX")
+    return WorkerRange(least=least, start=None, most=most)
+
+
 Script = Annotated[
     str,
     typer.Argument(metavar="train.py", help="The script. All that follows is for it.", show_default=False),
@@ -217,25 +296,27 @@ def _read_config(path: Path) -> dict[str, Setting]:
         ) from error
 
 
-def choose_workers(workers: int | None, mapping: str | None, virtual_nodes: int | None) -> int:
-    """Number of workers, from `--workers` and `--mapping`, which must agree. Pure.
+def choose_workers(
+    workers: WorkerRange | None, mapping: str | None, virtual_nodes: int | None
+) -> WorkerRange:
+    """Numbers of workers, from `--workers` and `--mapping`, which must agree. Pure.
 
     Raises:
         MappingError: the text is no mapping.
         UsageError: the mapping is for another number of workers.
 
-    >>> choose_workers(None, "0-3/4,5", None), choose_workers(None, None, None)
-    (2, 1)
+    >>> choose_workers(None, "0-3/4,5", None)
+    WorkerRange(least=1, start=2, most=None)
     """
     if mapping is None:
-        return 1 if workers is None else workers
+        return ONE_WORKER if workers is None else workers
     parsed = parse_mapping(mapping, virtual_nodes or _least_virtual_nodes(mapping))
-    if workers is not None and workers != parsed.world_size:
+    if workers is not None and workers.start != parsed.world_size:
         raise UsageError(
             f"--workers is {workers} and --mapping {mapping!r} is for {parsed.world_size} worker(s); "
-            f"a mapping has one part for each worker. Leave out --workers, or write {workers} part(s)."
+            f"a mapping has one part for each worker. Leave out --workers, or write as many parts."
         )
-    return parsed.world_size
+    return WorkerRange(least=1, start=parsed.world_size)
 
 
 def _least_virtual_nodes(mapping: str) -> int:

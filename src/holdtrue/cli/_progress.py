@@ -18,6 +18,8 @@ class Progress:
     workers: int
     started_s: float
     """When the launcher began; seconds of the clock that gives the other times."""
+    generation: int | None = None
+    """Number of the membership; None in a fixed group, and before the first."""
     newest: StepReport | None = None
     recent: tuple[tuple[float, int], ...] = ()
     """(time, step) of the reports of the last seconds, oldest first."""
@@ -26,6 +28,20 @@ class Progress:
         """The progress once `report` has arrived."""
         recent = tuple(pair for pair in self.recent if now_s - pair[0] <= _RATE_WINDOW_S)
         return replace(self, newest=report, recent=(*recent[-200:], (now_s, report.step)))
+
+    def with_group(self, workers: int, generation: int) -> tuple["Progress", str | None]:
+        """The progress of a job with another membership, and what to say of the change.
+
+        >>> first, line = Progress(workers=2, started_s=0.0).with_group(2, 1)
+        >>> line is None, first.with_group(3, 2)[1], first.with_group(1, 4)[1]
+        (True, 'generation 2: 3 workers, 1 more', 'generation 4: 1 worker, 1 fewer')
+        """
+        changed = replace(self, workers=workers, generation=generation)
+        if self.generation is None:
+            return changed, None
+        by = workers - self.workers
+        size = "as many" if by == 0 else f"{abs(by)} {'more' if by > 0 else 'fewer'}"
+        return changed, f"generation {generation}: {workers} worker{'s' if workers != 1 else ''}, {size}"
 
     @property
     def steps_per_s(self) -> float | None:
@@ -56,6 +72,8 @@ def describe_progress(progress: Progress, now_s: float) -> tuple[str, ...]:
         if (rate := progress.steps_per_s) is not None:
             parts.append(f"{rate:.3g} steps/s" if rate < 100 else f"{rate:.0f} steps/s")
     workers = f"{progress.workers} worker{'s' if progress.workers != 1 else ''}"
+    if progress.generation is not None and progress.generation > 1:
+        workers += f", generation {progress.generation}"
     return (*parts, workers, format_elapsed(now_s - progress.started_s))
 
 

@@ -11,10 +11,12 @@ import typer
 
 from holdtrue.errors import UsageError
 from holdtrue.launch import (
+    JobEntry,
     JobResult,
     JobSpec,
     check_name,
-    launch_job,
+    count_devices,
+    launch_elastic_job,
     name_of_script,
     new_run_dir,
     newest_run_dir,
@@ -22,8 +24,10 @@ from holdtrue.launch import (
 from holdtrue.wire import Setting
 
 from . import _options as options
-from ._say import say, say_failures
+from ._say import say, say_error, say_failures
 
+INTERRUPTED = 130
+"""Exit code of a job that was asked to end."""
 RUNS = Path("runs")
 """Folder of run directories that nobody named."""
 
@@ -46,12 +50,33 @@ def run(
     script: options.Script,
     arguments: options.Arguments = None,
     workers: Annotated[
-        int | None,
+        options.WorkerRange | None,
         typer.Option(
             "--workers",
+            parser=options.read_worker_range,
+            metavar="N|MIN:MAX",
+            help="Processes, each driving one device; MIN:MAX takes what there is. "
+            "[dim]default: 1, or the mapping's[/dim]",
+            rich_help_panel="Devices",
+        ),
+    ] = None,
+    restart: Annotated[
+        int,
+        typer.Option(
+            "--restart",
             parser=options.read_whole_number,
             metavar="N",
-            help="Processes, each driving one device. [dim]default: 1, or the mapping's[/dim]",
+            help="Workers that are replaced after they died, in all.",
+            rich_help_panel="Devices",
+        ),
+    ] = 0,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="HOST[:PORT]",
+            help="Address on which the job listens for `holdtrue worker --join` of other machines; in a private "
+            "network only. [dim]default: this machine alone[/dim]",
             rich_help_panel="Devices",
         ),
     ] = None,
@@ -153,8 +178,10 @@ def run(
         arguments=tuple(arguments or ()),
         workers=options.choose_workers(workers, mapping, virtual_nodes),
         mapping=mapping,
+        restarts=options.check_not_negative("--restart", restart),
+        listen=listen,
         settings=overrides.settings() | check_cadence(cadence),
-        name=check_name(name) if name is not None else name_of_script(script),
+        name=check_name(name) if name is not None else None,
         run_dir=run_dir,
         resume=resume,
     )
@@ -183,13 +210,17 @@ class RunRequest:
 
     script: str
     arguments: tuple[str, ...]
-    workers: int
+    workers: options.WorkerRange
     mapping: str | None
     settings: dict[str, Setting]
     """Given settings, the run directory and `resume` left out."""
-    name: str
+    name: str | None
+    """None for the script's, made unique."""
     run_dir: Path | None
     resume: bool
+    restarts: int = 0
+    listen: str | None = None
+    """`HOST` or `HOST:PORT`; None for this machine alone."""
 
 
 def run_job(request: RunRequest) -> int:
@@ -198,9 +229,22 @@ def run_job(request: RunRequest) -> int:
 
     spec = spec_of(request, env=dict(os.environ), now=datetime.now())
     with open_screen(workers=spec.workers) as screen:
-        result = launch_job(spec, screen)
+        result = launch_elastic_job(
+            spec, screen, on_start=lambda entry: screen.show_note(describe_start(entry, request))
+        )
     say_end(result, spec, request)
     return result.exit_code
+
+
+def describe_start(entry: JobEntry, request: RunRequest) -> str:
+    """What to say once the job can be found. Pure."""
+    line = f"job {entry.name} · {entry.run_dir}"
+    if request.listen is None:
+        return line
+    return (
+        f"{line}\nother machines join with the token in {entry.join_file}:\n"
+        f"    holdtrue worker --join {entry.url} --token-file FILE"
+    )
 
 
 def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSpec:
@@ -211,24 +255,34 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
     """
     force = options.settings_in_force(request.settings, env)
     resume = request.resume or bool(force.get("resume", False))
+    name = request.name or name_of_script(request.script)
     folder = request.run_dir or (Path(str(force["run_dir"])) if force.get("run_dir") else None)
     if folder is None:
-        folder = newest_run_dir(RUNS, request.name) if resume else new_run_dir(RUNS, request.name, now)
+        folder = newest_run_dir(RUNS, name) if resume else new_run_dir(RUNS, name, now)
     if (folder / "plan.json").exists() and not resume:
         raise UsageError(
             f"{folder} already holds a run; each run has a folder of its own. "
             f"Give another --run-dir, or --resume to go on with that run."
         )
     timeout_s = float(force.get("timeout_s", 300.0))
+    device, threads = str(force.get("device", "auto")), int(force.get("threads", 1))
+    host, port = options.read_address(request.listen)
     return JobSpec(
         script=request.script,
         arguments=request.arguments,
         run_dir=folder,
-        name=request.name,
-        workers=request.workers,
+        name=name,
+        is_name_given=request.name is not None,
+        workers=request.workers.choose_start(count_devices(device, threads, env)),
+        least_workers=request.workers.least,
+        most_workers=request.workers.most,
+        restarts=request.restarts,
+        listen=host,
+        listen_port=port,
         mapping=request.mapping,
-        device=str(force.get("device", "auto")),
-        threads=int(force.get("threads", 1)),
+        device=device,
+        threads=threads,
+        group_timeout_s=timeout_s,
         settings={**request.settings, "run_dir": str(folder), "resume": resume},
         interrupt_wait_s=timeout_s,
     )
@@ -241,8 +295,11 @@ def say_end(result: JobResult, spec: JobSpec, request: RunRequest) -> None:
     if result.exit_code == 0:
         digest = [f"digest {result.digest[:16]}"] if result.digest else []
         say(" · ".join([f"done: {steps}", *digest, str(spec.run_dir)]))
-    elif result.was_interrupted or result.checkpoint_step is not None:
-        ended = "interrupted" if result.was_interrupted else "failed"
+        return
+    if result.reason and not result.failures and not is_stopped(result):
+        say_error(result.reason)
+    if is_stopped(result) or result.checkpoint_step is not None:
+        ended = "interrupted" if result.was_interrupted else "stopped" if is_stopped(result) else "failed"
         at = (
             f"; the last checkpoint is step {result.checkpoint_step}"
             if result.checkpoint_step is not None
@@ -251,18 +308,27 @@ def say_end(result: JobResult, spec: JobSpec, request: RunRequest) -> None:
         say(f"{ended} after {steps}{at}. Go on with:\n    {resume_command(request, spec.run_dir)}")
 
 
+def is_stopped(result: JobResult) -> bool:
+    """Whether the job ended because someone asked it to."""
+    return result.was_interrupted or result.exit_code == INTERRUPTED
+
+
 _OPTION_NAMES = {"timeout_s": "timeout"}
 
 
 def resume_command(request: RunRequest, run_dir: Path) -> str:
     """The command that goes on with a run. Pure."""
     words = ["holdtrue", "run", "--resume", "--run-dir", str(run_dir)]
-    if request.name != name_of_script(request.script):
+    if request.name is not None:
         words += ["--name", request.name]
     if request.mapping is not None:
         words += ["--mapping", request.mapping]
-    elif request.workers != 1:
+    elif request.workers != options.ONE_WORKER:
         words += ["--workers", str(request.workers)]
+    if request.restarts:
+        words += ["--restart", str(request.restarts)]
+    if request.listen is not None:
+        words += ["--listen", request.listen]
     for name, value in request.settings.items():
         words += [f"--{_OPTION_NAMES.get(name, name).replace('_', '-')}", str(value)]
     return shlex.join([*words, request.script, *request.arguments])

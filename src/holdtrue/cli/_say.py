@@ -19,7 +19,7 @@ def say_error(text: str) -> None:
 
 
 def say_failures(failures: Iterable[Failure], *, workers: int) -> None:
-    """Print each cause of a job's failure once, with its ranks and its log."""
+    """Print each cause of a job's failure once, with its workers and its log."""
     for failure in failures:
         say_error(describe_failure(failure, workers=workers))
 
@@ -31,8 +31,8 @@ def describe_failure(failure: Failure, *, workers: int) -> str:
         failure: The cause.
         workers: Workers of the job; one worker alone needs no number.
     """
-    several = len(failure.ranks) > 1
-    who = f"worker{'s' if several else ''} {format_ids(failure.ranks)}"
+    several = len(failure.workers) > 1
+    who = f"worker{'s' if several else ''} {format_ids(failure.workers)}"
     log = f"the log is {failure.log}"
     if failure.sentence is None:
         hint = " (an out-of-memory killer does that too)" if "SIGKILL" in failure.how else ""
@@ -42,6 +42,6 @@ def describe_failure(failure: Failure, *, workers: int) -> str:
         indented = "\n".join(f"    {line}" for line in failure.sentence.splitlines())
         return f"{who} {failure.how}; {log}\n{indented}"
     at = f"\n    at {failure.where}" if failure.where else ""
-    if len(failure.ranks) == workers:
+    if len(failure.workers) == workers:
         return failure.sentence + at
     return f"{who}: {failure.sentence} ({log}){at}"

@@ -79,7 +79,7 @@ class PlainScreen:
         self._notes = _Notes()
         self._shown_s = -_PLAIN_EVERY_S
 
-    def show_report(self, rank: int, report: Report) -> None:
+    def show_report(self, worker: int, report: Report) -> None:
         """Print what is to be read."""
         if isinstance(report, StepReport):
             self._progress = self._progress.after(report, time.monotonic())
@@ -93,6 +93,12 @@ class PlainScreen:
     def show_note(self, text: str) -> None:
         """Print to stderr."""
         print(text, file=sys.stderr, flush=True)
+
+    def show_group(self, workers: int, generation: int) -> None:
+        """Say how the membership changed."""
+        self._progress, line = self._progress.with_group(workers, generation)
+        if line is not None:
+            self.show_note(line)
 
     def tick(self, now_s: float) -> None:
         """Print the progress line, if it is time."""
@@ -115,7 +121,7 @@ class LiveScreen:
         self._spinner = Spinner("dots", style="cyan")
         self._shown_s = 0.0
 
-    def show_report(self, rank: int, report: Report) -> None:
+    def show_report(self, worker: int, report: Report) -> None:
         """Print what is to be read; steps move the live line."""
         if isinstance(report, StepReport):
             self._progress = self._progress.after(report, time.monotonic())
@@ -132,6 +138,12 @@ class LiveScreen:
     def show_note(self, text: str) -> None:
         """Print above the live line."""
         self._console.print(Text(text))
+
+    def show_group(self, workers: int, generation: int) -> None:
+        """Say how the membership changed; the live line has it too."""
+        self._progress, line = self._progress.with_group(workers, generation)
+        if line is not None:
+            self.show_note(line)
 
     def tick(self, now_s: float) -> None:
         """Draw the live line anew, at most ten times a second."""

@@ -13,7 +13,15 @@ from ._samplers import sampler_order
 from ._schedule import Chunk, Fetch, Schedule, chunks
 from ._shards import IterableShards, ShardRead
 from ._source import IterableSource, LoaderWorkers, MapSource, Source, open_source
-from ._streams import HostStreams, restore_host_streams, save_host_streams, set_host_streams, torch_state_of
+from ._streams import (
+    HostStreams,
+    StreamStart,
+    prepare_host_streams,
+    restore_host_streams,
+    save_host_streams,
+    set_host_streams,
+    torch_state_of,
+)
 
 __all__ = [
     "Batch",
@@ -29,6 +37,7 @@ __all__ = [
     "Schedule",
     "ShardRead",
     "Source",
+    "StreamStart",
     "batch_to_device",
     "chunks",
     "epoch_order",
@@ -36,6 +45,7 @@ __all__ = [
     "is_fresh",
     "map_tensors",
     "open_source",
+    "prepare_host_streams",
     "restore_host_streams",
     "sampler_order",
     "save_host_streams",

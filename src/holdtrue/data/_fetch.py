@@ -22,11 +22,18 @@ class FetchDataset(Dataset[Batch]):
         # Rows of plain tensors, stacked: one gather gives the same bits, and nothing can draw from a stream.
         is_plain = type(source.dataset) is TensorDataset and source.collate_fn is default_collate
         self._columns = source.dataset.tensors if is_plain else None
+        # A user's sampler may count from the end, which index_select does not; it keeps no other memory format.
+        self._selects = source.sampler is None and all(c.is_contiguous() for c in self._columns or ())
 
     @property
     def is_plain(self) -> bool:
         """Whether batches are gathered from plain tensors, which makes fresh ones and draws nothing."""
         return self._columns is not None
+
+    @property
+    def bytes_of_example(self) -> int:
+        """Bytes of one row of plain tensors; 0 where they are not plain."""
+        return sum(c.nbytes // max(1, len(c)) for c in self._columns or ())
 
     def __getitem__(self, fetch: Fetch) -> Batch:
         """The batch of `fetch`, with the host's streams left where the dataset took them.
@@ -41,7 +48,11 @@ class FetchDataset(Dataset[Batch]):
         if not fetch.indices:
             return None
         if self._columns is not None:
-            rows = torch.tensor(fetch.indices)
+            rows = torch.tensor(fetch.indices) if fetch.rows is None else torch.from_numpy(fetch.rows)
+            if self._selects:
+                return [
+                    column.index_select(0, rows) for column in self._columns
+                ]  # half the time of column[rows]
             return [column[rows] for column in self._columns]
         set_host_streams(stream_key(self._seed, "fetch", fetch.epoch, fetch.first, fetch.virtual_node))
         with plain_torch():

@@ -6,7 +6,7 @@ virtual node v      its range of that batch, by Plan.ranges    one fetch
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from holdtrue.errors import DataError
 from holdtrue.plan import Plan
@@ -28,6 +28,8 @@ class Fetch:
     """Position in the epoch's order of the first example."""
     indices: tuple[int, ...]
     """Dataset indices in reading order; empty where a short last batch leaves the virtual node none."""
+    rows: IndexArray | None = field(default=None, compare=False, repr=False)
+    """The same as a part of the epoch's order, for those who gather many rows at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,16 +103,20 @@ class Schedule:
         )
         start, stop = self.batch_range(step_in_epoch)
         ranges = self.plan.ranges(stop - start)
-        return tuple(
-            Fetch(
+
+        def fetch(virtual_node: int) -> Fetch:
+            first, end = ranges[virtual_node]
+            rows = order[start + first : start + end]
+            return Fetch(
                 epoch=epoch,
                 step_in_epoch=step_in_epoch,
-                virtual_node=v,
-                first=start + ranges[v][0],
-                indices=tuple(order[start + ranges[v][0] : start + ranges[v][1]].tolist()),
+                virtual_node=virtual_node,
+                first=start + first,
+                indices=tuple(rows.tolist()),
+                rows=rows,
             )
-            for v in virtual_nodes
-        )
+
+        return tuple(fetch(v) for v in virtual_nodes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

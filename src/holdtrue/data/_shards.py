@@ -134,6 +134,14 @@ class IterableShards:
             self._open[virtual_node] = _OpenShard(shard, iter(shard), 0)
         return self._open[virtual_node]
 
+    def is_open(self, virtual_node: int) -> bool:
+        """Whether a virtual node's shard is being read on this worker."""
+        return virtual_node in self._open
+
+    def close(self, virtual_node: int) -> None:
+        """Let a virtual node's shard go: another worker reads it from now on."""
+        self._open.pop(virtual_node, None)
+
     def _shard(self, virtual_node: int) -> Any:  # Any: the user's iterable
         shard = self._source.source.shard(virtual_node, self._virtual_nodes)
         missing = [

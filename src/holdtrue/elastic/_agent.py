@@ -68,7 +68,13 @@ class Agent(ABC):
         """Facts of the run for `holdtrue status` (step, total, epoch, loss, mapping, seconds a step): dropped when busy."""
 
     @abstractmethod
-    def say_end(self, *, how: str, sentence: str = "") -> None:
+    def say_leaving(self, reason: str) -> None:
+        """This worker wants to leave at the next boundary: its machine is being taken away."""
+
+    @abstractmethod
+    def say_end(
+        self, *, how: str, sentence: str = "", virtual_node: int | None = None, step: int | None = None
+    ) -> None:
         """This worker ends by itself: `finished`, `left` (as a planned view asked), or `failed` with a sentence.
 
         Blocks:

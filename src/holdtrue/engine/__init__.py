@@ -14,6 +14,14 @@ from ._memory import keep_freed_memory
 from ._numerics import apply_numerics, specialise_compiled_shapes
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams, export_user_streams, import_user_streams
+from ._transfer import (
+    StateText,
+    bytes_to_state,
+    copy_state,
+    read_state_text,
+    state_to_bytes,
+    write_state_text,
+)
 
 __all__ = [
     "NOTICE_BYTES",
@@ -23,8 +31,11 @@ __all__ = [
     "OrderFunction",
     "PassStreams",
     "RoundResult",
+    "StateText",
     "TrainingState",
     "apply_numerics",
+    "bytes_to_state",
+    "copy_state",
     "digest_entries",
     "export_user_streams",
     "flatten_state",
@@ -33,6 +44,9 @@ __all__ = [
     "keep_freed_memory",
     "load_checkpoint",
     "newest_checkpoint",
+    "read_state_text",
     "specialise_compiled_shapes",
+    "state_to_bytes",
     "write_checkpoint",
+    "write_state_text",
 ]

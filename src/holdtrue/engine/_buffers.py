@@ -11,7 +11,8 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import safetensors.torch
@@ -19,93 +20,29 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from holdtrue.errors import NumericsError
+from holdtrue.mapping import Mapping as NodeMapping
 from holdtrue.reduce import Group
 
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integer dtype by item size: values are compared as bits, so that NaN equals itself."""
+from ._buffer_family import Family, Tracked, bits_of, settle_family
+from ._buffer_rows import PassRows
 
 ADDED_RULES = ("mean", "sum")
 
 
-@dataclass(slots=True)
-class _Tracked:
-    """One buffer, by where it hangs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What the workers agreed on about the buffers of a round; entries by family."""
 
-    name: str
-    owner: dict[str, torch.Tensor | None]
-    key: str
-    tensor: torch.Tensor
-    flat: torch.Tensor
-    """The tensor as one axis; a view of it where it is contiguous."""
-    is_view: bool
-
-
-@dataclass(slots=True)
-class _Family:
-    """Buffers of one rule, dtype and device, handled as one flat tensor."""
-
-    rule: str
-    members: list[_Tracked] = field(default_factory=list)
-    start: torch.Tensor = field(init=False)
-    start_views: list[torch.Tensor] = field(init=False)
-    tensors: list[torch.Tensor] = field(init=False)
-    first: torch.Tensor | None = None
-    """Values after this worker's first pass."""
-    changed: torch.Tensor | None = None
-    """Where some pass left another value than `start`; None while no pass has."""
-    unlike: torch.Tensor | None = None
-    """Where some pass left another value than the first pass."""
-    extreme: torch.Tensor | None = None
-    """Running maximum or minimum, for these rules."""
-
-    all_changed: bool = False
-    """Whether every member is known to have changed, and need not be compared again (CPU)."""
-    all_unlike: bool = False
-    """Whether every member is known to be unlike after two passes (CPU)."""
-
-    def flat(self) -> torch.Tensor:
-        """Present values of all members, in one new tensor."""
-        values = []
-        for m in self.members:
-            now = m.owner[m.key]
-            assert now is not None, f"buffer {m.name} is tracked and gone"
-            values.append(m.flat if now is m.tensor and m.is_view else now.reshape(-1))
-        return torch.cat(values)
-
-    def compare(self, flat: torch.Tensor) -> None:
-        """Note where a pass left other values than the start, and than the first pass."""
-        if self.first is None:
-            self.first = flat
-        on_cpu = flat.device.type == "cpu"
-        if not (on_cpu and (self.all_changed or torch.equal(_bits(flat), _bits(self.start)))):
-            self.changed = _mark(self.changed, flat, self.start)
-            self.all_changed = on_cpu and all(self.any_in_members(self.changed))
-        if not (
-            on_cpu and (flat is self.first or self.all_unlike or torch.equal(_bits(flat), _bits(self.first)))
-        ):
-            self.unlike = _mark(self.unlike, flat, self.first)
-            self.all_unlike = on_cpu and all(self.any_in_members(self.unlike))
-
-    def split(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        """Views of `flat` in the members' shapes."""
-        pieces = flat.split([m.tensor.numel() for m in self.members])
-        return [p.view(m.tensor.shape) for p, m in zip(pieces, self.members, strict=True)]
-
-    def any_in_members(self, mask: torch.Tensor | None) -> list[bool]:
-        """For each member, whether `mask` is set anywhere in it."""
-        if mask is None:
-            return [False] * len(self.members)
-        return [bool(piece.any()) for piece in self.split(mask.cpu())]
-
-
-def _mark(mask: torch.Tensor | None, values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """`mask` with the places set where the bits of two tensors differ."""
-    differs = _bits(values) != _bits(others)
-    return differs if mask is None else mask.logical_or_(differs)
-
-
-def _bits(flat: torch.Tensor) -> torch.Tensor:
-    return flat if flat.dtype == torch.bool else flat.view(BITS[flat.element_size()])
+    unlike: list[list[bool]]
+    """For each member, whether two passes left different values in it."""
+    first: list[torch.Tensor | None]
+    """Values after the lowest virtual node's pass; None where no pass changed anything."""
+    extremes: list[list[torch.Tensor]]
+    """Largest or smallest values of each worker, for these rules."""
+    odd: dict[str, torch.Tensor]
+    """Buffers that appeared in the passes, by name."""
+    per_node: dict[str, dict[int, torch.Tensor]]
+    """What each virtual node's pass left in `per_node` buffers."""
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
@@ -127,25 +64,68 @@ class BufferBook:
 
     def __init__(self, models: Mapping[str, torch.nn.Module], rules: Sequence[tuple[str, str]]) -> None:
         self._models, self._rules = models, rules
-        self._families: list[_Family] = []
+        self._families: list[Family] = []
         self._modules: list[tuple[str, torch.nn.Module]] = []
         self._dicts: list[dict[str, torch.Tensor | None]] = []
-        self._count = 0
+        self._children: list[torch.nn.Module | None] = []
+        self._signature: list[object] = [None]  # unlike that of models without buffers
+        self._tensors: list[int] = []
+        self._added: list[torch.Tensor] = []
+        self._rows: PassRows | None = None
         self._passes = 0
         self._odd: dict[str, tuple[torch.Tensor, bool]] = {}
         self.per_node: dict[str, dict[int, torch.Tensor]] = {}
-        """Values of `per_node` buffers by name and virtual node: those whose last pass ran on this worker."""
+        """Values of `per_node` buffers by name and virtual node, of all virtual nodes: any worker may take one over."""
+        self._fresh_per_node: dict[str, dict[int, torch.Tensor]] = {}
+        """Those that this worker's passes left in the present round."""
 
     def begin_round(self) -> None:
-        """Walk the models and keep the values that every pass of the round starts from."""
-        families: dict[tuple[str, torch.dtype, torch.device], _Family] = {}
+        """Keep the values that every pass of the round starts from; walk the models if their buffers are others."""
+        self._odd = {}
+        self._fresh_per_node = {}
+        self._passes = 0
+        if self._is_known():
+            for family in self._families:
+                family.begin_round()
+            if self._rows is not None:
+                self._rows.begin_round()
+            return
+        self._walk()
+        self._children = self._present_children()
+        self._signature = self._present_signature()
+        self._tensors = self._present_tensors()
+
+    def _is_known(self) -> bool:
+        """Whether modules and buffers are those of the last walk, buffers with the same memory."""
+        children = self._present_children()
+        return (
+            len(children) == len(self._children)
+            and all(map(is_, children, self._children))
+            and self._present_signature() == self._signature
+        )
+
+    def _present_children(self) -> list[torch.nn.Module | None]:
+        return [child for _, module in self._modules for child in module._modules.values()]
+
+    def _present_tensors(self) -> list[int]:
+        """Which tensors hang where: what a pass may change in a way that needs a closer look."""
+        return [id(tensor) for buffers in self._dicts for tensor in buffers.values()]
+
+    def _present_signature(self) -> list[object]:
+        return [
+            tensor if tensor is None else (id(tensor), tensor.data_ptr(), tensor.shape, tensor.dtype)
+            for buffers in self._dicts
+            for tensor in buffers.values()
+        ]
+
+    def _walk(self) -> None:
+        families: dict[tuple[str, torch.dtype, torch.device], Family] = {}
         self._modules = [
             (".".join(filter(None, (prefix, path))).replace("_orig_mod.", ""), module)
             for prefix, model in self._models.items()
             for path, module in model.named_modules()
         ]
         self._dicts = [module._buffers for _, module in self._modules]
-        self._count = sum(map(len, self._dicts))
         seen: set[int] = set()
         for path, module in self._modules:
             for key, tensor in module._buffers.items():
@@ -154,9 +134,9 @@ class BufferBook:
                 seen.add(id(tensor))
                 name = ".".join(filter(None, (path, key)))
                 family_key = (self._rule_of(name, module, tensor), tensor.dtype, tensor.device)
-                family = families.setdefault(family_key, _Family(rule=family_key[0]))
+                family = families.setdefault(family_key, Family(rule=family_key[0]))
                 family.members.append(
-                    _Tracked(
+                    Tracked(
                         name,
                         module._buffers,
                         key,
@@ -166,12 +146,14 @@ class BufferBook:
                     )
                 )
         self._families = list(families.values())
-        self._odd = {}
-        self._passes = 0
         for family in self._families:
-            family.start = family.flat()
-            family.start_views = family.split(family.start)
-            family.tensors = [m.tensor for m in family.members]
+            family.close()
+        self._rows = PassRows(self._families) if PassRows.can_hold(self._families) else None
+        self._added = [
+            torch.empty(f.start.numel(), dtype=torch.float64, device="meta")
+            for f in self._families
+            if f.rule in ADDED_RULES
+        ]
 
     def _rule_of(self, name: str, module: torch.nn.Module, tensor: torch.Tensor) -> str:
         for pattern, rule in self._rules:
@@ -183,11 +165,7 @@ class BufferBook:
 
     def added(self) -> list[torch.Tensor]:
         """Float64 tensors shaped like the sums that `close_pass` returns: the layout of their reduction."""
-        return [
-            torch.empty(f.start.numel(), dtype=torch.float64, device="meta")
-            for f in self._families
-            if f.rule in ADDED_RULES
-        ]
+        return self._added
 
     def open_pass(self, virtual_node: int) -> None:
         """Put the virtual node's own values into `per_node` buffers."""
@@ -198,7 +176,7 @@ class BufferBook:
                     if own is not None:
                         member.tensor.copy_(own)
 
-    def close_pass(self, virtual_node: int, weight: float) -> list[torch.Tensor | None]:
+    def close_pass(self, virtual_node: int, weight: float) -> list[tuple[int, list[torch.Tensor | None]]]:
         """Take what the pass left in the buffers, and put the starting values back.
 
         Args:
@@ -206,18 +184,29 @@ class BufferBook:
             weight: Its weight in means: its examples, in any unit that is the same for the whole round.
 
         Returns:
-            What the pass adds to the sums of the families with rule mean or sum, float64.
+            What this pass and those before it add to the sums of the families with rule mean or sum, float64, with
+            their virtual nodes; nothing yet where that can wait for `work_off`.
         """
         self._passes += 1
         is_regular = self._is_regular()
         if is_regular and not self._families:
             return []
+        if is_regular and self._rows is not None and self._rows.has_room:
+            self._rows.take(virtual_node, weight)
+            return []
+        return [*self.work_off(), (virtual_node, self._take_pass(virtual_node, weight, is_regular))]
+
+    def work_off(self) -> list[tuple[int, list[torch.Tensor | None]]]:
+        """What `close_pass` has put off."""
+        return [] if self._rows is None else self._rows.work_off()
+
+    def _take_pass(self, virtual_node: int, weight: float, is_regular: bool) -> list[torch.Tensor | None]:
         with torch.no_grad():
             if not is_regular:
                 self._collect_odd()
             leaves: list[torch.Tensor | None] = []
             for family in self._families:
-                self._take_family(family, virtual_node, weight, leaves)
+                self._take_family(family, virtual_node, weight, leaves, is_regular=is_regular)
                 if family.changed is not None:
                     if not is_regular:
                         for member in family.members:
@@ -226,12 +215,18 @@ class BufferBook:
             return leaves
 
     def _take_family(
-        self, family: _Family, virtual_node: int, weight: float, leaves: list[torch.Tensor | None]
+        self,
+        family: Family,
+        virtual_node: int,
+        weight: float,
+        leaves: list[torch.Tensor | None],
+        *,
+        is_regular: bool,
     ) -> None:
-        if family.rule == "first" and family.changed is not None:
-            return  # the first pass had the value; the start is put back in any case
-        flat = family.flat()
-        family.compare(flat)
+        if family.rule == "first" and family.changed is not None and virtual_node > family.first_node:
+            return  # a lower pass had the value; the start is put back in any case
+        flat = family.flat(is_regular=is_regular)
+        family.compare(flat, virtual_node)
         if family.rule == "mean":
             wide = flat.double()
             leaves.append(wide if weight == 1 else wide.mul_(weight))
@@ -242,13 +237,11 @@ class BufferBook:
             family.extreme = flat if family.extreme is None else fold(family.extreme, flat)
         elif family.rule == "per_node":
             for member, value in zip(family.members, family.split(flat), strict=True):
-                self.per_node.setdefault(member.name, {})[virtual_node] = value.clone()
+                self._fresh_per_node.setdefault(member.name, {})[virtual_node] = value.clone()
 
     def _is_regular(self) -> bool:
         """Whether the modules have the buffers that they had at the start of the round, by identity."""
-        if sum(map(len, self._dicts)) != self._count:
-            return False
-        return all(m.owner.get(m.key) is m.tensor for f in self._families for m in f.members)
+        return self._present_tensors() == self._tensors
 
     def _collect_odd(self) -> None:
         """Find buffers that appeared in the pass or changed their shape; they must be alike in all passes."""
@@ -262,7 +255,7 @@ class BufferBook:
                 first, alike = self._odd.get(name, (tensor, True))
                 self._odd[name] = (
                     first,
-                    alike and _same_kind(first, tensor) and torch.equal(_bits(first), _bits(tensor)),
+                    alike and _same_kind(first, tensor) and torch.equal(bits_of(first), bits_of(tensor)),
                 )
                 if tracked:
                     module._buffers[key] = tracked.tensor
@@ -285,25 +278,21 @@ class BufferBook:
         """Whether a buffer appeared or changed its shape in a pass on this worker."""
         return bool(self._odd)
 
-    @torch.no_grad()
-    def combine(
-        self, group: Group, sums: Sequence[torch.Tensor | None], weight: float, lowest: int, step: int
-    ) -> None:
-        """Give every buffer its value after the round, the same on every worker.
+    def swap(self, group: Group, mapping: NodeMapping, lowest: int, step: int) -> "Settlement":
+        """Learn from all workers what the passes of the round did; nothing is changed yet.
 
         Args:
-            group: The workers; all of them call this at the end of a round.
-            sums: `close_pass`'s sums over all virtual nodes, in tree order.
-            weight: Sum of the weights of the round's passes.
+            group: The workers; all of them call this at the end of a round, after everything else of it.
+            mapping: Who ran what.
             lowest: Rank of the worker that holds the lowest virtual node with examples.
             step: Index of the step, for messages.
 
         Raises:
             NumericsError: passes changed a buffer without a rule in unlike ways.
         """
-        if group.world_size == 1 and not self._odd:
-            self._combine_alone(sums, weight, step)
-            return
+        if mapping.world_size == 1 and not self._odd:
+            return self._settle_alone(step)
+        per_node = self._swap_per_node(group, step)
         what = f"the buffers of step {step}"
         reports = [json.loads(r) for r in group.gather_bytes(self._report(), what=what)]
         busy = [r for r in reports if r["ran"]]
@@ -311,7 +300,7 @@ class BufferBook:
         refused = [
             n for n in odd if len({r["odd"].get(n) for r in busy}) > 1 or busy[0]["odd"].get(n) is None
         ]
-        unlike = [self._unlike_members(i, f, busy) for i, f in enumerate(self._families)]
+        unlike = [self._unlike_members(i, busy) for i in range(len(self._families))]
         changed = [any(r["changed"][i] for r in busy) for i in range(len(self._families))]
         idle = len(busy) < len(reports) and (any(changed) or bool(odd))
         parted = any(
@@ -324,46 +313,89 @@ class BufferBook:
         if refused:
             raise NumericsError(_refusal(sorted(set(refused)), step))
         values = [self._own_values(group.rank == lowest)]
-        if group.world_size > 1 and (idle or parted):
+        if mapping.world_size > 1 and (idle or parted):
             sent = safetensors.torch.save(values[0])
             values = [safetensors.torch.load(v) for v in group.gather_bytes(sent, what=what)]
             lowest_values = values[lowest]
         else:
             lowest_values = self._own_values(True)
-        totals = iter(sums)
-        for i, family in enumerate(self._families):
-            total = next(totals) if family.rule in ADDED_RULES else None
-            if changed[i]:
-                extremes = [v[f"extreme.{i}"] for v in values if f"extreme.{i}" in v]
-                _settle(family, unlike[i], lowest_values[f"first.{i}"], total, weight, extremes)
-        self._settle_odd({n: lowest_values[f"odd.{n}"] for n in odd})
+        return Settlement(
+            unlike=unlike,
+            first=[
+                lowest_values[f"first.{i}"] if is_changed else None for i, is_changed in enumerate(changed)
+            ],
+            extremes=[
+                [v[f"extreme.{i}"] for v in values if f"extreme.{i}" in v] for i in range(len(changed))
+            ],
+            odd={n: lowest_values[f"odd.{n}"] for n in odd},
+            per_node=per_node,
+        )
 
-    def _unlike_members(
-        self, index: int, family: _Family, busy: Sequence[dict[str, Any]]
-    ) -> list[bool]:  # Any: JSON
+    def _swap_per_node(self, group: Group, step: int) -> dict[str, dict[int, torch.Tensor]]:
+        """What every virtual node's pass left in `per_node` buffers."""
+        if not any(f.rule == "per_node" for f in self._families):
+            return {}
+        own = {
+            f"{v}.{name}": value.cpu()
+            for name, values in self._fresh_per_node.items()
+            for v, value in values.items()
+        }
+        merged: dict[str, dict[int, torch.Tensor]] = {}
+        what = f"the buffers of single virtual nodes in step {step}"
+        for part in group.gather_bytes(safetensors.torch.save(own), what=what):
+            for key, value in safetensors.torch.load(part).items():
+                v, _, name = key.partition(".")
+                merged.setdefault(name, {})[int(v)] = value
+        return merged
+
+    @torch.no_grad()
+    def settle(self, settlement: "Settlement", sums: Sequence[torch.Tensor | None], weight: float) -> None:
+        """Give every buffer its value after the round, the same on every worker: local.
+
+        Args:
+            settlement: From `swap`.
+            sums: `close_pass`'s sums over all virtual nodes, in tree order.
+            weight: Sum of the weights of the round's passes.
+        """
+        totals = iter(sums)
+        for family, unlike, first, extremes in zip(
+            self._families, settlement.unlike, settlement.first, settlement.extremes, strict=True
+        ):
+            total = next(totals) if family.rule in ADDED_RULES else None
+            if first is not None:
+                settle_family(family, unlike, first, total, weight, extremes)
+        self._settle_odd(settlement.odd)
+        for name, values in settlement.per_node.items():
+            self.per_node.setdefault(name, {}).update(values)
+
+    def _unlike_members(self, index: int, busy: Sequence[dict[str, Any]]) -> list[bool]:  # Any: JSON
         """For each member, whether two passes of the step left different values in it."""
         entries = [r["families"][index] for r in busy]
         return [
             len({e[m][0] for e in entries}) > 1 or any(e[m][1] for e in entries)
-            for m in range(len(family.members))
+            for m in range(len(self._families[index].members))
         ]
 
-    def _combine_alone(self, sums: Sequence[torch.Tensor | None], weight: float, step: int) -> None:
-        """As `combine` where this worker ran every pass: nothing to send, no fingerprints."""
-        totals = iter(sums)
+    def _settle_alone(self, step: int) -> "Settlement":
+        """As `swap` where this worker ran every pass: nothing to send, no fingerprints."""
         refused: list[str] = []
+        all_unlike: list[list[bool]] = []
         for family in self._families:
-            total = next(totals) if family.rule in ADDED_RULES else None
-            if family.changed is None or family.first is None:
-                continue
-            all_unlike = [True] * len(family.members)
-            unlike = all_unlike if family.all_unlike else family.any_in_members(family.unlike)
-            if family.rule == "alike":
+            unlike = [True] * len(family.members)
+            if not family.all_unlike:
+                unlike = family.any_in_members(family.unlike)
+            all_unlike.append(unlike)
+            if family.rule == "alike" and family.changed is not None:
                 refused += [m.name for m, is_unlike in zip(family.members, unlike, strict=True) if is_unlike]
-            extremes = [] if family.extreme is None else [family.extreme]
-            _settle(family, unlike, family.first, total, weight, extremes)
         if refused:
             raise NumericsError(_refusal(sorted(refused), step))
+        return Settlement(
+            unlike=all_unlike,
+            first=[None if f.changed is None else f.first for f in self._families],
+            extremes=[[] if f.extreme is None else [f.extreme] for f in self._families],
+            odd={},
+            per_node=self._fresh_per_node,
+        )
 
     def _report(self) -> bytes:
         """What passes did to each buffer here: its value after the first, and whether later ones differ."""
@@ -410,31 +442,6 @@ class BufferBook:
                 if owner == path:
                     device = next((t.device for t in module.parameters()), torch.device("cpu"))
                     module._buffers[key] = value.to(device)
-
-
-def _settle(
-    family: _Family,
-    unlike: Sequence[bool],
-    first: torch.Tensor,
-    total: torch.Tensor | None,
-    weight: float,
-    extremes: Sequence[torch.Tensor],
-) -> None:
-    """Set the members of one family to their values after the round."""
-    new = first.to(family.start.device, copy=True)
-    combined: torch.Tensor | None = None
-    if total is not None:
-        total = total.to(family.start.device)
-        combined = total / weight if family.rule == "mean" else total + family.start
-        combined = combined.to(family.start.dtype)
-    for extreme in extremes:
-        fold = torch.maximum if family.rule == "max" else torch.minimum
-        combined = extreme if combined is None else fold(combined, extreme)
-    if combined is not None:
-        for target, source, is_unlike in zip(family.split(new), family.split(combined), unlike, strict=True):
-            if is_unlike:
-                target.copy_(source)
-    torch._foreach_copy_(family.tensors, family.split(new))
 
 
 def _same_kind(a: torch.Tensor, b: torch.Tensor) -> bool:

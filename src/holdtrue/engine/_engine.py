@@ -14,17 +14,27 @@ from functools import lru_cache
 import torch
 
 from holdtrue.errors import UsageError
-from holdtrue.mapping import Mapping, Tree, evaluate_tree, order_by_tree, order_by_worker, prune_tree
+from holdtrue.mapping import (
+    Mapping,
+    Tree,
+    evaluate_tree,
+    order_by_tree,
+    order_by_worker,
+    prune_tree,
+)
 from holdtrue.plan import Plan, stream_key
 from holdtrue.reduce import GradientLayout, Group, OrderedReduce
 
-from ._buffers import BufferBook
+from ._buffers import BufferBook, Settlement
 from ._gradients import AccumulationWatch, BackwardOverlap, GradientTaker, Leaf
 from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams
 
 OrderFunction = Callable[[Mapping], Tree]
+
+STREAMS_AHEAD = 16
+"""Passes whose random streams are made ready at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +85,8 @@ class _Round:
     weights: dict[int, float | torch.Tensor] = field(default_factory=dict)
     fingerprints: dict[int, int] = field(default_factory=dict)
     totals: dict[str, dict[int, float | torch.Tensor]] = field(default_factory=dict)
-    last_sums: Leaf = field(default_factory=list)
+    continues: bool = False
+    """Whether it goes on after a loss, from sums that were kept: everything is sent at the end."""
 
 
 @lru_cache(maxsize=32)
@@ -111,6 +122,9 @@ class Engine:
     ) -> None:
         self.plan, self.state, self.group, self.mapping, self.device = plan, state, group, mapping, device
         self._order = order or (order_by_worker if plan.numerics == "fast" else order_by_tree)
+        self._ordered_by = mapping
+        self._tree: Tree = 0
+        """Order of the present round."""
         self._overlaps = overlap and group.overlaps and group.device.type == device.type
         self.streams = PassStreams(device)
         self.buffers = BufferBook(state.named_models(), plan.buffers)
@@ -124,6 +138,8 @@ class Engine:
         self._sums_by_tree: dict[tuple[Tree, tuple[int, ...]], OrderedReduce] = {}
         self._overlap: BackwardOverlap | None = None
         self._checked_sparse: set[int] = set()
+        self._keys: dict[int, int] = {}
+        """Keys of the random streams of the next passes."""
         self.open: _Pass | None = None
         self.round: _Round | None = None
 
@@ -155,7 +171,8 @@ class Engine:
         """Start a round: `counts[v]` examples for each virtual node."""
         if round_ == 0:
             self._refresh_parameters()
-        tree = _pruned(self._order, self.mapping, frozenset(v for v, n in enumerate(counts) if n))
+        tree = _pruned(self._order, self._ordered_by, frozenset(v for v, n in enumerate(counts) if n))
+        self._tree = tree
         if tree not in self._reduces:
             reduce = OrderedReduce(group=self.group, layout=self._layout, tree=tree, mapping=self.mapping)
             self._reduces[tree] = reduce, BackwardOverlap(self._taker, reduce.buckets)
@@ -168,6 +185,7 @@ class Engine:
         self.round = _Round(
             step=step, round_=round_, counts=counts, nodes=self.nodes(counts), unit_examples=unit
         )
+        self._keys = {}
         self.buffers.begin_round()
         self._sums = self._reduce_of_sums(tree)
         if not self.round.nodes:
@@ -192,12 +210,23 @@ class Engine:
         work = self._round()
         self.open = _Pass(virtual_node=virtual_node, examples=work.counts[virtual_node])
         work.fingerprints[virtual_node] = fingerprint
-        if virtual_node == work.nodes[-1]:
+        if self._is_last(virtual_node):
             self._reduce_now().open_last(virtual_node)
         self.buffers.open_pass(virtual_node)
         torch.clear_autocast_cache()
         self.streams.save()
-        self.streams.set(stream_key(self.plan.seed, "pass", work.step, work.round_, virtual_node))
+        if virtual_node not in self._keys:
+            self._prepare_streams(work, virtual_node)
+        self.streams.set(self._keys[virtual_node])
+
+    def _prepare_streams(self, work: _Round, virtual_node: int) -> None:
+        """Make the streams of the next passes ready, this one's first."""
+        at = work.nodes.index(virtual_node)
+        self._keys = {
+            v: stream_key(self.plan.seed, "pass", work.step, work.round_, v)
+            for v in work.nodes[at : at + STREAMS_AHEAD]
+        }
+        self.streams.prepare(list(self._keys.values()))
 
     def backward(self, loss: torch.Tensor, weight: float | torch.Tensor | None) -> None:
         """Run the backward of the open pass, scaled by its weight; see `Step.backward`."""
@@ -235,8 +264,8 @@ class Engine:
     ) -> None:
         """Backward, with the shortcuts that keep the bits, and the gradients off the parameters."""
         reduce, watch = self._reduce_now(), self._watch
-        is_last = at.virtual_node == work.nodes[-1]
-        may_shorten = self._may_shorten and isinstance(weight, float)
+        is_last = self._is_last(at.virtual_node)
+        may_shorten = self._may_shorten and isinstance(weight, float) and not work.continues
         entry = reduce.pop_for(at.virtual_node) if may_shorten and watch.is_single else None
         if entry is None:
             self._taker.clear()  # what the user's own backward may have left
@@ -290,15 +319,21 @@ class Engine:
         weight = work.weights[v]
         if isinstance(weight, torch.Tensor):
             leaf = [None if g is None else torch.where(weight > 0, g, torch.full_like(g, -0.0)) for g in leaf]
-        if v == work.nodes[-1]:
+        if self._is_last(v):
             self._reduce_now().push_last(leaf)
         else:
             self._reduce_now().push(v, leaf, at.merged)
-        sums = self.buffers.close_pass(v, at.examples / work.unit_examples)
-        if v == work.nodes[-1]:
-            work.last_sums = sums
-        elif self._sums is not None:
-            self._sums.push(v, sums)
+        self._push_sums(self.buffers.close_pass(v, at.examples / work.unit_examples))
+
+    def _push_sums(self, passes: Sequence[tuple[int, Leaf]]) -> None:
+        if self._sums is not None:
+            for v, sums in passes:
+                self._sums.push(v, sums)
+
+    def _is_last(self, virtual_node: int) -> bool:
+        """Whether the exchange may begin with this pass's gradients."""
+        work = self._round()
+        return not work.continues and virtual_node == work.nodes[-1]
 
     def add_total(self, name: str, value: float | torch.Tensor) -> None:
         """Add to the user's own total of the open pass; see `Step.sum`."""
@@ -310,33 +345,97 @@ class Engine:
     def finish_round(self, notice: bytes = b"") -> RoundResult:
         """Complete the reduction: every parameter has the step's gradient, every buffer its next value.
 
+        Whatever it raises before the round has closed, it may be called again: nothing was changed by then,
+        and the sums of this worker's passes are still there.
+
         Blocks:
             Until all workers have finished their passes, at most the group's time-out.
         """
         work, reduce = self._round(), self._reduce_now()
         self.streams.restore()
-        if not work.nodes:
+        if work.continues:
+            reduce.push_rest()
+        elif not work.nodes:
             reduce.push_last([None] * len(self._taker.parameters))
-        ledger = self._swap_ledger(work, reduce, notice)
+        present = reduce.present()
+        reduced = reduce.finish()
+        sums = self._finish_sums()
+        # Gathers from here on, each entered when all before it is complete: the last one closes the round, and who
+        # has completed it knows that nobody lacks anything else.
+        ledger = self._swap_ledger(work, present, notice)
+        totals = self._swap_totals(work, ledger)
+        settlement = self._swap_buffers(work, ledger)
+        self.round = None
         positive = frozenset(v for v, r in ledger.passes.items() if r.weight > 0)
         total_weight = self._add_up({v: ledger.passes[v].weight for v in positive})
-        reduced = reduce.finish()
         self._taker.put(
             reduced, ledger.present if positive else [False] * len(ledger.present), self._factor(total_weight)
         )
-        if self.buffers.has_families or ledger.flags & FLAG_ODD_BUFFERS:
-            self._combine_buffers(work)
+        if settlement is not None:
+            self.buffers.settle(settlement, sums, sum(work.counts) / work.unit_examples)
         losses = {v: ledger.passes[v].loss for v in sorted(positive)}
         weighted = self._add_up({v: loss * ledger.passes[v].weight for v, loss in losses.items()})
-        self.round = None
         self._watch.end_round()
         return RoundResult(
             loss=weighted / total_weight if positive else math.nan,
             losses=losses,
             fingerprints={v: r.fingerprint for v, r in sorted(ledger.passes.items())},
-            totals=self._swap_totals(work, ledger),
+            totals=totals,
             notices=ledger.notices,
         )
+
+    def change_mapping(self, mapping: Mapping, ordered_by: Mapping) -> None:
+        """Use another mapping from the next round on; the group may be another too.
+
+        Args:
+            mapping: Who holds what.
+            ordered_by: The mapping that an order takes its shape from where it depends on one (level `fast`): all
+                workers name the same.
+        """
+        assert self.round is None, "a round is open: it is taken over, not begun anew"
+        self.mapping, self._ordered_by = mapping, ordered_by
+        self._reduces.clear()
+        self._sums_by_tree.clear()
+
+    def take_over(self, mapping: Mapping) -> tuple[int, ...]:
+        """Go on with the open round under the mapping of those who are left.
+
+        The sums of this worker's passes stay as they are; the expression that the round computes does too.
+
+        Args:
+            mapping: Everyone in it holds what it held before, and perhaps more.
+
+        Returns:
+            Virtual nodes whose passes this worker runs now, ascending; then comes `finish_round` again.
+        """
+        work = self._round()
+        self._push_sums(self.buffers.work_off())
+        kept = self._reduce_now().contributions()
+        kept_sums = self._sums.contributions() if self._sums is not None else {}
+        self.mapping = mapping
+        self._reduces.clear()
+        self._sums_by_tree.clear()
+        self._overlap = None
+        self._reduce = OrderedReduce(
+            group=self.group,
+            layout=self._layout,
+            tree=self._tree,
+            mapping=mapping,
+            eager=False,
+            kept=kept,
+        )
+        if self._sums is not None:
+            self._sums = OrderedReduce(
+                group=self.group,
+                layout=GradientLayout.build(self.buffers.added()),
+                tree=self._tree,
+                mapping=mapping,
+                eager=False,
+                kept=kept_sums,
+            )
+        work.continues = True
+        work.nodes = tuple(v for v in self.nodes(work.counts) if v not in work.losses)
+        return work.nodes
 
     def _factor(self, total_weight: float) -> float:
         return self.plan.unit / total_weight if total_weight and self.plan.virtual_nodes > 1 else 1.0
@@ -345,18 +444,18 @@ class Engine:
         """Sum of one number for each virtual node, in the order of the tree, in float64."""
         if not values:
             return 0.0
-        tree = _pruned(self._order, self.mapping, frozenset(values))
+        tree = _pruned(self._order, self._ordered_by, frozenset(values))
         leaves: dict[Tree, float] = {v: value for v, value in values.items()}  # noqa: C416 - widens the key type
         return evaluate_tree(tree, leaves, lambda a, b: a + b)
 
-    def _swap_ledger(self, work: _Round, reduce: OrderedReduce, notice: bytes) -> Ledger:
-        ledger = Ledger(present=reduce.present())
+    def _swap_ledger(self, work: _Round, present: list[bool], notice: bytes) -> Ledger:
+        ledger = Ledger(present=present)
         ledger.flags = (FLAG_ODD_BUFFERS if self.buffers.has_odd else 0) | (FLAG_TOTALS if work.totals else 0)
         for v, loss in work.losses.items():
             ledger.passes[v] = PassRecord(
                 loss=loss.double().item(), weight=float(work.weights[v]), fingerprint=work.fingerprints[v]
             )
-        if self.group.world_size == 1:
+        if self.mapping.world_size == 1:
             ledger.notices = [notice]
             return ledger
         held = self.mapping.held
@@ -372,15 +471,18 @@ class Engine:
         merged = merge_totals([json.loads(part) for part in sent])
         return {name: self._add_up(merged[name]) for name in sorted(merged)}
 
-    def _combine_buffers(self, work: _Round) -> None:
-        sums: Sequence[torch.Tensor | None] = []
-        if self._sums is not None:
-            self._sums.open_last(work.nodes[-1] if work.nodes else None)
-            self._sums.push_last(work.last_sums or [None] * len(self.buffers.added()))
-            sums = self._sums.finish()
+    def _finish_sums(self) -> Sequence[torch.Tensor | None]:
+        self._push_sums(self.buffers.work_off())
+        if self._sums is None:
+            return []
+        self._sums.push_rest()
+        return self._sums.finish()
+
+    def _swap_buffers(self, work: _Round, ledger: Ledger) -> Settlement | None:
+        if not self.buffers.has_families and not ledger.flags & FLAG_ODD_BUFFERS:
+            return None
         first = next(v for v, n in enumerate(work.counts) if n)
-        weight = sum(work.counts) / work.unit_examples
-        self.buffers.combine(self.group, sums, weight, self.mapping.worker_of(first), work.step)
+        return self.buffers.swap(self.group, self.mapping, self.mapping.worker_of(first), work.step)
 
     def update(self, optimizers: Sequence[Optimizer], max_grad_norm: float | None) -> float | None:
         """Clip and apply the reduced gradient: local, the same on every worker.

@@ -26,12 +26,9 @@ class GradientTaker:
 
     def take(self) -> Leaf:
         """Every parameter's gradient in the widened dtype; the parameters are left without."""
-        leaf: Leaf = []
+        leaf: Leaf = [p.grad for p in self.parameters]
         for p in self.parameters:
-            gradient = p.grad
-            if gradient is not None:
-                p.grad = None
-            leaf.append(gradient)
+            p.grad = None
         return leaf if self.is_plain else [None if g is None else widen(g) for g in leaf]
 
     def lend(self, entry: Leaf) -> None:

@@ -183,6 +183,7 @@ class TrainingState:
             "scalers": [s.state_dict() for s in self.scalers],
             "registered": {name: obj.state_dict() for name, obj in self.registered.items()},
             "streams": export_user_streams(),
+            "frozen": [name for name, p in self.named_parameters() if not p.requires_grad],
         }
 
     def restore(self, weights: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping[str, Any]) -> None:
@@ -211,6 +212,10 @@ class TrainingState:
                     f"the checkpoint does not fit the model of the script: {error}"
                 ) from error
         self._restore_buffers(state["buffers"])
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(
+                name not in state["frozen"]
+            )  # the script may thaw in a loop that is over
         pairs: list[tuple[Any, Any]] = [
             *zip(self.optimizers, state["optimizers"], strict=True),
             *zip(self.schedulers, state["schedulers"], strict=True),

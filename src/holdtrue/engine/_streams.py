@@ -1,12 +1,20 @@
 """Random streams of passes, and the user's own streams as training state."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from holdtrue.data import HostStreams, restore_host_streams, save_host_streams, set_host_streams
+from holdtrue.data import (
+    HostStreams,
+    StreamStart,
+    prepare_host_streams,
+    restore_host_streams,
+    save_host_streams,
+    set_host_streams,
+)
 
 
 class PassStreams:
@@ -21,6 +29,7 @@ class PassStreams:
         if device.type == "cuda":
             torch.cuda.init()
             self._cuda = torch.cuda.default_generators[device.index or 0]
+        self._ready: dict[int, StreamStart] = {}
         self._saved: tuple[HostStreams, torch.Tensor | None] | None = None
 
     def save(self) -> None:
@@ -28,9 +37,13 @@ class PassStreams:
         if self._saved is None:
             self._saved = save_host_streams(), None if self._cuda is None else self._cuda.get_state()
 
+    def prepare(self, keys: Sequence[int]) -> None:
+        """Make ready for `set` with these keys, one after the other: cheaper at once than between passes."""
+        self._ready = {key: prepare_host_streams(key) for key in keys}
+
     def set(self, key: int) -> None:
         """Start all streams at a 64-bit key."""
-        set_host_streams(key)
+        set_host_streams(self._ready.pop(key, key))
         if self._cuda is not None:
             self._cuda.manual_seed(key - 2**64 if key >= 2**63 else key)
 

@@ -10,24 +10,38 @@ can be called, as `holdtrue.launch(main, workers=2)`, since the function and the
 import sys
 from types import ModuleType
 
+from ._devices import count_devices
+from ._elastic import launch_elastic_job
 from ._job import DEVICES, Failure, JobResult, JobSpec, WorkerEnd
 from ._launch import launch_job
 from ._notebook import launch
 from ._observer import JobObserver, PlainObserver, Stream
+from ._registry import JobEntry, JobState, find_job, jobs_folder, list_jobs
+from ._remote import join_job
 from ._run_dir import check_name, name_of_script, new_run_dir, newest_run_dir
+from ._worker import TOKEN_VARIABLE
 
 __all__ = [
     "DEVICES",
+    "TOKEN_VARIABLE",
     "Failure",
+    "JobEntry",
     "JobObserver",
     "JobResult",
     "JobSpec",
+    "JobState",
     "PlainObserver",
     "Stream",
     "WorkerEnd",
     "check_name",
+    "count_devices",
+    "find_job",
+    "jobs_folder",
+    "join_job",
     "launch",
+    "launch_elastic_job",
     "launch_job",
+    "list_jobs",
     "name_of_script",
     "new_run_dir",
     "newest_run_dir",

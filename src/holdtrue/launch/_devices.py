@@ -1,8 +1,9 @@
 """Which device each worker drives."""
 
 import importlib.util
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from holdtrue.errors import UsageError
@@ -34,6 +35,14 @@ def torch_has_cuda() -> bool:
     return re.search(r"^cuda\b[^=\n]*=\s*None", text, re.MULTILINE) is None
 
 
+def count_devices(device: str, threads: int, env: Mapping[str, str]) -> int:
+    """Devices of this machine that a job may take: CUDA devices, or CPU slots of so many threads."""
+    cuda = count_cuda_devices(env) if device != "cpu" and torch_has_cuda() else 0
+    if device == "cuda" or cuda:
+        return cuda
+    return max(1, len(os.sched_getaffinity(0)) // max(1, threads))
+
+
 def assign_devices(device: str, workers: int, cuda_devices: int) -> tuple[str, ...]:
     """The device of each worker, by rank. Pure.
 
@@ -56,3 +65,24 @@ def assign_devices(device: str, workers: int, cuda_devices: int) -> tuple[str, .
     if device == "cpu" or cuda_devices == 0:
         return ("cpu",) * workers
     return tuple(f"cuda:{rank % cuda_devices}" for rank in range(workers))
+
+
+def choose_device(devices: tuple[str, ...], in_use: Sequence[str]) -> str:
+    """The device that fewest workers drive; the first of several. Pure.
+
+    >>> choose_device(("cuda:0", "cuda:1"), ("cuda:0",))
+    'cuda:1'
+    """
+    return min(devices, key=in_use.count)
+
+
+def count_slots(workers: int, most: int | None, devices: int) -> int:
+    """Workers that this machine offers to run at once. Pure.
+
+    A few more than it has devices, so that a job can be tried on a small machine; not so many that a slip of the
+    hand in `holdtrue resize` stops it.
+
+    >>> count_slots(2, None, 2), count_slots(1, 16, 1), count_slots(20, None, 2)
+    (8, 16, 20)
+    """
+    return max(workers, most or 0, 4 * devices)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import final
 
 from holdtrue.errors import UsageError
-from holdtrue.wire import Setting
+from holdtrue.wire import ORPHAN_WAIT_S, Setting
 
 DEVICES: tuple[str, ...] = ("cpu", "cuda", "auto")
 """Kinds of device that a job can be started on; `auto` is cuda where there is one."""
@@ -30,8 +30,20 @@ class JobSpec:
     """The run's directory; logs are written to its `logs/`."""
     name: str = "job"
     """Name of the job."""
+    is_name_given: bool = True
+    """Elastic: refuse the job where another of its name lives; otherwise a number is added to the name."""
     workers: int = 1
     """Processes to start."""
+    least_workers: int = 1
+    """Elastic: the job goes on while it has so many."""
+    most_workers: int | None = None
+    """Elastic: devices that come by are taken up to so many; None takes none unasked."""
+    restarts: int = 0
+    """Elastic: workers that are replaced after they died, in all."""
+    listen: str = "127.0.0.1"
+    """Elastic: address of this machine on which controller and workers listen."""
+    listen_port: int = 0
+    """Elastic: port of the controller; 0 for any that is free."""
     mapping: str | None = None
     """Text form of the mapping; None for the even one."""
     device: str = "auto"
@@ -42,18 +54,37 @@ class JobSpec:
     """Settings that the command line gives; they are stronger than all others."""
     is_module: bool = False
     """Start `python -m SCRIPT`."""
+    group_timeout_s: float = 300.0
+    """Elastic: bound of every wait between workers, in seconds."""
     interrupt_wait_s: float = 300.0
     """Seconds that the workers have to reach a step boundary after the first Ctrl-C."""
+    orphan_wait_s: float = ORPHAN_WAIT_S + 2.0
+    """Seconds from the launcher's death until its guard kills the workers; they end by themselves before."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UsageError(f"workers is {self.workers}; a job has at least 1. Ask for 1 or more.")
         if self.threads < 1:
             raise UsageError(f"threads is {self.threads}; a worker has at least 1. Ask for 1 or more.")
+        if not 1 <= self.least_workers <= self.workers or self.restarts < 0:
+            raise UsageError(
+                f"a job of {self.workers} worker(s) is to go on with {self.least_workers} and {self.restarts} restart(s); "
+                f"the least is from 1 to the workers it starts with, restarts are 0 or more. Give such numbers."
+            )
+        if self.listen in ("0.0.0.0", "::", "", "*"):
+            raise UsageError(
+                f"listen is {self.listen!r}; the job listens on one address, by which the others reach it. "
+                f"Give an address of this machine in a private network (see `ip address`)."
+            )
         if self.device not in DEVICES:
             raise UsageError(
                 f"device is {self.device!r}; the devices are {', '.join(DEVICES)}. Ask for one of them."
             )
+
+    @property
+    def title(self) -> str:
+        """What the job runs, for sentences."""
+        return self.name if self.is_module else self.script
 
 
 @final
@@ -61,11 +92,14 @@ class JobSpec:
 class WorkerEnd:
     """How one worker ended."""
 
-    rank: int
+    worker: int
+    """Its number in the job; in a fixed group its rank."""
     status: int
     """Exit status; the negative number of the signal for a worker that was killed."""
     joined: bool
     """Whether it called `holdtrue.init`."""
+    finished: bool = False
+    """Whether it came to the end of its script."""
     kind: str | None = None
     """Class name of the error that it reported."""
     sentence: str | None = None
@@ -83,8 +117,8 @@ class WorkerEnd:
 class Failure:
     """One cause of a job's failure, shown once."""
 
-    ranks: tuple[int, ...]
-    """Workers that failed alike, in order of rank."""
+    workers: tuple[int, ...]
+    """Numbers of the workers that failed alike, ascending."""
     how: str
     """How they ended: `ended with exit status 1`, `was killed by SIGKILL`."""
     kind: str | None
@@ -109,7 +143,7 @@ class JobResult:
     was_interrupted: bool
     """Whether Ctrl-C or SIGTERM ended the job."""
     ends: tuple[WorkerEnd, ...]
-    """The end of each worker, by rank."""
+    """The end of each worker, by number."""
     steps: int | None
     """Steps of the whole run that are done, as far as the main worker told."""
     digest: str | None
@@ -118,5 +152,9 @@ class JobResult:
     """Loss of the last step that the main worker told."""
     checkpoint_step: int | None
     """Step of the last checkpoint that was written, as far as known."""
+    reason: str | None = None
+    """Elastic: why the job is over, as its controller said."""
+    generation: int | None = None
+    """Elastic: the last membership's number, as far as known."""
     seconds: float
     """From the start of the first process to the end of the last."""

@@ -3,12 +3,17 @@
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Literal, final
 
 from ._job import Failure, WorkerEnd
 
 _SECONDARY = frozenset({"GroupError", "WorkerLostError", "WaitTimeoutError"})
 """Errors that a worker reports when another one died: a cause only where nothing else is."""
+
+_OUTSIDE = frozenset({"ExpelledError", "JobOverError"})
+"""Errors of a worker that is no longer, or was never, a member: nothing is wrong with the job."""
+
+HowOver = Literal["finished", "stopped", "failed"]
 
 INTERRUPTED = 130
 """Exit status of a worker, and of the job, after Ctrl-C."""
@@ -58,6 +63,52 @@ def judge_ends(ends: Sequence[WorkerEnd], *, script: str, was_interrupted: bool)
     return Verdict(exit_code=_exit_code_of(causes[0]), failures=failures)
 
 
+def fails_elastic_job(end: WorkerEnd, *, was_interrupted: bool) -> bool:
+    """Whether this end of a worker ends an elastic job at once, whoever else lives. Pure.
+
+    A death by signal does not, nor an end that only follows another worker's; an exception in the script
+    does, and so does a script that ends without ever joining: any other worker would do the same.
+    """
+    if end.status < 0 or end.was_stopped or end.status == INTERRUPTED:
+        return False
+    if end.kind in _SECONDARY | _OUTSIDE:
+        return False
+    return is_failed(end, was_interrupted=was_interrupted)
+
+
+def judge_elastic_job(
+    ends: Sequence[WorkerEnd], *, script: str, was_interrupted: bool, how_over: HowOver | None
+) -> Verdict:
+    """Exit code and causes of an elastic job. Pure.
+
+    Args:
+        ends: The end of each worker of this machine, in order of time.
+        script: Name of the script, for the sentences.
+        was_interrupted: Whether Ctrl-C or SIGTERM came before.
+        how_over: What the controller said of the whole job; None if it said nothing.
+
+    Guarantee:
+        Workers that died are no failure of a job that others finished.
+    """
+    failed = [end for end in ends if fails_elastic_job(end, was_interrupted=was_interrupted)]
+    if failed:
+        code = INTERRUPTED if was_interrupted else _exit_code_of(failed[0])
+        return Verdict(exit_code=code, failures=_group_alike(failed, script))
+    if was_interrupted or how_over == "stopped":
+        return Verdict(exit_code=INTERRUPTED, failures=())
+    if how_over == "finished" or (how_over is None and _ended_well(ends)):
+        return Verdict(exit_code=0, failures=())
+    if how_over is None and any(end.status == INTERRUPTED for end in ends):
+        return Verdict(exit_code=INTERRUPTED, failures=())
+    dead = [end for end in ends if end.kind not in _OUTSIDE and (end.status != 0 or not end.joined)]
+    causes = [end for end in dead if not end.was_stopped and end.kind not in _SECONDARY] or dead
+    return Verdict(exit_code=1, failures=_group_alike(causes, script))
+
+
+def _ended_well(ends: Sequence[WorkerEnd]) -> bool:
+    return any(end.finished and end.status == 0 for end in ends)
+
+
 def _is_cause(end: WorkerEnd) -> bool:
     if end.kind in _SECONDARY:
         return False
@@ -75,16 +126,16 @@ def _group_alike(ends: Sequence[WorkerEnd], script: str) -> tuple[Failure, ...]:
     for end in ends:
         sentence = end.sentence or (_never_joined(script) if end.status == 0 else None)
         # Without a sentence each has its own log to look at.
-        own = None if sentence else str(end.rank)
+        own = None if sentence else str(end.worker)
         groups.setdefault((describe_status(end.status), sentence, own), []).append(end)
     return tuple(
         Failure(
-            ranks=tuple(sorted(end.rank for end in alike)),
+            workers=tuple(sorted(end.worker for end in alike)),
             how=how,
             kind=alike[0].kind or ("UsageError" if sentence else None),
             sentence=sentence,
             where=alike[0].where,
-            log=min(alike, key=lambda end: end.rank).log,
+            log=min(alike, key=lambda end: end.worker).log,
         )
         for (how, sentence, _), alike in groups.items()
     )
@@ -96,9 +147,9 @@ def merge_alike(failures: Sequence[Failure]) -> tuple[Failure, ...]:
     for failure in failures:
         key = (failure.how, failure.sentence or str(failure.log))
         first = merged.get(key, failure)
-        ranks = tuple(sorted({*first.ranks, *failure.ranks}))
-        log = min((first, failure), key=lambda each: each.ranks).log
-        merged[key] = replace(first, ranks=ranks, log=log)
+        workers = tuple(sorted({*first.workers, *failure.workers}))
+        log = min((first, failure), key=lambda each: each.workers).log
+        merged[key] = replace(first, workers=workers, log=log)
     return tuple(merged.values())
 
 

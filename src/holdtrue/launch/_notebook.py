@@ -88,4 +88,4 @@ def error_of(failure: Failure) -> HoldtrueError:
         error: HoldtrueError = kind(failure.sentence)
         return error
     last_words = f":\n{failure.sentence}" if failure.sentence else "."
-    return HoldtrueError(f"worker {failure.ranks[0]} {failure.how}; its log is {failure.log}{last_words}")
+    return HoldtrueError(f"worker {failure.workers[0]} {failure.how}; its log is {failure.log}{last_words}")

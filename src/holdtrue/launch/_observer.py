@@ -11,7 +11,7 @@ Stream = Literal["stdout", "stderr"]
 class JobObserver(Protocol):
     """Receives what happens in a job, in the launcher's thread, in order."""
 
-    def show_report(self, rank: int, report: Report) -> None:
+    def show_report(self, worker: int, report: Report) -> None:
         """A worker reported something; its texts are safe to show."""
 
     def show_output(self, stream: Stream, data: bytes) -> None:
@@ -19,6 +19,9 @@ class JobObserver(Protocol):
 
     def show_note(self, text: str) -> None:
         """The launcher has something to say."""
+
+    def show_group(self, workers: int, generation: int) -> None:
+        """The job has so many members now, in a new generation."""
 
     def tick(self, now_s: float) -> None:
         """Called at least every quarter of a second while the job runs."""
@@ -31,7 +34,7 @@ class PlainObserver:
     def __init__(self) -> None:
         self._notes: set[str] = set()
 
-    def show_report(self, rank: int, report: Report) -> None:
+    def show_report(self, worker: int, report: Report) -> None:
         """Print the start-up line and messages, each once."""
         if isinstance(report, StartedReport):
             self.show_note(report.line)
@@ -48,6 +51,9 @@ class PlainObserver:
     def show_note(self, text: str) -> None:
         """Print to stderr."""
         print(text, file=sys.stderr, flush=True)
+
+    def show_group(self, workers: int, generation: int) -> None:
+        """A fixed group has one membership."""
 
     def tick(self, now_s: float) -> None:
         """Nothing to refresh."""

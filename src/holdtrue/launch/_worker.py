@@ -3,16 +3,18 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, final
 
 from holdtrue.errors import GroupError
 from holdtrue.wire import (
     FailedReport,
+    FinishedReport,
     JoinedReport,
     Report,
     WorkerEnvironment,
@@ -20,24 +22,39 @@ from holdtrue.wire import (
     encode_settings,
 )
 
+from ._at import At, AtPage
 from ._job import JobSpec, WorkerEnd
+from ._output import StderrHold
+from ._watchman import Guard
 
-_TIE = Path(__file__).with_name("_tie_to_parent.py")
+TOKEN_VARIABLE = "HOLDTRUE_TOKEN"
+"""Where `holdtrue worker` may have its token; a script has no need of it."""
 _MAX_LINE_BYTES = 1 << 20
 
 
 @final
 class Worker:
-    """A started worker as the launcher sees it; mutable, owned by the launcher's loop."""
+    """A started worker as its host sees it; mutable, owned by the host's loop."""
 
-    def __init__(self, rank: int, process: subprocess.Popen[bytes], report_fd: int, log: IO[bytes]) -> None:
-        self.rank = rank
+    def __init__(
+        self,
+        number: int,
+        process: subprocess.Popen[bytes],
+        *,
+        pipes: "Pipes",
+        log: IO[bytes],
+        at: AtPage | None,
+    ) -> None:
+        self.number = number
         self.process = process
-        self.report_fd = report_fd
+        self.pipes = pipes
         self.log = log
         self.log_path = Path(log.name)
         self.log_start = os.fstat(log.fileno()).st_size
+        self.at = at
+        self.hold = StderrHold()
         self.has_joined = False
+        self.has_finished = False
         self.failure: FailedReport | None = None
         self.was_signalled = False
         self.end: WorkerEnd | None = None
@@ -60,7 +77,7 @@ class Worker:
             try:
                 report = decode_report(line)
             except GroupError as error:
-                complaints.append(f"worker {self.rank}: {error}")
+                complaints.append(f"worker {self.number}: {error}")
                 continue
             if report is not None:
                 self._note(report)
@@ -71,7 +88,7 @@ class Worker:
         pieces: list[bytes] = []
         while True:
             try:
-                pieces.append(os.read(self.report_fd, 65536))
+                pieces.append(os.read(self.pipes.report, 65536))
             except BlockingIOError:
                 return b"".join(pieces), False
             if not pieces[-1]:
@@ -80,6 +97,8 @@ class Worker:
     def _note(self, report: Report) -> None:
         if isinstance(report, JoinedReport):
             self.has_joined = True
+        elif isinstance(report, FinishedReport):
+            self.has_finished = True
         elif isinstance(report, FailedReport) and self.failure is None:
             self.failure = report
 
@@ -90,9 +109,10 @@ class Worker:
             if found is not None:
                 status = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
                 self.end = WorkerEnd(
-                    rank=self.rank,
+                    worker=self.number,
                     status=status,
                     joined=self.has_joined,
+                    finished=self.has_finished,
                     kind=self.failure.kind if self.failure else None,
                     sentence=self.failure.sentence if self.failure else None,
                     where=self.failure.where if self.failure else None,
@@ -100,6 +120,10 @@ class Worker:
                     log=self.log_path,
                 )
         return self.end
+
+    def read_at(self) -> At | None:
+        """The pass in which it is, or was when it died, if it says so."""
+        return self.at.read() if self.at is not None else None
 
     def terminate(self) -> None:
         """Ask it to stop at the next step boundary. Not its group: its loaders would die under it."""
@@ -116,66 +140,93 @@ class Worker:
     def reap(self) -> None:
         """Forget the process; its number may be used again from now on."""
         self.process.wait()
-        for stream in (self.process.stdout, self.process.stderr, self.log):
-            if stream is not None:
-                stream.close()
-        os.close(self.report_fd)
+        self.log.close()
+        self.pipes.close()
+        if self.at is not None:
+            self.at.close()
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipes:
+    """The host's ends of a worker's pipes, non-blocking."""
+
+    report: int
+    stdout: int
+    stderr: int
+
+    def close(self) -> None:
+        """Close all of them."""
+        for fd in (self.report, self.stdout, self.stderr):
+            os.close(fd)
 
 
 def start_worker(
     spec: JobSpec,
-    rank: int,
-    device: str,
+    environment: WorkerEnvironment,
     *,
-    store: socket.socket,
-    life_fd: int,
+    log: Path,
     base_env: Mapping[str, str],
+    guard: Guard,
+    at: AtPage | None = None,
 ) -> Worker:
-    """Start worker `rank` in a session of its own.
+    """Start a worker in a session of its own.
 
     Args:
         spec: The job.
-        rank: Index of the worker.
-        device: Its device.
-        store: The bound listening socket; rank 0 inherits it.
-        life_fd: Read end of the pipe that the launcher holds open.
+        environment: What the worker is told; descriptors in it are inherited. Pipes and log are added here.
+        log: The file to which its output is appended.
         base_env: The launcher's environment.
+        guard: Who sees to the worker's end if this process dies.
+        at: The page in which the worker says where it is; the worker's end gives it back.
     """
-    report_read, report_write = os.pipe()
-    os.set_blocking(report_read, False)
-    environment = WorkerEnvironment(
-        rank=rank,
-        world_size=spec.workers,
-        store_host=store.getsockname()[0],
-        store_port=store.getsockname()[1],
-        store_fd=store.fileno() if rank == 0 else None,
-        report_fd=report_write,
-        life_fd=life_fd,
-        job=spec.name,
-        device=device,
-        mapping=spec.mapping,
-    )
-    log = (spec.run_dir / "logs" / f"worker-{rank}.log").open("ab", buffering=0)
-    # The main worker's output is also shown, so it passes through the launcher.
-    output = subprocess.PIPE if rank == 0 else log
-    program = ["-u", *(["-m"] if spec.is_module else []), spec.script, *spec.arguments]
-    try:
+    with ExitStack() as undo:
+        file = undo.enter_context(log.open("ab", buffering=0))
+        reads, writes = zip(*(_pipe(undo) for _ in range(3)), strict=True)
+        pipes = Pipes(report=reads[0], stdout=reads[1], stderr=reads[2])
+        environment = replace(
+            environment,
+            report_fd=writes[0],
+            log_file=str(log.absolute()),
+            output_fds=(pipes.stdout, pipes.stderr),
+            at_fd=at.fd if at is not None else None,
+        )
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_TIE), str(os.getpid()), sys.executable, *program],
+            [sys.executable, "-u", *(["-m"] if spec.is_module else []), spec.script, *spec.arguments],
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdout=writes[1],
+            stderr=writes[2],
             env=worker_variables(spec, environment, base_env),
-            pass_fds=[fd for fd in (environment.store_fd, report_write, life_fd) if fd is not None],
+            pass_fds=_inherited(environment),
             start_new_session=True,
         )
-    except BaseException:
-        os.close(report_read)
-        log.close()
-        raise
-    finally:
-        os.close(report_write)
-    return Worker(rank, process, report_read, log)
+        guard.watch(process.pid)
+        undo.pop_all()
+    for fd in writes:
+        os.close(fd)
+    return Worker(environment.worker, process, pipes=pipes, log=file, at=at)
+
+
+def _pipe(undo: ExitStack) -> tuple[int, int]:
+    read, write = os.pipe()
+    undo.callback(os.close, read)
+    undo.callback(os.close, write)
+    os.set_blocking(read, False)
+    return read, write
+
+
+def _inherited(environment: WorkerEnvironment) -> tuple[int, ...]:
+    single = (environment.store_fd, environment.report_fd, environment.life_fd, environment.at_fd)
+    return (*(fd for fd in single if fd is not None), *environment.output_fds)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own alone.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("10.1.0.1")
+    (True, False)
+    """
+    return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
 def worker_variables(
@@ -184,14 +235,19 @@ def worker_variables(
     """All environment variables of a worker. Pure.
 
     Threads, hashing and workspaces are pinned since bits depend on them, and gloo is kept on the
-    loopback interface.
+    loopback interface where the workers are.
     """
     pinned = {
         "OMP_NUM_THREADS": str(spec.threads),
         "MKL_NUM_THREADS": str(spec.threads),
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "PYTHONHASHSEED": "0",
-        "GLOO_SOCKET_IFNAME": "lo",
     }
-    inherited = {name: value for name, value in base_env.items() if not name.startswith("HOLDTRUE_WORKER_")}
+    if is_loopback(environment.store_host):
+        pinned["GLOO_SOCKET_IFNAME"] = "lo"
+    inherited = {
+        name: value
+        for name, value in base_env.items()
+        if not name.startswith("HOLDTRUE_WORKER_") and name != TOKEN_VARIABLE
+    }
     return inherited | pinned | encode_settings(spec.settings) | environment.to_env()

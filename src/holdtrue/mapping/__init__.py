@@ -6,7 +6,7 @@
 Pure: no torch, no clock, no files. Nothing in the tree depends on the mapping: that is the promise.
 """
 
-from ._mapping import Mapping, even_mapping, parse_mapping, proportional_mapping
+from ._mapping import Mapping, even_mapping, parse_mapping, proportional_mapping, take_over_mapping
 from ._tree import (
     Tree,
     contributions_of,
@@ -31,4 +31,5 @@ __all__ = [
     "parse_mapping",
     "proportional_mapping",
     "prune_tree",
+    "take_over_mapping",
 ]

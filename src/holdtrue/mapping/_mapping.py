@@ -109,6 +109,27 @@ def proportional_mapping(virtual_nodes: int, shares: Sequence[int]) -> Mapping:
     return Mapping(virtual_nodes, tuple(tuple(range(a, a + n)) for a, n in zip(starts, counts, strict=True)))
 
 
+def take_over_mapping(mapping: Mapping, former_ranks: Sequence[int | None]) -> Mapping:
+    """The mapping of those who are left: everyone keeps what it held, and the rest is dealt out.
+
+    Args:
+        mapping: The former mapping.
+        former_ranks: For each rank of the new group, its rank in the former one; None for a newcomer.
+
+    Returns:
+        Virtual nodes without a worker go, in ascending order, to whoever has fewest; ties to the lower rank.
+
+    >>> str(take_over_mapping(Mapping(7, ((0, 1, 2), (3, 4), (5, 6))), [1, 2]))
+    '0,2-4/1,5-6'
+    """
+    held = [list(mapping.held[former]) if former is not None else [] for former in former_ranks]
+    taken = {v for ids in held for v in ids}
+    for v in range(mapping.virtual_nodes):
+        if v not in taken:
+            min(held, key=len).append(v)
+    return Mapping(mapping.virtual_nodes, tuple(tuple(sorted(ids)) for ids in held))
+
+
 def parse_mapping(text: str, virtual_nodes: int) -> Mapping:
     """The mapping that `str(mapping)` wrote: workers parted by `/`, ids as runs.
 

@@ -112,20 +112,26 @@ def contributions_of(tree: Tree, held: Collection[int]) -> tuple[Tree, ...]:
     return tuple(found)
 
 
-def merges_after(contributions: Collection[Tree]) -> dict[int, int]:
+def merges_after(contributions: Collection[Tree], kept: Collection[Tree] = ()) -> dict[Tree, int]:
     """For each virtual node in pass order, how many pairs of the stack are added after its pass.
 
     The contributions of one worker, worked off leaf by leaf, are a stack machine: a pass pushes its
     gradients, then the two topmost entries are added this many times. What is on the stack at the
     end are the contributions, in order.
 
+    Args:
+        contributions: Subtrees, left to right.
+        kept: Subtrees of them whose sums are there already: each is pushed whole, like a leaf.
+
     >>> merges_after([((0, 1), (2, 3)), 4])
     {0: 0, 1: 1, 2: 0, 3: 2, 4: 0}
+    >>> merges_after([((0, 1), (2, 3))], kept=[(0, 1)])
+    {(0, 1): 0, 2: 0, 3: 2}
     """
-    merges: dict[int, int] = {}
+    merges: dict[Tree, int] = {}
 
-    def visit(subtree: Tree) -> int:
-        if isinstance(subtree, int):
+    def visit(subtree: Tree) -> Tree:
+        if isinstance(subtree, int) or subtree in kept:
             merges[subtree] = 0
             return subtree
         visit(subtree[0])

@@ -1,8 +1,11 @@
 """The one rule that divides a global batch over virtual nodes."""
 
+from functools import lru_cache
+
 from holdtrue.errors import PlanError
 
 
+@lru_cache(maxsize=256)
 def divide_batch(examples: int, virtual_nodes: int) -> tuple[tuple[int, int], ...]:
     """Half-open example range of each virtual node in one global batch.
 

@@ -1,5 +1,6 @@
 """Bytes on disk: whole files that appear at once, and files of lines that are complete or absent."""
 
+import contextlib
 import errno
 import json
 import math
@@ -111,6 +112,30 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:  # Any: JSON val
         if not isinstance(values, dict):
             raise line_error(path, number, "is not a JSON object")
         objects.append((number, values))
+    return objects
+
+
+def read_last_lines(path: Path, limit_bytes: int) -> list[dict[str, Any]]:  # Any: JSON values
+    """Objects of the complete lines in the last `limit_bytes` of a file; lines that are none are left out.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit_bytes))
+            lines = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    if size > limit_bytes:
+        lines = lines[1:]
+    objects: list[dict[str, Any]] = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            values = json.loads(line)
+            if isinstance(values, dict):
+                objects.append(values)
     return objects
 
 

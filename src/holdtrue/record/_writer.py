@@ -1,5 +1,6 @@
 """The writing side of a run directory."""
 
+import errno
 import fcntl
 import os
 import time
@@ -11,11 +12,13 @@ from holdtrue.errors import PlanError, UsageError
 from holdtrue.plan import Plan
 
 from ._differences import plan_differences, value_differences
-from ._files import Json, LineFile, read_whole, write_whole
+from ._files import Json, LineFile, read_last_lines, read_whole, write_whole
 from ._reader import read_plan
 from ._records import DigestRecord, StepRecord
 
 LINE_FILES = ("steps", "digests", "events", "metrics")
+TAIL_BYTES = 1 << 20
+"""How far back `count_lines` looks."""
 
 
 class RunDirectory:
@@ -89,6 +92,38 @@ class RunDirectory:
             raise
         return directory
 
+    @classmethod
+    def take_over(
+        cls, path: str | os.PathLike[str], *, generation: int, now: Callable[[], float] = time.time
+    ) -> "RunDirectory":
+        """Holds the folder of a run whose main worker died, left or was expelled: the writer before it is fenced off.
+
+        Args:
+            path: The folder.
+            generation: Membership of the writer.
+            now: Seconds since 1970.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        folder = Path(path)
+        directory = cls(path=folder, lock=_replace_lock(folder), generation=generation, now=now)
+        try:
+            directory._cut_torn_lines()
+        except BaseException:
+            directory.close()
+            raise
+        return directory
+
+    def count_lines(self, name: str, first_step: int) -> dict[int, int]:
+        """How many of the last lines of a file there are of each step from `first_step` on."""
+        counts: dict[int, int] = {}
+        for values in read_last_lines(self.path / f"{name}.jsonl", TAIL_BYTES):
+            step = values.get("step")
+            if isinstance(step, int) and step >= first_step:
+                counts[step] = counts.get(step, 0) + 1
+        return counts
+
     def append_step(
         self, *, step: int, epoch: int, loss: float | None, seconds: float, digest: str | None = None
     ) -> None:
@@ -151,6 +186,8 @@ class RunDirectory:
     def _append(self, name: str, values: Mapping[str, Json]) -> None:
         """The one place through which lines reach the disk, and OSErrors come out."""
         assert self._lock is not None, f"{self.path} was closed before a line of {name}.jsonl was written"
+        if not _is_ours(self.path, self._lock):
+            raise OSError(errno.ESTALE, "a later generation writes this run directory")
         if name not in self._files:
             self._files[name] = LineFile(self.path / f"{name}.jsonl")
         self._files[name].append(values)
@@ -219,6 +256,29 @@ def _check_plan(folder: Path, plan: Plan) -> None:
             f"the run in {folder} has another plan: {fields}. A plan never changes while a job lives. "
             f"Resume with the plan of the folder, or pass another --run-dir."
         )
+
+
+def _is_ours(folder: Path, lock: int) -> bool:
+    """Whether the folder's lock is still this one: who takes a folder over puts another file in its place."""
+    try:
+        return os.stat(folder / "lock").st_ino == os.fstat(lock).st_ino
+    except FileNotFoundError:
+        return True  # a folder that somebody cleans up is no later writer's
+
+
+def _replace_lock(folder: Path) -> int:
+    """Descriptor of a new DIR/lock, locked; the former one locks nothing any more, even if its holder still lives."""
+    aside = folder / f"lock.{os.getpid()}"
+    lock = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        os.replace(aside, folder / "lock")
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _take_lock(folder: Path) -> int:

@@ -8,14 +8,19 @@ One object serves one (group, mapping, layout, tree) and many steps. In a step:
     offer(b, gradients)           bucket after bucket, while or after the last backward pass
     finish()                      -> the reduced gradient
 
+A step that goes on in another group after a loss is given the sums that were `kept`, and ends its passes
+with `push_rest` instead.
+
 # W workers, C contributions of a worker, N elements of a bucket
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Dictionary
 from itertools import pairwise
 
 import torch
 
+from holdtrue.errors import GroupError
 from holdtrue.mapping import Mapping, Tree, contributions_of, evaluate_tree, leaves_of
 
 from ._accumulate import Accumulator, Gradients, add_gradients
@@ -64,6 +69,7 @@ class _BucketExchange:
         if self._keeps_own:
             for tree, flat in zip(contributions[group.rank], self.contributions, strict=True):
                 self._values[tree] = flat[self._slice[0] : self._slice[1]]
+        self._own_pieces = {id(self._values[tree]) for tree in contributions[group.rank] if self._keeps_own}
         self._nothing = buffer(0)
         self.views = [{s.parameter: s.view_of(flat) for s in bucket.segments} for flat in self.contributions]
         self.result_views = {s.parameter: s.view_of(self.result) for s in bucket.segments}
@@ -94,8 +100,16 @@ class _BucketExchange:
             target.copy_(self._values[tree])
             return
         assert not isinstance(tree, int)
-        left, right = (evaluate_tree(side, self._values, torch.Tensor.add_) for side in tree)
+        left, right = (evaluate_tree(side, self._values, self._add_received) for side in tree)
         torch.add(left, right, out=target)
+
+    def _add_received(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """`left + right`, written over an operand that is not this worker's own contribution.
+
+        Contributions stay as they are until the round has closed: if a worker dies they are exchanged again.
+        Two own ones never meet: they would have been one.
+        """
+        return torch.add(left, right, out=right if id(left) in self._own_pieces else left)
 
     def start_spread(self, what: str) -> Pending:
         """Send the finished slice to everyone."""
@@ -111,16 +125,27 @@ class OrderedReduce:
         tree: The order, pruned to the virtual nodes that have examples in this step.
         mapping: Who holds which virtual nodes.
         eager: Send contributions as soon as they are complete. False sends everything in `push_last`: for
-            a second reduction in the same step, whose collectives must not mix with the first's.
+            a second reduction in the same step, whose collectives must not mix with the first's, and for a step
+            that goes on after a loss.
+        kept: Sums of subtrees that this worker has already, from the same step under another mapping. Their tensors
+            are reused.
 
     Guarantee:
         The result is the value of the tree's expression whatever the mapping, in every bit (guarantee G1).
     """
 
     def __init__(
-        self, *, group: Group, layout: GradientLayout, tree: Tree, mapping: Mapping, eager: bool = True
+        self,
+        *,
+        group: Group,
+        layout: GradientLayout,
+        tree: Tree,
+        mapping: Mapping,
+        eager: bool = True,
+        kept: Dictionary[Tree, Gradients] | None = None,
     ) -> None:
         self._group, self._layout, self._tree, self._eager = group, layout, tree, eager
+        self._kept = kept
         present = set(leaves_of(tree))
         contributions = [contributions_of(tree, present.intersection(held)) for held in mapping.held]
         self._own = contributions[group.rank]
@@ -140,7 +165,10 @@ class OrderedReduce:
 
     def begin(self) -> None:
         """Start a step."""
-        self._accumulator = Accumulator(self._own)
+        self._accumulator = Accumulator(self._own, self._kept)
+        self._kept = None
+        self._broken: GroupError | None = None
+        self._is_written = False
         self._last: int | None = None
         self._merged_last = 0
         self._launched_rounds = 0
@@ -182,10 +210,26 @@ class OrderedReduce:
     def _launch_rounds(self, until: int) -> None:
         for round_ in range(self._launched_rounds, until):
             for b, exchange in enumerate(self._exchanges):
-                self._in_flight[b].append(
-                    exchange.start_exchange(round_, f"the exchange of bucket {b}, round {round_}")
-                )
+                self._start(b, exchange, round_, f"the exchange of bucket {b}, round {round_}")
         self._launched_rounds = max(until, self._launched_rounds)
+
+    def _start(self, bucket: int, exchange: _BucketExchange, round_: int, what: str) -> None:
+        self._attempt(lambda: self._in_flight[bucket].append(exchange.start_exchange(round_, what)))
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        """Do something with the group; once that has failed, nothing more, and `finish` says why.
+
+        Passes go on: their sums are still needed, by this group's successor.
+        """
+        if self._broken is not None:
+            return
+        try:
+            act()
+        except GroupError as error:
+            error.__cause__ = (
+                None  # a live traceback keeps the connections open, and others wait for their end
+            )
+            self._broken = error.with_traceback(None)
 
     def open_last(self, virtual_node: int | None) -> None:
         """Say that the next pass, of `virtual_node`, is this worker's last of the step; None: it has no more."""
@@ -204,11 +248,9 @@ class OrderedReduce:
             merges = self._accumulator.merges_after(self._last) - self._merged_last
             left = self._accumulator.stack[len(self._accumulator.stack) - merges :]
             self._write(exchange, len(self._own) - 1, left, gradients)
-        self._in_flight[bucket].append(
-            exchange.start_exchange(self._rounds - 1, f"the exchange of bucket {bucket}")
-        )
+        self._start(bucket, exchange, self._rounds - 1, f"the exchange of bucket {bucket}")
         self._offered += 1
-        self._progress(wait=False)
+        self._attempt(lambda: self._progress(wait=False))
 
     def _write(
         self,
@@ -258,12 +300,41 @@ class OrderedReduce:
             if self._last is not None:
                 self._accumulator.push(self._last, gradients, self._merged_last)
             return
-        if not self._eager:
-            for index in range(len(self._own) - 1):
-                self._send_complete(index, self._accumulator.stack.pop(0))
-            self._launch_rounds(self._rounds - 1)
+        self._is_written = True
         for b in range(self._offered, len(self._exchanges)):
             self.offer(b, {s.parameter: gradients[s.parameter] for s in self._layout.buckets[b].segments})
+
+    def push_rest(self) -> None:
+        """Say that all passes were given to `push`, and send everything: the end of a reduction that is not eager."""
+        self._accumulator.push_rest()
+        if not self._exchanges:
+            return
+        self._is_written = True
+        stack = self._accumulator.stack
+        assert len(stack) == len(self._own), f"{len(stack)} sums where {len(self._own)} were due"
+        for index in range(len(self._own)):
+            self._send_complete(index, stack[index])
+        self._launch_rounds(self._rounds)
+        self._offered = len(self._exchanges)
+
+    def contributions(self) -> dict[Tree, Gradients]:
+        """This worker's sums by subtree, to go on with in another group; once all its passes are over.
+
+        Returns:
+            Absent gradients are None. The tensors are this reduction's own: it is of no use afterwards.
+        """
+        if not self._is_written:
+            self._accumulator.push_rest()
+            return dict(zip(self._own, self._accumulator.stack, strict=True))
+        present = self.present()
+        found: dict[Tree, Gradients] = {}
+        for index, tree in enumerate(self._own):
+            entry: Gradients = [None] * self._layout.parameters
+            for exchange in self._exchanges:
+                for p, view in exchange.views[index].items():
+                    entry[p] = view if present[p] else None
+            found[tree] = entry
+        return found
 
     def present(self) -> list[bool]:
         """Which parameters have a gradient in some contribution of this worker."""
@@ -288,6 +359,8 @@ class OrderedReduce:
                 (result,) = self._accumulator.stack
             self._accumulator.stack = []
             return result
+        if self._broken is not None:
+            raise self._broken
         self._accumulator.stack.clear()
         self._progress(wait=True)
         for pending in self._spreads:

@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, final
 
@@ -163,6 +163,14 @@ class TorchGroup(Group):
             f"Its log file says why; the launcher names it."
         )
 
+    @contextlib.contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        """Starting a collective can fail at once where a connection is known to be broken."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._lost(what) from error
+
     def say_ended(self, *, has_failed: bool) -> None:
         """Leave word that this worker came to the end of its script."""
         self._publish(FAILED if has_failed else ENDED)
@@ -203,7 +211,8 @@ class TorchGroup(Group):
 
     def _all_gather(self, own: torch.Tensor, stream: str, what: str) -> list[torch.Tensor]:
         parts = [torch.empty_like(own) for _ in range(self.world_size)]
-        work = self._groups[stream].allgather([parts], [own])
+        with self._translated(what):
+            work = self._groups[stream].allgather([parts], [own])
         self.wait_for(work, what)
         return parts
 
@@ -220,9 +229,10 @@ class TorchGroup(Group):
         what: str,
     ) -> Pending:
         """See `Group.exchange`."""
-        work = self._groups["exchange"].alltoall_base(
-            output, input, list(output_sizes), list(input_sizes), dist.AllToAllOptions()
-        )
+        with self._translated(what):
+            work = self._groups["exchange"].alltoall_base(
+                output, input, list(output_sizes), list(input_sizes), dist.AllToAllOptions()
+            )
         return Works(self, [work], (output, input), what)
 
     def spread(self, flat: torch.Tensor, bounds: Sequence[int], *, what: str) -> Pending:
@@ -232,9 +242,10 @@ class TorchGroup(Group):
             if bounds[owner] < bounds[owner + 1]:
                 options = dist.BroadcastOptions()
                 options.rootRank, options.rootTensor = owner, 0
-                works.append(
-                    self._groups["spread"].broadcast([flat[bounds[owner] : bounds[owner + 1]]], options)
-                )
+                with self._translated(what):
+                    works.append(
+                        self._groups["spread"].broadcast([flat[bounds[owner] : bounds[owner + 1]]], options)
+                    )
         return Works(self, works, (flat,), what)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from holdtrue.errors import DivergenceError
 from holdtrue.record import DigestRecord
@@ -12,6 +12,7 @@ from holdtrue.units import format_ids
 from ._calls import Announcement, Call, check_announcements
 from ._core import Core
 from ._edge import EXIT_INTERRUPTED
+from ._elastic import gather_anew
 from ._notice import Notice
 
 KINDS = ("weights", "buffers", "optimizer", "scheduler", "scaler", "registered", "position")
@@ -36,30 +37,70 @@ def agree_on_call(core: Core, call: Call) -> None:
         if core.settings.digest_every == 1 and position.step == 0:
             core.outlet.digests(DigestRecord(step=-1, digest=digest, entries=entries))
     if group.world_size == 1:
-        if core.wishes.is_interrupted:
+        if core.wishes.is_interrupted or core.must_stop:
             end_interrupted(core)
         return
-    own = Announcement(
-        call=call.number,
-        kind=call.kind,
-        generation=core.membership.generation,
-        mapping=str(core.mapping),
-        plan=core.plan,
-        step=position.step,
-        layout=hashlib.sha256(core.engine.layout_text().encode()).hexdigest(),
-        digest=digest,
-        stop=core.wishes.is_interrupted,
-    )
-    what = f"all workers to come to {call}"
-    everyone = [json.loads(part) for part in group.gather_calls(own.encode(), what=what)]
-    check_announcements(everyone)
+    everyone = _announce(core, call.number, call.kind, digest, f"all workers to come to {call}")
     if any(announcement["stop"] for announcement in everyone):
         end_interrupted(core)
     if len({announcement["digest"] for announcement in everyone}) > 1:
-        maps = group.gather_calls(json.dumps(entries).encode(), what="the digests of the initial state")
+        payload = json.dumps(entries).encode()
+        maps = gather_anew(
+            lambda: group.gather_calls(payload, what="the digests of the initial state"), core.take_up_mapping
+        )
         raise DivergenceError(
             say_first_difference([json.loads(m) for m in maps], "before the first step", initial=True)
         )
+
+
+def agree_on_entry(core: Core) -> None:
+    """At the boundary where a planned view was entered: those who stayed and those who came have one state.
+
+    Raises:
+        DivergenceError: a joiner's state is not that of the others.
+
+    Blocks:
+        Until joiners have caught up with the script, at most the group's time-out.
+    """
+    position = core.calls.position
+    core.place(f"the boundary before step {position.step}")
+    digest, entries = core.state.digest(position.digested)
+    if core.group.world_size == 1:
+        return
+    everyone = _announce(
+        core, position.step, "boundary", digest, f"all workers to meet before step {position.step}"
+    )
+    if len({announcement["digest"] for announcement in everyone}) > 1:
+        payload = json.dumps(entries).encode()
+        maps = gather_anew(
+            lambda: core.group.gather_calls(payload, what="the digests of the joiners' state"),
+            core.take_up_mapping,
+        )
+        raise DivergenceError(
+            say_first_difference([json.loads(m) for m in maps], f"after joining before step {position.step}")
+        )
+
+
+def _announce(core: Core, number: int, kind: str, digest: str, what: str) -> list[dict[str, Any]]:
+    """What every worker says of itself, once it is sure that all are at the same place of the same job."""
+
+    def gather() -> list[bytes]:
+        own = Announcement(
+            call=number,
+            kind=kind,
+            generation=core.generation,
+            mapping=str(core.mapping),
+            plan=core.plan,
+            step=core.calls.position.step,
+            layout=hashlib.sha256(core.engine.layout_text().encode()).hexdigest(),
+            digest=digest,
+            stop=core.wishes.is_interrupted or core.must_stop,
+        )
+        return core.group.gather_calls(own.encode(), what=what)
+
+    everyone = [json.loads(part) for part in gather_anew(gather, core.take_up_mapping)]
+    check_announcements(everyone)
+    return everyone
 
 
 def check_replicas(core: Core, notices: list[Notice], entries: Mapping[str, str], step: int) -> None:
@@ -70,7 +111,10 @@ def check_replicas(core: Core, notices: list[Notice], entries: Mapping[str, str]
     """
     if len({notice.digest for notice in notices}) == 1:
         return
-    maps = core.group.gather_bytes(json.dumps(dict(entries)).encode(), what=f"the digests before step {step}")
+    payload = json.dumps(dict(entries)).encode()
+    maps = gather_anew(
+        lambda: core.group.gather_bytes(payload, what=f"the digests before step {step}"), core.take_up_mapping
+    )
     raise DivergenceError(say_first_difference([json.loads(m) for m in maps], f"before step {step}"))
 
 

@@ -1,14 +1,19 @@
 """What the parts of a run share: one mutable object with one owner, `Run`."""
 
+import math
 import os
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn, Protocol
 
 import torch
 
 from holdtrue.data import set_host_streams
-from holdtrue.engine import Engine, TrainingState, apply_numerics, keep_freed_memory
-from holdtrue.errors import HoldtrueError, UsageError
+from holdtrue.elastic import View
+from holdtrue.engine import Engine, StateText, TrainingState, apply_numerics, keep_freed_memory
+from holdtrue.errors import GroupError, HoldtrueError, UsageError
 from holdtrue.mapping import Mapping
 from holdtrue.plan import Plan, stream_key
 from holdtrue.record import RunDirectory
@@ -16,9 +21,11 @@ from holdtrue.reduce import Group
 from holdtrue.wire import FinishedReport, JoinedReport, ReportSender
 
 from ._calls import CallBook
+from ._elastic import ElasticGroup, Regrouped
 from ._environment import collect_environment
 from ._feed import Feed
 from ._join import Membership, choose_device, connect
+from ._mark import PassMark
 from ._outlet import Outlet
 from ._settings import Settings
 
@@ -37,6 +44,24 @@ class Wishes:
     """A reduce carried someone's interrupt."""
 
 
+PROGRESS_EVERY_S = 0.25
+"""Shortest time between two words on progress to the membership, in seconds."""
+
+
+class StateKeeper(Protocol):
+    """What can write the whole state of the run, and take it from another worker."""
+
+    def write_state(self) -> StateText: ...
+    def accept_state(self, found: StateText) -> None: ...
+
+
+class PlaceInCall(Protocol):
+    """Where the open loop over steps is."""
+
+    @property
+    def place_in_call(self) -> tuple[int, int]: ...
+
+
 class Core:
     """Plan, place, registered objects, group and records of one worker's run."""
 
@@ -50,6 +75,9 @@ class Core:
         self.calls = CallBook()
         self.wishes = Wishes()
         self.has_failed = False
+        self.is_leaving = False
+        self.has_founded = False
+        """Whether a first view was entered."""
         self.has_started = False
         self.is_looping = False
         self.is_closed = False
@@ -57,37 +85,200 @@ class Core:
         """What is wrong with how a loop was left by break; see `settle`."""
         self.put_off: Callable[[], None] | None = None
         """What a loop that was left by break still has to do; see `settle`."""
-        self.is_put_off_collective = False
         self.last_digest: str | None = None
         self.open_step: int | None = None
         """Index of the step whose body runs now."""
+        self.agreed: tuple[int, int] | None = None
+        """(generation, newest planned view that all know) of the latest round."""
+        self.is_entering = False
+        """Whether this worker was given the state of the others and has not met them at a boundary yet."""
+        self.keeper: StateKeeper | None = None
+        self.once: list[Callable[[], None]] = []
+        """What the main worker does once for the job since the last gather: another does it if the main worker dies."""
+        self.loop: PlaceInCall | None = None
+        """The loop over steps that is open."""
         self.feed: Feed | None = None
         """What the present or latest `run.steps` reads."""
         self._engine: Engine | None = None
         self._group: Group | None = None
         worker = membership.worker
+        self.number = worker.worker if worker is not None else max(0, membership.rank)
+        """Number by which the launcher knows this worker."""
+        self.mark = PassMark(worker.at_fd if worker is not None else None)
+        self._told_s = 0.0
         sender = (
             ReportSender(worker.report_fd) if worker is not None and worker.report_fd is not None else None
         )
-        self.outlet = Outlet(is_main=membership.rank == 0, directory=None, sender=sender)
+        self.outlet = Outlet(
+            is_main=membership.rank == 0 and membership.agent is None, directory=None, sender=sender
+        )
 
     def join(self) -> None:
         """Open the run directory (the main worker), join the group, seed the user's streams."""
-        self.outlet.send(JoinedReport(rank=self.membership.rank, pid=os.getpid()))
-        if self.settings.run_dir is not None and self.membership.rank == 0:
-            directory = RunDirectory.create(
-                self.settings.run_dir,
-                plan=self.plan,
-                environment=collect_environment(self.device, self.settings.threads),
-                generation=self.membership.generation,
-                resume=self.settings.resume,
-            )
-            self.outlet.directory = directory
-            self.outlet.notes(directory.notes)
-        self._group = connect(self.membership, self.device, self.settings)
+        self.outlet.send(JoinedReport(rank=self.number, pid=os.getpid()))
+        if self.membership.agent is None and self.membership.rank == 0:
+            self._open_directory()  # before the group: a folder that is taken ends the start at once
+        group = connect(self.membership, self.plan, self.device, self.settings)
+        self._group = group
+        if isinstance(group, ElasticGroup):
+            group.surroundings = self
+            group.on_gathered = self.once.clear
+            if not group.agent.is_joiner:
+                group.enter_first()
+                self.take_up_mapping()
         set_host_streams(stream_key(self.plan.seed, "user"))
         if self.device.type == "cuda":
             torch.cuda.manual_seed(self.plan.seed)
+
+    def _open_directory(self) -> None:
+        if self.settings.run_dir is None:
+            return
+        directory = RunDirectory.create(
+            self.settings.run_dir,
+            plan=self.plan,
+            environment=collect_environment(self.device, self.settings.threads),
+            generation=self.generation,
+            resume=self.settings.resume,
+        )
+        self.outlet.directory = directory
+        self.outlet.notes(directory.notes)
+
+    # ---- membership ----
+
+    @property
+    def elastic(self) -> ElasticGroup | None:
+        """The group, if the membership can change."""
+        return self._group if isinstance(self._group, ElasticGroup) else None
+
+    @property
+    def generation(self) -> int:
+        """Number of the present membership."""
+        return self.membership.generation if self.elastic is None else self.elastic.generation
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this worker speaks for the job."""
+        return self.outlet.is_main
+
+    def tell_progress(self, *, step: int, total: int | None, epoch: int, loss: float, seconds: float) -> None:
+        """Tell the membership how far the run is, a few times a second."""
+        now_s = time.monotonic()
+        if self.elastic is None or not self.is_main or now_s - self._told_s < PROGRESS_EVERY_S:
+            return
+        self._told_s = now_s
+        facts = {
+            "step": step + 1,
+            "total": total,
+            "epoch": epoch,
+            "loss": loss if math.isfinite(loss) else None,
+            "seconds": seconds,
+            "mapping": str(self.mapping),
+            "generation": self.generation,
+        }
+        self.elastic.agent.say_progress(facts)
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the membership asks the job to end at the next boundary, with a checkpoint."""
+        return self.elastic is not None and self.elastic.agent.stop_reason is not None
+
+    def enter(self) -> None:
+        """A joiner enters the job: at its first collective call."""
+        group = self.elastic
+        if group is None or group.has_state:
+            return
+        group.enter_first()
+        self.take_up_mapping()
+
+    def take_up_mapping(self) -> tuple[int, ...]:
+        """Use the group's new mapping, if it has one.
+
+        Returns:
+            Virtual nodes whose passes this worker runs in the round that is open.
+        """
+        group = self.elastic
+        if group is None or not group.take_up_mapping():
+            return ()
+        assert group.mapping is not None
+        assert group.ordered_by is not None
+        self.mapping = group.mapping
+        nodes: tuple[int, ...] = ()
+        if self._engine is not None and self._engine.round is not None:
+            nodes = self._engine.take_over(self.mapping)
+        elif self._engine is not None:
+            self._engine.change_mapping(self.mapping, group.ordered_by)
+        if self.feed is not None and self.is_looping:
+            self.feed.change_nodes(self.engine.held)
+        return nodes
+
+    def step_in_progress(self) -> int:
+        """See `Surroundings`."""
+        return self.calls.position.step
+
+    def write_state(self) -> StateText:
+        """See `Surroundings`."""
+        assert self.keeper is not None
+        return self.keeper.write_state()
+
+    def accept_state(self, found: StateText) -> None:
+        """See `Surroundings`."""
+        assert self.keeper is not None
+        self.keeper.accept_state(found)
+        self.is_entering = True
+
+    def see_view(self, view: View, rank: int, *, since_s: float) -> None:
+        """See `Surroundings`: this worker may speak for the job from now on, and records why the membership changed."""
+        assert self.elastic is not None
+        was_main, is_founding = self.outlet.is_main, not self.has_founded
+        self.outlet.is_main, self.has_founded = rank == 0, True
+        if self.outlet.is_main and is_founding and not self.elastic.agent.is_joiner:
+            self._open_directory()
+        elif self.outlet.is_main and not was_main:
+            self._take_over_directory(view)
+        seconds = time.monotonic() - since_s
+        if not is_founding or self.elastic.agent.is_joiner:
+            self._record_view(view, seconds)
+        self.elastic.agent.say_entered(view.generation, self.step_in_progress(), seconds=seconds)
+
+    def _take_over_directory(self, view: View) -> None:
+        """The main worker left or died: its folder and its unfinished tasks are this worker's now."""
+        if self.settings.run_dir is not None:
+            try:
+                directory = RunDirectory.take_over(self.settings.run_dir, generation=view.generation)
+            except OSError as error:
+                self.outlet.say(
+                    f"the run directory {self.settings.run_dir} could not be taken over ({error.strerror}); "
+                    f"training goes on without records."
+                )
+            else:
+                self.outlet.take_over(directory)
+        for act in self.once:
+            act()
+        self.once.clear()
+
+    def _record_view(self, view: View, seconds: float) -> None:
+        self.outlet.event(
+            "resize" if view.is_planned else "loss",
+            step=self.step_in_progress(),
+            reason=view.cause or "The membership changed.",
+            details={
+                "generation": view.generation,
+                "workers": [m.worker for m in view.members],
+                "devices": [m.device for m in view.members],
+                "joiners": list(view.joiners),
+                "lost": list(view.lost),
+                "mapping": str(self.elastic.mapping) if self.elastic else "",
+                "seconds": seconds,
+            },
+        )
+
+    def leave(self) -> NoReturn:
+        """End this process: a planned view is without it, and the others have gone on."""
+        assert self.elastic is not None
+        self.has_failed = True  # nothing is reported as finished, and nobody waits
+        self.outlet.close()
+        self.elastic.agent.say_end(how="left")
+        raise SystemExit(0)
 
     @property
     def group(self) -> Group:
@@ -123,14 +314,11 @@ class Core:
         """Say where in the script this worker is."""
         self.group.position = text
 
-    def settle(self, *, alone: bool = False) -> None:
+    def settle(self) -> None:
         """Say and do what a loop that was left by break has put off.
 
         A generator that is being closed cannot raise, and does not know whether the script goes on or
         ends by an exception; the next call of the run does.
-
-        Args:
-            alone: Whether other workers may not come here: then collective work stays put off.
 
         Raises:
             UsageError: a step was left without its update.
@@ -138,8 +326,6 @@ class Core:
         error, self.left_error = self.left_error, None
         if error is not None:
             raise error
-        if alone and self.is_put_off_collective:
-            return
         act, self.put_off = self.put_off, None
         if act is not None:
             act()
@@ -176,6 +362,32 @@ class Core:
         self.wishes.is_interrupted = True
         return True
 
+    @property
+    def is_in_group(self) -> bool:
+        """Whether other workers may count on this process."""
+        return self.membership.world_size > 1 or self.elastic is not None
+
+    def offer_to_leave(self) -> bool:
+        """After SIGTERM, say that this worker wants to leave; False if it said so before, or is no elastic worker."""
+        group = self.elastic
+        if group is None or self.is_leaving or self.is_closed or not self.is_looping:
+            return False
+        self.is_leaving = True
+        # A signal handler may have interrupted the holder of the agent's lock: another thread waits for it.
+        threading.Thread(
+            target=group.agent.say_leaving, args=("it was sent SIGTERM",), name="holdtrue-leave", daemon=True
+        ).start()
+        return True
+
+    def tell_failure(self, sentence: str) -> None:
+        """Tell the membership that this worker's script has failed: the job fails with it."""
+        if self.elastic is None or self.is_closed:
+            return
+        at = self._engine.open if self._engine is not None else None
+        node = None if at is None else at.virtual_node
+        step = self.calls.position.step
+        self.elastic.agent.say_end(how="failed", sentence=sentence, virtual_node=node, step=step)
+
     def close(self) -> None:
         """Leave the group and give the run directory back."""
         if self.is_closed:
@@ -183,9 +395,9 @@ class Core:
         self.is_closed = True
         if not self.has_failed:
             position = self.calls.position
-            self.outlet.send(
-                FinishedReport(rank=self.membership.rank, digest=self.last_digest, steps=position.step)
-            )
+            self.outlet.send(FinishedReport(rank=self.number, digest=self.last_digest, steps=position.step))
+        if self.elastic is not None and not self.has_failed:
+            self._end_together(self.elastic)
         if self._group is not None:
             self._group.say_ended(has_failed=self.has_failed)
             self._group.close()
@@ -193,3 +405,19 @@ class Core:
                 self._group.let_others_end()
             self._group = None
         self.outlet.close()
+
+    def _end_together(self, group: ElasticGroup) -> None:
+        """Wait for the others at the end of the script: if the main worker died in its last task, another does it."""
+        if not group.has_state:
+            return
+        self.place("the end of the script")
+        while group.world_size > 1:
+            try:
+                group.gather_calls(b"", what="all workers to come to the end of the script")
+                break
+            except Regrouped:
+                self.take_up_mapping()
+            except GroupError as error:
+                self.outlet.say(f"not every worker came to the end of the script: {error}")
+                break
+        group.agent.say_end(how="finished")

@@ -12,7 +12,14 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from holdtrue.errors import HoldtrueError, UsageError
-from holdtrue.wire import FailedReport, ReportSender, WorkerEnvironment, watch_life
+from holdtrue.wire import (
+    ORPHAN_WAIT_S,
+    FailedReport,
+    ReportSender,
+    WorkerEnvironment,
+    redirect_output,
+    watch_life,
+)
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -78,25 +85,41 @@ def watch_run(run: Core) -> None:
     """
     global _present
     if _present is not None and not _present.is_closed:
-        if _present.membership.world_size > 1:
+        if _present.is_in_group:
             raise UsageError(
-                f"holdtrue.init was called a second time in one of {_present.membership.world_size} workers; a process belongs "
-                f"to one job. Train several models in one run (run.prepare takes them all), or start a job for each."
+                "holdtrue.init was called a second time in a worker of a job; a process belongs "
+                "to one job. Train several models in one run (run.prepare takes them all), or start a job for each."
             )
         _present.close()
     _present = run
 
 
 def _end_without_launcher() -> None:
-    sys.stderr.write("holdtrue: the launcher is gone; this worker ends.\n")
-    sys.stderr.flush()
+    """End at the next step boundary, with a checkpoint, or after a bounded time anyway; in the life thread."""
+    if _worker is not None:
+        redirect_output(_worker.log_file, _worker.output_fds)
+    run = _present
+    if run is None or run.is_closed or not run.is_looping:
+        _say_end_without_launcher("this worker ends.")
+        os._exit(EXIT_FAILED)
+    _say_end_without_launcher(
+        f"this worker ends at the next step boundary with a checkpoint, or in {ORPHAN_WAIT_S:.0f} s without."
+    )
+    run.interrupt()
+    threading.Event().wait(ORPHAN_WAIT_S)  # the main thread ends the process before
     os._exit(EXIT_FAILED)
+
+
+def _say_end_without_launcher(what: str) -> None:
+    os.write(2, f"holdtrue: the launcher is gone; {what}\n".encode())
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:
     if os.getpid() != _installed_in:
         _interrupt_child(signum)
         return
+    if signum == signal.SIGTERM and _present is not None and _present.offer_to_leave():
+        return  # the others are told at the next step boundary
     if _present is not None and _present.interrupt():
         return  # the loop ends at the next step boundary, with a checkpoint
     if _present is not None:
@@ -152,13 +175,14 @@ def _tell_failure(kind: type[BaseException], sentence: str) -> None:
     """Leave word of the failure with the launcher and in the records."""
     run = _present
     if run is not None:
-        run.outlet.send(FailedReport(rank=run.membership.rank, kind=kind.__name__, sentence=sentence))
+        run.outlet.send(FailedReport(rank=run.number, kind=kind.__name__, sentence=sentence))
+        run.tell_failure(sentence)
         if not run.is_closed:
             run.outlet.event("failed", step=run.calls.position.step, reason=sentence)
         run.has_failed = True
     elif _worker is not None and _worker.report_fd is not None:
         ReportSender(_worker.report_fd).send(
-            FailedReport(rank=_worker.rank, kind=kind.__name__, sentence=sentence)
+            FailedReport(rank=_worker.worker, kind=kind.__name__, sentence=sentence)
         )
 
 
@@ -187,5 +211,5 @@ def _finish() -> None:
         run.left_error = None
         _report_error(type(error), error, None)  # does not return: it is the user's mistake
     if not run.has_failed:
-        run.settle(alone=True)  # a loop that was left by break, as the last thing in the script
+        run.settle()  # a loop that was left by break, as the last thing in the script
     run.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import struct
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from holdtrue.data import Chunk, IterableSource, Loader, chunks
 from holdtrue.errors import DataError, UsageError
 from holdtrue.plan import stream_key
 
-from ._outputs import PASSES_IN_SHARD, Identity, Outputs, ShardFolder, to_cpu
+from ._elastic import gather_anew
+from ._outputs import PASSES_IN_SHARD, Identity, Outputs, ShardFolder
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -26,18 +28,22 @@ def evaluate_chunks(
     core: Core, fn: Callable[..., Mapping[str, Any]], source: Any, batch_size: int | None, number: int
 ) -> dict[str, float]:
     """See `Run.evaluate`."""
-    own: dict[str, dict[str, tuple[str, str]]] = {}
-    for chunk, batch in _passes(core, source, batch_size, number):
-        returned = call_with(fn, batch)
-        if not isinstance(returned, Mapping):
-            raise UsageError(
-                f"the function given to evaluate returned a {type(returned).__name__}; it returns scalars by name. "
-                f"Return a dict such as {{'accuracy': value}}."
-            )
-        own[str(chunk.index)] = {n: _scalar(n, value, chunk) for n, value in returned.items()}
-    sent = core.engine.group.gather_bytes(
-        json.dumps(own).encode(), what=f"the results of evaluate (call {number})"
-    )
+    own: dict[int, dict[str, tuple[str, str]]] = {}
+
+    def gather() -> list[bytes]:
+        for chunk, batch in _passes(core, source, batch_size, number, own):
+            returned = call_with(fn, batch)
+            if not isinstance(returned, Mapping):
+                raise UsageError(
+                    f"the function given to evaluate returned a {type(returned).__name__}; it returns scalars by name. "
+                    f"Return a dict such as {{'accuracy': value}}."
+                )
+            own[chunk.index] = {n: _scalar(n, value, chunk) for n, value in returned.items()}
+        payload = json.dumps({str(i): values for i, values in own.items()}).encode()
+        return core.group.gather_bytes(payload, what=f"the results of evaluate (call {number})")
+
+    # After a loss the chunks of who died are evaluated by the others.
+    sent = gather_anew(gather, core.take_up_mapping)
     merged: dict[int, dict[str, tuple[str, str]]] = {}
     for part in sent:
         merged |= {int(i): values for i, values in json.loads(part).items()}
@@ -54,20 +60,28 @@ def predict_chunks(
     pad_value: float | None = None,
 ) -> Any:
     """See `Run.predict`."""
-    own: dict[str, torch.Tensor] = {}
-    spec: pytree.TreeSpec | None = None
-    for chunk, batch in _passes(core, source, batch_size, number):
-        leaves, spec = pytree.tree_flatten(call_with(fn, batch))
-        _check_rows(leaves, chunk)
-        for k, leaf in enumerate(leaves):
-            own[f"{chunk.index}.{k}"] = leaf.detach().cpu().contiguous()
-    group = core.engine.group
+    own: dict[int, list[torch.Tensor]] = {}
+    specs: list[pytree.TreeSpec] = []
     what = f"the outputs of predict (call {number})"
+
+    def gather() -> list[bytes]:
+        for chunk, batch in _passes(core, source, batch_size, number, own):
+            leaves, spec = pytree.tree_flatten(call_with(fn, batch))
+            own[chunk.index] = [_rows(leaf, chunk) for leaf in leaves]
+            specs[:] = [spec]
+        outputs = {f"{i}.{k}": leaf for i, leaves in own.items() for k, leaf in enumerate(leaves)}
+        text = pytree.treespec_dumps(specs[0]).encode() if specs else b""
+        return core.group.gather_bytes(
+            struct.pack("<Q", len(text)) + text + safetensors.torch.save(outputs), what=what
+        )
+
     gathered: dict[str, torch.Tensor] = {}
-    for part in group.gather_bytes(safetensors.torch.save(own), what=what):
-        gathered |= safetensors.torch.load(part)
-    shapes = [s for s in group.gather_bytes(_spec_text(spec), what=what) if s]
-    spec = pytree.treespec_loads(shapes[0].decode())
+    texts: list[bytes] = []
+    for part in gather_anew(gather, core.take_up_mapping):
+        (length,) = struct.unpack_from("<Q", part)
+        texts += [part[8 : 8 + length]] if length else []
+        gathered |= safetensors.torch.load(part[8 + length :])
+    spec = pytree.treespec_loads(texts[0].decode())
     order = sorted({int(n.partition(".")[0]) for n in gathered})
     columns = [join_passes([gathered[f"{i}.{k}"] for i in order], pad_value) for k in range(spec.num_leaves)]
     return pytree.tree_unflatten(columns, spec)
@@ -84,53 +98,53 @@ def stream_chunks(
 ) -> Outputs:
     """See `Run.predict` with `out`."""
     plan, size = core.plan, _size_of(core, batch_size)
-    order = source.unshuffled().order(seed=plan.seed, epoch=0)
+    examples = len(source.unshuffled().order(seed=plan.seed, epoch=0))
     weights, _ = core.state.digest(core.calls.position.digested, what="weights")
     identity: Identity = {
-        "examples": len(order),
+        "examples": examples,
         "pass_size": size,
         "passes_in_shard": PASSES_IN_SHARD,
         "seed": plan.seed,
         "call": number,
         "weights": weights,
     }
-    group, what = core.engine.group, f"the shards of predict (call {number})"
-    is_main = core.membership.rank == 0
-    if is_main:
-        ShardFolder(out, identity).begin()
-    group.gather_bytes(b"", what=what)  # the folder is there, and its manifest says what goes into it
-    folder = ShardFolder(out, identity)
     span = size * PASSES_IN_SHARD
-    starts = list(range(0, len(order), span))
-    held = set(core.engine.held)
-    due = {
-        i
-        for i, start in enumerate(starts)
-        if i % plan.virtual_nodes in held and not folder.has(start, min(start + span, len(order)))
-    }
-    passes: list[Any] = []
-    for chunk, batch in _passes(core, source, batch_size, number, lambda c: c.start // span in due):
-        outputs = to_cpu(call_with(fn, batch))
-        _check_rows(pytree.tree_leaves(outputs), chunk)
-        passes.append(outputs)
-        if chunk.stop % span == 0 or chunk.stop == len(order):
-            folder.write(chunk.start // span * span, chunk.stop, passes, pad_value)
-            passes = []
-    group.gather_bytes(b"", what=what)
-    if is_main:
-        folder.end(starts)
-    group.gather_bytes(b"", what=what)
+    starts = list(range(0, examples, span))
+
+    def meet(act: Callable[[], None]) -> None:
+        """All workers, once they have acted; after a loss they act again, on what is on the disk then."""
+
+        def gather() -> list[bytes]:
+            act()
+            return core.group.gather_bytes(b"", what=f"the shards of predict (call {number})")
+
+        gather_anew(gather, core.take_up_mapping)
+
+    def write_shards() -> None:
+        folder, held = ShardFolder(out, identity), set(core.engine.held)
+        due = {
+            i
+            for i, start in enumerate(starts)
+            if i % plan.virtual_nodes in held and not folder.has(start, min(start + span, examples))
+        }
+        passes: list[Any] = []
+        for chunk, batch in _passes(core, source, batch_size, number, (), lambda c: c.start // span in due):
+            passes.append(pytree.tree_map(lambda leaf, c=chunk: _rows(leaf, c), call_with(fn, batch)))
+            if chunk.stop % span == 0 or chunk.stop == examples:
+                folder.write(chunk.start // span * span, chunk.stop, passes, pad_value)
+                passes = []
+
+    def begin() -> None:
+        if core.is_main:
+            ShardFolder(out, identity).begin()
+
+    def end() -> None:
+        if core.is_main:
+            ShardFolder(out, identity).end(starts)
+
+    for act in (begin, write_shards, end):
+        meet(act)
     return Outputs(out)
-
-
-def _check_rows(leaves: list[Any], chunk: Chunk) -> None:
-    for leaf in leaves:
-        if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != chunk.stop - chunk.start:
-            found = f"shape {tuple(leaf.shape)}" if isinstance(leaf, torch.Tensor) else type(leaf).__name__
-            raise UsageError(
-                f"the function given to predict returned {found} for {chunk.stop - chunk.start} examples; the first axis of "
-                f"every output is examples. Return one row for each."
-            )
 
 
 def join_passes(parts: list[torch.Tensor], pad_value: float | None) -> torch.Tensor:
@@ -161,8 +175,15 @@ def join_passes(parts: list[torch.Tensor], pad_value: float | None) -> torch.Ten
     return torch.cat(padded)
 
 
-def _spec_text(spec: pytree.TreeSpec | None) -> bytes:
-    return pytree.treespec_dumps(spec).encode() if spec is not None else b""
+def _rows(leaf: Any, chunk: Chunk) -> torch.Tensor:  # Any: checked here
+    examples = chunk.stop - chunk.start
+    if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != examples:
+        found = f"shape {tuple(leaf.shape)}" if isinstance(leaf, torch.Tensor) else type(leaf).__name__
+        raise UsageError(
+            f"the function given to predict returned {found} for {examples} examples; the first axis of "
+            f"every output is examples. Return one row for each."
+        )
+    return leaf.detach().cpu().contiguous()
 
 
 def _size_of(core: Core, batch_size: int | None) -> int:
@@ -174,9 +195,10 @@ def _passes(
     source: Any,
     batch_size: int | None,
     number: int,
+    done: Container[int],
     is_mine: Callable[[Chunk], bool] | None = None,
 ) -> Iterator[tuple[Chunk, Any]]:
-    """This worker's chunks with their batches, in eval mode, each with random streams of its own."""
+    """This worker's chunks that are not done, with their batches, in eval mode, each with random streams of its own."""
     if isinstance(source, IterableSource):
         raise DataError(
             "evaluate and predict were given an iterable source; they count every example once, by its index. "
@@ -186,7 +208,7 @@ def _passes(
     source = source.unshuffled()
     order = source.order(seed=plan.seed, epoch=0)
     held = set(engine.held)
-    pick = is_mine or (lambda c: c.virtual_node in held)
+    pick = is_mine or (lambda c: c.virtual_node in held and c.index not in done)
     mine = [c for c in chunks(len(order), _size_of(core, batch_size), plan.virtual_nodes) if pick(c)]
     loader = Loader(source, seed=plan.seed, device=core.device, keep_streams=False)
     with _inference(core):

@@ -1,16 +1,18 @@
 """What a step reads: the batch of each virtual node of this worker, from a map-style or an iterable source."""
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, final
 
 import torch
 
-from holdtrue.data import Fetch, IterableShards, IterableSource, Loader, MapSource, Schedule
+from holdtrue.data import Fetch, IterableShards, IterableSource, Loader, MapSource, Schedule, ShardRead
+from holdtrue.engine import bytes_to_state, state_to_bytes
 from holdtrue.errors import DataError, UsageError
 from holdtrue.plan import Plan
 from holdtrue.reduce import Group
+
+from ._elastic import gather_anew
 
 
 class Feed(ABC):
@@ -37,7 +39,7 @@ class Feed(ABC):
 
     @abstractmethod
     def again(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
-        """The same batch once more, with the same bits."""
+        """The batch once more, with the same bits; or that of a virtual node that was taken over in the step."""
 
     @abstractmethod
     def describe(self, virtual_node: int) -> str:
@@ -48,8 +50,12 @@ class Feed(ABC):
         """Whether the epoch has ended where a position does not say so."""
         return False
 
+    @abstractmethod
+    def change_nodes(self, nodes: Sequence[int]) -> None:
+        """Read for other virtual nodes: in the present step through `again`, and in those that follow."""
+
     def states(self) -> dict[int, Any]:  # Any: the user's state_dict
-        """State of each of this worker's virtual nodes; empty where a position says all."""
+        """State of every virtual node's shard after the present step; empty where a position says all."""
         return {}
 
     def close(self) -> None:  # noqa: B027 - most feeds hold nothing
@@ -81,7 +87,10 @@ class MapFeed(Feed):
             timeout_s=timeout_s if source.workers.count else 0.0,
             keep_streams=False,  # the step keeps them
         )
-        self._ahead: Iterator[tuple[Fetch, Any]] = iter(())
+        self._ahead: Generator[tuple[Fetch, Any], None, None] | None = None
+        self._epoch = self._next = 0
+        self._is_read = True
+        """Whether the present step's batches were taken from `_ahead`."""
         self._fetches: dict[int, Fetch] = {}
         self._latest: tuple[int, tuple[Fetch, ...]] = -1, ()
 
@@ -100,12 +109,31 @@ class MapFeed(Feed):
                 f"{self._schedule.examples} in epoch 0; a run finds its place by the number of steps, so every epoch has as "
                 f"many. Draw a fixed number of examples."
             )
+        self._is_read = True
+        self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        """Read from the present step on, or from the next one if the present one was read."""
+        if self._ahead is not None:
+            self._ahead.close()
+        first = self._next if self._is_read else self._next - 1
         self._ahead = self._loader.load(
             fetch
-            for step in range(first_step, self._schedule.steps)
+            for step in range(first, self._schedule.steps)
             for fetch in self._fetches_of(step)
             if fetch.indices
         )
+
+    def change_nodes(self, nodes: Sequence[int]) -> None:
+        """See `Feed.change_nodes`."""
+        if tuple(nodes) == tuple(self._nodes):
+            return
+        self._nodes = nodes
+        self._latest = -1, ()
+        if self._ahead is not None:
+            if self._next:
+                self._fetches = {f.virtual_node: f for f in self._fetches_of(self._next - 1)}
+            self._read_ahead()
 
     def _fetches_of(self, step: int) -> tuple[Fetch, ...]:
         if self._latest[0] != step:  # asked for twice in a row: to read ahead, and when the step begins
@@ -125,10 +153,13 @@ class MapFeed(Feed):
         self.counts = tuple(b - a for a, b in self._plan.ranges(stop - start))
         self._fetches = {f.virtual_node: f for f in self._fetches_of(self._next)}
         self._next += 1
+        self._is_read = False
         return True
 
     def batch(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
         """See `Feed.batch`."""
+        assert self._ahead is not None
+        self._is_read = True
         fetch, batch = next(self._ahead)
         assert fetch == self._fetches[virtual_node], (
             f"read {fetch} where {self._fetches[virtual_node]} was due"
@@ -149,7 +180,9 @@ class MapFeed(Feed):
 
     def close(self) -> None:
         """See `Feed.close`."""
-        self._ahead = iter(())
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
         self._loader.close()
 
 
@@ -166,7 +199,13 @@ class IterableFeed(Feed):
         device: torch.device,
         nodes: Sequence[int],
         group: Group,
+        settle: Callable[[], Any],  # Any: what it returns does not count
     ) -> None:
+        self._settle = settle
+        self._states: dict[int, Any] = {}
+        """Where every virtual node's shard is, wherever it is read: its reader may die."""
+        self._before: dict[int, Any] = {}
+        """As `_states`, before the present step."""
         self._shards = IterableShards(source, virtual_nodes=plan.virtual_nodes, seed=plan.seed, device=device)
         self._plan, self._nodes, self._group, self._drop_last = plan, nodes, group, drop_last
         self._wanted = [b - a for a, b in plan.ranges(plan.global_batch_size)]
@@ -182,27 +221,47 @@ class IterableFeed(Feed):
         self._shards.start_epoch(epoch)
         self._step = first_step
         self._over = False
+        self._states = {}
+        self._before = {}
 
     def load_states(self, states: dict[int, Any]) -> None:
         """Continue shards where another run or worker was."""
-        for v in self._nodes:
+        for v in range(self._plan.virtual_nodes):
             if v not in states:
                 raise UsageError(
                     f"the checkpoint has no state for virtual node {v}'s shard; it was written by another source. "
                     f"Resume with the source that began the run."
                 )
-            self._shards.load_state(v, states[v])
+        self._states = self._before = dict(states)
+
+    def change_nodes(self, nodes: Sequence[int]) -> None:
+        """See `Feed.change_nodes`."""
+        for v in self._nodes:
+            if v not in nodes:
+                self._shards.close(v)
+        self._nodes = nodes
 
     def advance(self) -> bool:
         """See `Feed.advance`."""
         if self._over:
             return False
-        reads = {v: self._shards.read(v, self._wanted[v]) for v in self._nodes}
-        own = json.dumps({str(v): read.available for v, read in reads.items()}).encode()
+        reads: dict[int, ShardRead] = {}
+
+        def gather() -> list[bytes]:
+            for v in self._nodes:
+                if v not in reads:
+                    reads[v] = self._read(v, self._states)
+            own = {v: (read.available, self._shards.state_of(v)) for v, read in reads.items()}
+            return self._group.gather_bytes(
+                state_to_bytes(own), what=f"the counts of step {self._step} of the epoch"
+            )
+
         counts = [0] * self._plan.virtual_nodes
-        for part in self._group.gather_bytes(own, what=f"the counts of step {self._step} of the epoch"):
-            for v, available in json.loads(part).items():
-                counts[int(v)] = available
+        states: dict[int, Any] = {}
+        for part in gather_anew(gather, self._settle):
+            for v, (available, state) in bytes_to_state(part).items():
+                counts[v], states[v] = available, state
+        self._before, self._states = self._states, states
         short = counts != self._wanted
         self._over = short
         if not any(counts) or (short and self._drop_last):
@@ -212,12 +271,20 @@ class IterableFeed(Feed):
         self._step += 1
         return True
 
+    def _read(self, virtual_node: int, states: dict[int, Any]) -> ShardRead:
+        """Read the present step's examples of a shard; one that is not open here goes on from `states`."""
+        if not self._shards.is_open(virtual_node) and virtual_node in states:
+            self._shards.load_state(virtual_node, states[virtual_node])
+        return self._shards.read(virtual_node, self._wanted[virtual_node])
+
     def batch(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
         """See `Feed.batch`."""
         return self._batches[virtual_node]
 
     def again(self, virtual_node: int) -> Any:  # Any: what collate_fn makes
         """See `Feed.again`. The pass may have changed its batch in place only at the user's own risk."""
+        if virtual_node not in self._batches:
+            self._batches[virtual_node] = self._read(virtual_node, self._before).batch
         return self._batches[virtual_node]
 
     def describe(self, virtual_node: int) -> str:
@@ -233,4 +300,4 @@ class IterableFeed(Feed):
         """See `Feed.states`."""
         if self._over:
             return {}
-        return {v: self._shards.state_of(v) for v in self._nodes}
+        return self._states

@@ -8,16 +8,20 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from holdtrue.elastic import Agent, ControllerAgent
 from holdtrue.errors import UsageError, WaitTimeoutError
 from holdtrue.mapping import Mapping, even_mapping, parse_mapping
 from holdtrue.plan import Plan
 from holdtrue.reduce import AloneGroup, GlooGroup, Group, NcclGroup
 from holdtrue.wire import WorkerEnvironment
 
+from ._elastic import ElasticGroup, Former
+from ._meeting import Meeting
 from ._settings import Settings
 
 
@@ -37,6 +41,10 @@ class Membership:
     connect: Callable[[torch.device, Settings], Group] | None = None
     """Makes the group; None for a worker alone."""
     order: Any = None  # Any: an order function, for the tests' negative control
+    agent: Agent | None = None
+    """The line to an elastic membership; rank, world size and mapping then come from its views."""
+    meet: Callable[[torch.device, Settings], Former] | None = None
+    """Gives what forms the groups of views, where there is an agent."""
     in_process: bool = False
     """Whether other workers live in this process, as threads."""
 
@@ -85,7 +93,7 @@ def find_membership(env: Dictionary[str, str] | None = None) -> Membership:
         return placed
     env = os.environ if env is None else env
     worker = WorkerEnvironment.from_env(env)
-    if worker is not None:
+    if worker is not None and worker.rank is not None and worker.world_size is not None:
         return Membership(
             rank=worker.rank,
             world_size=worker.world_size,
@@ -97,6 +105,8 @@ def find_membership(env: Dictionary[str, str] | None = None) -> Membership:
             if worker.world_size > 1
             else None,
         )
+    if worker is not None:
+        return _elastic_membership(worker)
     if "RANK" in env and "WORLD_SIZE" in env:
         rank, world_size = int(env["RANK"]), int(env["WORLD_SIZE"])
         local = int(env.get("LOCAL_RANK", rank))
@@ -118,6 +128,39 @@ def find_membership(env: Dictionary[str, str] | None = None) -> Membership:
         mapping=env.get("HOLDTRUE_MAPPING"),
         connect=lambda device, settings: _connect_rendezvous(address, rank, world_size, device, settings),
     )
+
+
+def _elastic_membership(worker: WorkerEnvironment) -> Membership:
+    """The place of a worker whose group changes: its agent connects here."""
+    assert worker.controller_url is not None
+    assert worker.token_file is not None
+    try:
+        token = Path(worker.token_file).read_text().strip()
+    except OSError as error:
+        raise UsageError(
+            f"the token file {worker.token_file} cannot be read ({error.strerror}); a worker needs its token to join the job. "
+            f"Start workers with `holdtrue run` or `holdtrue worker --join`."
+        ) from error
+    agent = ControllerAgent(
+        url=worker.controller_url,
+        token=token,
+        worker=worker.worker,
+        host=worker.store_host,
+        port=worker.store_port,
+        device=worker.device,
+    )
+
+    def meet(device: torch.device, settings: Settings) -> Former:
+        return Meeting(
+            agent,
+            host=worker.store_host,
+            port=worker.store_port,
+            store_fd=worker.store_fd,
+            device=device,
+            timeout_s=worker.group_timeout_s or settings.timeout_s,
+        )
+
+    return Membership(rank=-1, device=worker.device, worker=worker, agent=agent, meet=meet)
 
 
 def choose_device(membership: Membership, settings: Settings) -> torch.device:
@@ -142,6 +185,8 @@ def choose_device(membership: Membership, settings: Settings) -> torch.device:
 
 def _connect_launched(worker: WorkerEnvironment, device: torch.device, settings: Settings) -> Group:
     """The group of workers that `holdtrue run` started; rank 0 hosts the store on the launcher's socket."""
+    assert worker.rank is not None, "a fixed group has ranks"
+    assert worker.world_size is not None, "a fixed group has a size"
     store = _open_store(
         worker.store_host,
         worker.store_port,
@@ -230,6 +275,19 @@ def _own_address(host: str) -> str:
         return str(probe.getsockname()[0])
 
 
-def connect(membership: Membership, device: torch.device, settings: Settings) -> Group:
-    """Join the group; blocks until all its workers have, at most the time-out."""
+def connect(membership: Membership, plan: Plan, device: torch.device, settings: Settings) -> Group:
+    """The group of this worker; where the membership is fixed, blocks until all workers have joined, at most the
+    time-out. An elastic group has no members yet."""
+    agent, worker = membership.agent, membership.worker
+    if agent is not None and membership.meet is not None:
+        former = membership.meet(device, settings)  # its store listens before anybody hears of it
+        if isinstance(agent, ControllerAgent) and worker is not None:
+            agent.start(timeout_s=settings.timeout_s)
+        return ElasticGroup(
+            agent,
+            former,
+            virtual_nodes=plan.virtual_nodes,
+            device=device,
+            timeout_s=(worker.group_timeout_s if worker else None) or settings.timeout_s,
+        )
     return membership.connect(device, settings) if membership.connect else AloneGroup(device)

@@ -1,15 +1,33 @@
 """Checkpoints of a run: when they are written, what they hold, and how a run goes on from one."""
 
-import io
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from holdtrue.engine import Checkpoint, newest_checkpoint, write_checkpoint
+from holdtrue.engine import (
+    StateText,
+    newest_checkpoint,
+    read_state_text,
+    write_checkpoint,
+    write_state_text,
+)
 from holdtrue.errors import CheckpointError
 
 from ._core import Core
 from ._feed import Feed, IterableFeed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A state to go on from: a checkpoint's, or another worker's."""
+
+    weights: Mapping[str, Mapping[str, torch.Tensor]]
+    state: Mapping[str, Any]  # Any: values of torch.save(weights_only)
+    digest: str = ""
+    """Digest that the state must have once it is restored; empty where the workers compare theirs."""
+    path: str = ""
 
 
 class Keeper:
@@ -19,7 +37,7 @@ class Keeper:
         self._core = core
         self._written: tuple[int, bool] | None = None
         """Step of the newest checkpoint, and whether it says that its call is over."""
-        self._found: Checkpoint | None = None
+        self._found: _Found | None = None
         self._shards: dict[int, Any] = {}  # Any: the user's state_dict
         self.iterable_start = 0, 0
         """(epoch, step in epoch) of the present call where an iterable source goes on."""
@@ -38,7 +56,9 @@ class Keeper:
                 f"{core.settings.run_dir} has no checkpoint to resume; the run starts from its first step."
             )
             return
-        self._found = found
+        self._found = _Found(
+            weights=found.weights, state=found.state, digest=found.digest, path=str(found.path)
+        )
         core.calls.load(found.state["position"], found.state["calls"])
         core.outlet.say(f"resuming from {found.path} at step {found.step}.")
 
@@ -57,15 +77,14 @@ class Keeper:
         self.is_over = loop["is_over"]
         self._written = position.step, self.is_over
         core.wishes.is_stopping, core.wishes.stop_reason = loop["is_stopping"], loop["stop_reason"]
-        held = core.engine.held
         core.engine.buffers.per_node = {
-            name: {v: value.to(core.device) for v, value in values.items() if v in held}
+            name: {v: value.to(core.device) for v, value in values.items()}
             for name, values in found.state["nodes"]["buffers"].items()
         }
         self._shards = found.state["nodes"]["shards"]
         self.iterable_start = loop["epoch"], loop["step"]
         digest, _ = core.state.digest(position.digested)
-        if digest != found.digest:
+        if found.digest and digest != found.digest:
             raise CheckpointError(
                 f"the state restored from {found.path} has the digest {digest[:16]}... and was saved with {found.digest[:16]}; "
                 f"an object's load_state_dict does not put back all of its state_dict. Look at what the script registers."
@@ -77,42 +96,56 @@ class Keeper:
             feed.load_states(self._shards)
         self._shards = {}
 
-    def is_collective(self, feed: Feed | None) -> bool:
-        """Whether `write` needs all workers: some state belongs to single virtual nodes."""
-        return isinstance(feed, IterableFeed) or any(
-            rule == "per_node" for _, rule in self._core.plan.buffers
+    def write_state(self) -> StateText:
+        """The whole state at this boundary, for a worker that joins: what a checkpoint holds."""
+        return write_state_text(
+            {"weights": self._core.state.weights(), "state": self._whole(self._core.feed)}
         )
 
-    def write(self, feed: Feed | None, *, epoch_in_call: int = 0, step_in_epoch: int = 0) -> None:
+    def accept_state(self, found: StateText) -> None:
+        """Take what another worker's `write_state` gave; the calls of the script now catch up with it."""
+        whole = read_state_text(found)
+        self._found = _Found(weights=whole["weights"], state=whole["state"])
+        self._core.calls.load(whole["state"]["position"], whole["state"]["calls"])
+
+    def _whole(self, feed: Feed | None) -> dict[str, Any]:  # Any: values of torch.save(weights_only)
+        """Everything but the weights, of all virtual nodes.
+
+        Args:
+            feed: What the present call reads; None if the call is over.
+        """
+        core, is_iterable = self._core, isinstance(feed, IterableFeed)
+        epoch, step = core.loop.place_in_call if core.loop is not None and is_iterable else (0, 0)
+        nodes = {"buffers": core.engine.buffers.per_node, "shards": feed.states() if feed else {}}
+        return core.state.capture() | {
+            "position": core.calls.position.to_dict(),
+            "calls": core.calls.saved(),
+            "nodes": nodes,
+            "loop": {
+                "epoch": epoch,
+                "step": step,
+                "is_over": feed is None,
+                "is_stopping": core.wishes.is_stopping,
+                "stop_reason": core.wishes.stop_reason,
+            },
+        }
+
+    def write(self, feed: Feed | None) -> None:
         """Write a checkpoint of this boundary, unless there is one; the main worker does, the others go on.
 
         Args:
             feed: What the present call reads; None if the call is over.
-            epoch_in_call: Epoch of the call in which an iterable source goes on.
-            step_in_epoch: Step of that epoch.
         """
         core, position = self._core, self._core.calls.position
         key = position.step, feed is None
         if position.step == 0 or key == self._written or core.settings.run_dir is None:
             return
         self._written = key
-        nodes = self._gather_node_states(feed)
-        if core.membership.rank != 0:
+        if not core.is_main:
             return
         digest, _ = core.state.digest(position.digested)
         core.last_digest = digest
-        state = core.state.capture() | {
-            "position": position.to_dict(),
-            "calls": core.calls.saved(),
-            "nodes": nodes,
-            "loop": {
-                "epoch": epoch_in_call if isinstance(feed, IterableFeed) else 0,
-                "step": step_in_epoch if isinstance(feed, IterableFeed) else 0,
-                "is_over": feed is None,
-                "is_stopping": core.wishes.is_stopping,
-                "stop_reason": core.wishes.stop_reason,
-            },
-        }
+        state = self._whole(feed)
         try:
             path = write_checkpoint(
                 core.settings.run_dir,
@@ -122,7 +155,7 @@ class Keeper:
                 plan=core.plan,
                 digest=digest,
                 keep=core.settings.keep_checkpoints,
-                generation=core.membership.generation,
+                generation=core.generation,
             )
         except OSError as error:
             reason = f"the checkpoint of step {position.step} could not be written ({error.strerror}); training goes on."
@@ -130,25 +163,3 @@ class Keeper:
             core.outlet.event("checkpoint-failed", step=position.step, reason=reason)
             return
         core.outlet.checkpoint(position.step, str(path))
-
-    def _gather_node_states(
-        self, feed: Feed | None
-    ) -> dict[str, Any]:  # Any: values of torch.save(weights_only)
-        """State that belongs to single virtual nodes, of all of them; collective where there can be any."""
-        core = self._core
-        merged: dict[str, Any] = {"buffers": {}, "shards": {}}
-        if not self.is_collective(feed):
-            return merged
-        own = {"buffers": core.engine.buffers.per_node, "shards": feed.states() if feed else {}}
-        for part in core.group.gather_bytes(_to_bytes(own), what="state of single virtual nodes"):
-            read = torch.load(io.BytesIO(part), weights_only=True, map_location="cpu")
-            merged["shards"] |= read["shards"]
-            for name, values in read["buffers"].items():
-                merged["buffers"].setdefault(name, {}).update(values)
-        return merged
-
-
-def _to_bytes(value: Any) -> bytes:  # Any: values of torch.save(weights_only)
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()

@@ -6,13 +6,21 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from holdtrue.engine import RoundResult, specialise_compiled_shapes
-from holdtrue.errors import HoldtrueError, NonFiniteError, UsageError
+from holdtrue.errors import (
+    GroupError,
+    HoldtrueError,
+    NonFiniteError,
+    UsageError,
+    WaitTimeoutError,
+    WorkerLostError,
+)
 from holdtrue.record import DigestRecord
 from holdtrue.units import format_ids
 
-from ._agree import agree_on_call, check_replicas, end_interrupted, say_start
+from ._agree import agree_on_call, agree_on_entry, check_replicas, end_interrupted, say_start
 from ._calls import Call
 from ._core import Core
+from ._elastic import Regrouped
 from ._feed import Feed
 from ._keeper import Keeper
 from ._notice import Notice, read_notices
@@ -59,9 +67,15 @@ class Loop:
             core.calls.position.step += self._first_step
         position = core.calls.position
         specialise_compiled_shapes(core.plan.numerics)
-        agree_on_call(core, self._call)
+        if core.is_entering:
+            core.is_entering = False
+            agree_on_entry(core)
+        else:
+            agree_on_call(core, self._call)
+        self._feed.change_nodes(core.engine.held)
         self._start()
         core.is_looping = True
+        core.loop = self
         try:
             if self._keeper.is_over:
                 self._keeper.is_over = False
@@ -70,6 +84,7 @@ class Loop:
             self._write()
         finally:
             core.is_looping = False
+            core.loop = None
             feed.close()
             position.epoch += self._begun
             position.call_step = 0
@@ -86,9 +101,34 @@ class Loop:
             self._epoch_in_call = epoch
             while not self._is_ending() and feed.advance():
                 yield from self._one_step(first + epoch)
+                self._cross_boundary()
             if self._is_ending():
                 return
             self._step_in_epoch = 0
+
+    def _cross_boundary(self) -> None:
+        """Between two steps: enter the planned view that all workers know, or even out what a loss left uneven."""
+        core, group = self._core, self._core.elastic
+        if group is None:
+            return
+        core.take_up_mapping()
+        agreed, core.agreed = core.agreed, None
+        if agreed is None or agreed[1] <= agreed[0]:
+            group.make_even(core.calls.position.step)
+            core.take_up_mapping()
+            return
+        # A loss may have led to a newer view meanwhile; the others still meet here.
+        if agreed[1] > group.generation and not group.enter_planned(agreed[1]):
+            core.leave()
+        core.take_up_mapping()
+        agree_on_entry(core)
+
+    @property
+    def place_in_call(self) -> tuple[int, int]:
+        """Epoch of the call and step of that epoch that come next."""
+        if self._feed.is_epoch_over:
+            return self._epoch_in_call + 1, 0
+        return self._epoch_in_call, self._step_in_epoch
 
     def _start(self) -> None:
         core, position = self._core, self._core.calls.position
@@ -153,13 +193,9 @@ class Loop:
         else:
             if is_left:
                 core.put_off = partial(self._keeper.write, None)
-                core.is_put_off_collective = self._keeper.is_collective(None)
 
     def _write(self) -> None:
-        epoch, step = self._epoch_in_call, self._step_in_epoch
-        if self._feed.is_epoch_over:
-            epoch, step = epoch + 1, 0
-        self._keeper.write(self._feed, epoch_in_call=epoch, step_in_epoch=step)
+        self._keeper.write(self._feed)
 
     def _close(self, step: Step, seconds: float, *, is_left: bool) -> None:
         """Close a step: position, digest, record."""
@@ -179,6 +215,13 @@ class Loop:
             seconds=seconds,
             digest=digest,
             total_steps=self._total,
+        )
+        core.tell_progress(
+            step=step.index,
+            total=self._total,
+            epoch=step.epoch,
+            loss=math.nan if result is None else result.loss,
+            seconds=seconds,
         )
 
     def _write_if_due(self) -> None:
@@ -209,20 +252,38 @@ class Loop:
         """Complete a round of `step`, with this worker's notice in its ledger."""
         core, due = self._core, self._due
         notice = Notice(
-            generation=core.membership.generation,
+            generation=core.generation,
+            planned=0 if core.elastic is None else core.elastic.agent.newest_planned,
             call=core.calls.position.call,
             step=step.index,
             wants_end=core.wishes.stop_reason is not None,
-            is_interrupted=core.wishes.is_interrupted,
+            is_interrupted=core.wishes.is_interrupted or core.must_stop,
             digest=due[0] if due else bytes(32),
         )
-        result = core.engine.finish_round(notice.pack())
+        result = self._close_round(notice)
         notices = read_notices(result.notices)
+        core.agreed = notices[0].generation, min(n.planned for n in notices)
         self._due = None
         check_replicas(core, notices, due[1] if due else {}, step.index)
         core.wishes.is_stopping |= any(n.wants_end for n in notices)
         core.wishes.interrupt_agreed |= any(n.is_interrupted for n in notices)
         return result
+
+    def _close_round(self, notice: Notice) -> RoundResult:
+        """Complete the round.
+
+        Raises:
+            Regrouped: a worker was lost, and the group was formed anew without it.
+        """
+        try:
+            return self._core.engine.finish_round(notice.pack())
+        except (WorkerLostError, WaitTimeoutError) as error:
+            if self._core.elastic is None:
+                raise
+            lost: GroupError = error
+            error.__traceback__ = None
+        self._core.elastic.recover(lost)
+        raise Regrouped
 
     def must_skip(self, step: Step, result: RoundResult) -> bool:
         """Whether a loss that is not finite makes this step skip its update.

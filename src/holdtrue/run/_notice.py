@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from holdtrue.engine import NOTICE_BYTES
 from holdtrue.errors import CallMismatchError
 
-_FORMAT = struct.Struct("<B3q32s")
+_FORMAT = struct.Struct("<B4q32s")
 assert _FORMAT.size <= NOTICE_BYTES
 
 
@@ -21,25 +21,33 @@ class Notice:
     """The script called `run.stop`."""
     is_interrupted: bool = False
     """The process was asked to end (Ctrl-C, SIGTERM)."""
+    planned: int = 0
+    """Newest planned generation that this worker knows; 0 for none."""
     digest: bytes = bytes(32)
     """Digest of the training state before the step, where one was due; else zeros."""
 
     def pack(self) -> bytes:
         """As bytes of fixed length."""
         return _FORMAT.pack(
-            self.wants_end | self.is_interrupted << 1, self.generation, self.call, self.step, self.digest
+            self.wants_end | self.is_interrupted << 1,
+            self.generation,
+            self.call,
+            self.step,
+            self.planned,
+            self.digest,
         )
 
     @classmethod
     def unpack(cls, message: bytes) -> "Notice":
         """The notice that `pack` wrote; trailing bytes do not count."""
-        flags, generation, call, step, digest = _FORMAT.unpack_from(message)
+        flags, generation, call, step, planned, digest = _FORMAT.unpack_from(message)
         return cls(
             generation=generation,
             call=call,
             step=step,
             wants_end=bool(flags & 1),
             is_interrupted=bool(flags & 2),
+            planned=planned,
             digest=digest,
         )
 

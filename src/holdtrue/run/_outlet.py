@@ -3,7 +3,10 @@
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from holdtrue.record import DigestRecord, RunDirectory
@@ -21,6 +24,15 @@ REPORT_EVERY_S = 0.1
 """Shortest time between two step reports, in seconds."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """A record of a step that another worker writes."""
+
+    file: str
+    step: int
+    append: Callable[[RunDirectory], None]
+
+
 class Outlet:
     """Where a worker's words go.
 
@@ -34,6 +46,8 @@ class Outlet:
         self.is_main, self.directory, self.sender = is_main, directory, sender
         self._last_report_s = 0.0
         self._warned: set[str] = set()
+        self._recent: deque[_Line] = deque(maxlen=256)
+        """Records of the last steps, kept by workers that do not write them: the main worker may die before it does."""
 
     def send(self, report: Report) -> None:
         """Send a report to the launcher, if there is one."""
@@ -80,12 +94,15 @@ class Outlet:
         total_steps: int | None,
     ) -> None:
         """Record a step that is done."""
+        self._write(
+            "steps",
+            step,
+            lambda directory: directory.append_step(
+                step=step, epoch=epoch, loss=loss, seconds=seconds, digest=digest
+            ),
+        )
         if not self.is_main:
             return
-        if self.directory is not None:
-            self._record(
-                self.directory.append_step, step=step, epoch=epoch, loss=loss, seconds=seconds, digest=digest
-            )
         now = time.monotonic()
         is_last = total_steps is not None and step + 1 >= total_steps
         if self.sender is not None and (is_last or now - self._last_report_s >= REPORT_EVERY_S):
@@ -95,22 +112,21 @@ class Outlet:
 
     def digests(self, record: DigestRecord) -> None:
         """Record the digest of every entry of the training state."""
-        if self.is_main and self.directory is not None:
-            self._record(self.directory.append_digests, record)
+        self._write("digests", record.step, lambda directory: directory.append_digests(record))
 
     def event(
         self, kind: str, *, step: int | None, reason: str, details: Mapping[str, Any] | None = None
     ) -> None:
         """Record something that happened to the run."""
         if self.is_main and self.directory is not None:
-            self._record(self.directory.append_event, kind, step=step, reason=reason, details=details)
+            directory = self.directory
+            self._try(lambda: directory.append_event(kind, step=step, reason=reason, details=details))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record what the script logs, and show it."""
+        self._write("metrics", step, lambda directory: directory.append_metrics(step=step, values=values))
         if not self.is_main:
             return
-        if self.directory is not None:
-            self._record(self.directory.append_metrics, step=step, values=values)
         if self.sender is not None:
             self.sender.send(LogReport(step=step, values=values))
         else:
@@ -128,12 +144,33 @@ class Outlet:
         for text in texts:
             self.say_once(text)
 
-    def _record(
-        self, append: Any, *args: Any, **kwargs: Any
-    ) -> None:  # Any: one of the directory's append methods
+    def take_over(self, directory: RunDirectory) -> None:
+        """Write where the former main worker wrote, from the first record on that it did not write any more."""
+        self.directory = directory
+        recent = [line for line in self._recent if line.step >= self._recent[-1].step - 1]
+        self._recent.clear()
+        written: dict[str, dict[int, int]] = {}
+        for line in recent:
+            if line.file not in written:
+                try:
+                    written[line.file] = directory.count_lines(line.file, recent[0].step)
+                except OSError:
+                    written[line.file] = {}
+            if written[line.file].get(line.step, 0) > 0:
+                written[line.file][line.step] -= 1
+            else:
+                self._try(partial(line.append, directory))
+
+    def _write(self, file: str, step: int, append: Callable[[RunDirectory], None]) -> None:
+        if not self.is_main:
+            self._recent.append(_Line(file=file, step=step, append=append))
+        elif self.directory is not None:
+            self._try(partial(append, self.directory))
+
+    def _try(self, append: Callable[[], None]) -> None:
         """Write a record; a disk that refuses costs the record and a warning, not the run."""
         try:
-            append(*args, **kwargs)
+            append()
         except OSError as error:
             self.say_once(
                 f"a record could not be written ({error.strerror}); training goes on, the record has a gap."

@@ -14,7 +14,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch.utils import _pytree as pytree
 
 from holdtrue.errors import UsageError
@@ -188,10 +187,3 @@ class Outputs:
         shards = [pytree.tree_leaves(shard) for shard in self]
         columns = [join_passes([s[k] for s in shards], pad_value) for k in range(self._spec.num_leaves)]
         return pytree.tree_unflatten(columns, self._spec)
-
-
-def to_cpu(outputs: Any) -> Any:  # Any: nests of tensors
-    """Outputs of a pass as they are written."""
-    return pytree.tree_map(
-        lambda t: t.detach().cpu().contiguous() if isinstance(t, torch.Tensor) else t, outputs
-    )

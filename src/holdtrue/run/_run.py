@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Dictionary
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -17,6 +18,7 @@ from holdtrue.plan import NumericsLevel, Plan
 from ._agree import agree_on_call
 from ._core import Core
 from ._edge import install_edge, join_launcher, watch_run
+from ._elastic import gather_anew
 from ._evaluate import evaluate_chunks, predict_chunks, stream_chunks
 from ._feed import Feed, IterableFeed, MapFeed
 from ._join import Membership, find_membership, is_placed
@@ -88,8 +90,9 @@ class Run:
         self._core = Core(plan=plan, settings=settings, membership=membership)
         if not membership.in_process:
             watch_run(self._core)
-        self._core.join()
         self._keeper = Keeper(self._core)
+        self._core.keeper = self._keeper
+        self._core.join()
         self._keeper.find()
 
     # ---- facts ----
@@ -97,7 +100,7 @@ class Run:
     @property
     def is_main(self) -> bool:
         """Whether this worker speaks for the job: logs, saves, prints."""
-        return self._core.membership.rank == 0
+        return self._core.is_main
 
     @property
     def device(self) -> torch.device:
@@ -117,7 +120,7 @@ class Run:
     @property
     def generation(self) -> int:
         """Number of the present membership."""
-        return self._core.membership.generation
+        return self._core.generation
 
     @property
     def is_trial(self) -> bool:
@@ -208,6 +211,7 @@ class Run:
         core = self._core
         core.refuse_in_pass("run.steps")
         core.settle()
+        core.enter()
         if epochs < 0:
             raise UsageError(f"epochs is {epochs}; it is a number of times, 0 or more. Pass such a number.")
         if first_step < 0:
@@ -233,6 +237,7 @@ class Run:
                 device=core.device,
                 nodes=core.engine.held,
                 group=core.group,
+                settle=core.take_up_mapping,
             )
         else:
             feed = MapFeed(
@@ -289,6 +294,7 @@ class Run:
         """
         self._core.refuse_in_pass("run.evaluate")
         self._core.settle()
+        self._core.enter()
         call = self._core.calls.begin("evaluate", is_in_loop=self._core.is_looping)
         if call.is_past or self._core.calls.is_catching_up:
             return dict(self._core.calls.recall(call) or {})
@@ -357,6 +363,7 @@ class Run:
         """
         self._core.refuse_in_pass("run.predict")
         self._core.settle()
+        self._core.enter()
         call = self._core.calls.begin("predict", is_in_loop=self._core.is_looping)
         if call.is_past or self._core.calls.is_catching_up:
             return None  # type: ignore[return-value]  # said in the docstring
@@ -382,13 +389,13 @@ class Run:
         core = self._core
         core.refuse_in_pass("run.share")
         core.settle()
+        core.enter()
         call = core.calls.begin("share", is_in_loop=core.is_looping)
         if call.is_past or core.calls.is_catching_up:
             return core.calls.recall(call)
         agree_on_call(core, call)
-        sent = core.group.gather_bytes(
-            json.dumps(value).encode(), what=f"the values of share (call {call.number})"
-        )
+        text, what = json.dumps(value).encode(), f"the values of share (call {call.number})"
+        sent = gather_anew(lambda: core.group.gather_bytes(text, what=what), core.take_up_mapping)
         shared = json.loads(sent[0])
         core.calls.keep(call, shared)
         return shared
@@ -423,9 +430,15 @@ class Run:
             path: The file. With several models, `.0`, `.1`, ... go before its suffix. Under
                 `holdtrue verify` it goes into the trial's own folder: a check overwrites nothing.
         """
-        self._core.settle(alone=True)
-        if not self.is_main or self._core.calls.is_catching_up:
+        self._core.settle()
+        if self._core.calls.is_catching_up:
             return
+        if self.is_main:
+            self._save(path)
+        elif self._core.elastic is not None:
+            self._core.once.append(partial(self._save, path))
+
+    def _save(self, path: str) -> None:
         weights = list(self._core.state.weights().values())
         for i, tensors in enumerate(weights):
             target = Path(path)
@@ -451,7 +464,7 @@ class Run:
             raise UsageError(
                 f"digest was asked for {what!r}; it knows 'all' and 'weights'. Pass one of them."
             )
-        self._core.settle(alone=True)
+        self._core.settle()
         return self._core.state.digest(self._core.calls.position.digested, what=what)[0]
 
     def stop(self, reason: str) -> None:
@@ -470,6 +483,6 @@ class Run:
     def close(self) -> None:
         """Leave the group and give the run directory back; the process may start another run."""
         try:
-            self._core.settle(alone=True)
+            self._core.settle()
         finally:
             self._core.close()

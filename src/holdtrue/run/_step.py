@@ -12,6 +12,8 @@ from torch.utils import _pytree as pytree
 from holdtrue.engine import Optimizer, RoundResult
 from holdtrue.errors import HoldtrueError, UsageError
 
+from ._elastic import Regrouped
+
 if TYPE_CHECKING:
     from ._core import Core
     from ._loop import Loop
@@ -114,15 +116,19 @@ class Step:
         self._iterating = True
         self._result = None
         counts = feed.counts
+        self._core.take_up_mapping()
         engine.begin_round(step=self._index, round_=self._rounds, counts=counts)
         engine.streams.save()
         for v in engine.nodes(counts):
-            batch = feed.batch(v) if self._rounds == 0 else feed.again(v)
-            engine.open_pass(v, fingerprint_batch(batch) if self._core.settings.trace else 0)
-            yield batch
-            engine.close_pass()
+            yield from self._one_pass(v, feed.batch(v) if self._rounds == 0 else feed.again(v))
         try:
-            self._result = self._loop.finish_round(self)
+            while self._result is None:
+                try:
+                    self._result = self._loop.finish_round(self)
+                except Regrouped:
+                    engine.streams.save()
+                    for v in self._core.take_up_mapping():
+                        yield from self._one_pass(v, feed.again(v))
             if self._rounds == 0:
                 self.first_result = self._result
             self._skipping = self._loop.must_skip(self, self._result)
@@ -131,6 +137,14 @@ class Step:
             raise
         self._iterating = False
         self._reduced = True
+
+    def _one_pass(self, virtual_node: int, batch: Any) -> Iterator[Any]:  # Any: the user's batch
+        engine, mark = self._core.engine, self._core.mark
+        mark.enter(self._index, self._rounds, virtual_node)
+        engine.open_pass(virtual_node, fingerprint_batch(batch) if self._core.settings.trace else 0)
+        yield batch
+        engine.close_pass()
+        mark.leave()
 
     def backward(self, loss: torch.Tensor, weight: float | torch.Tensor | None = None) -> None:
         """Run the backward of one pass.

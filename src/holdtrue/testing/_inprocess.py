@@ -16,14 +16,14 @@ from holdtrue.run import Membership, joined_as
 T = TypeVar("T")
 
 
-def _save_globals() -> Any:  # Any: opaque to its keeper
+def save_globals() -> Any:  # Any: opaque to its keeper
     bits = np.random.get_bit_generator()  # type: ignore[attr-defined]  # absent from the stubs
     # The second of a pair of normal samples is not in the bit generator, which drops it when it is exchanged.
     kept = np.random.get_state(legacy=False)
     return torch.get_rng_state(), random.getstate(), bits, bits.state, (kept["has_gauss"], kept["gauss"])
 
 
-def _restore_globals(saved: Any) -> None:  # Any: from _save_globals
+def restore_globals(saved: Any) -> None:  # Any: from save_globals
     torch_state, python_state, bits, bits_state, (has_gauss, gauss) = saved
     torch.set_rng_state(torch_state)
     random.setstate(python_state)
@@ -54,11 +54,11 @@ def run_in_process(
     """
     world_size = len(mapping.split("/")) if mapping else workers
     job = InProcessJob(
-        world_size, timeout_s=timeout_s, save_globals=_save_globals, restore_globals=_restore_globals
+        world_size, timeout_s=timeout_s, save_globals=save_globals, restore_globals=restore_globals
     )
     results: dict[int, T] = {}
     errors: list[BaseException] = []
-    start = _save_globals()
+    start = save_globals()
 
     def work(rank: int) -> None:
         membership = Membership(
@@ -86,7 +86,7 @@ def run_in_process(
         thread.start()
     for thread in threads:
         thread.join()
-    _restore_globals(start)
+    restore_globals(start)
     if errors:
         raise errors[0]
     return [results[rank] for rank in range(world_size)]

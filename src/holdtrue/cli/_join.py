@@ -1,0 +1,107 @@
+"""`holdtrue worker --join`: this machine's device for a job that runs elsewhere."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdtrue.errors import UsageError
+from holdtrue.launch import TOKEN_VARIABLE, JobResult, join_job
+
+from ._say import say, say_failures
+
+_HELP = (
+    "Add a device of this machine to a running job.\n\n"
+    "Asks the job's controller for its script, arguments and settings, and runs one worker; the script must be here too, "
+    "at the same path. The job must listen on an address that this machine can reach (`holdtrue run --listen`).\n\n"
+    "SIGTERM or Ctrl-C lets the worker leave at the next step boundary. It runs the script that the controller names, as you: "
+    "join jobs that you trust."
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("worker", help=_HELP)(worker)
+
+
+def worker(
+    url: Annotated[
+        str,
+        typer.Option(
+            "--join", metavar="URL", help="Where the job can be joined; it prints that.", show_default=False
+        ),
+    ],
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="D",
+            help="cpu, cuda, or one such as cuda:1. [dim]default: the job's kind[/dim]",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help=f"File with the job's token to join. [dim]default: the variable {TOKEN_VARIABLE}[/dim]",
+        ),
+    ] = None,
+) -> None:
+    """`holdtrue worker`."""
+    from ._screen import open_screen  # rich is loaded when there is something to draw
+
+    check_device(device)
+    token = read_token(token_file, dict(os.environ))
+    with open_screen(workers=1) as screen:
+        result = join_job(screen, url=url, token=token, device=device)
+    say_leave(result)
+    raise typer.Exit(result.exit_code)
+
+
+def check_device(device: str | None) -> None:
+    """Refuse what is no device.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if device is not None and device.partition(":")[0] not in ("cpu", "cuda", "auto"):
+        raise UsageError(
+            f"--device is {device!r}; it is cpu, cuda, auto, or one device such as cuda:1. Give one of them."
+        )
+
+
+def read_token(file: Path | None, env: dict[str, str]) -> str:
+    """The token, from a file or the environment: never from an argument, which everybody on the machine can read.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if file is None:
+        if token := env.get(TOKEN_VARIABLE, "").strip():
+            return token
+        raise UsageError(
+            f"there is no token: neither --token-file nor the variable {TOKEN_VARIABLE} is given, and a job is joined with "
+            f"one. Copy the file that `holdtrue run --listen` names, and give it with --token-file."
+        )
+    try:
+        token = file.read_text().strip()
+    except OSError as error:
+        raise UsageError(
+            f"the token file {file} cannot be read ({error.strerror}). Copy the file that `holdtrue run --listen` names."
+        ) from error
+    if not token or not token.isascii() or len(token.split()) != 1:
+        raise UsageError(f"the token file {file} holds no token; it has one word. Copy the file again.")
+    return token
+
+
+def say_leave(result: JobResult) -> None:
+    """Print how the worker ended."""
+    say_failures(result.failures, workers=len(result.ends))
+    if result.exit_code == 0:
+        say(
+            f"left the job after {result.seconds:.0f} s"
+            if result.ends
+            else "the job had no use for this device"
+        )

@@ -1,0 +1,105 @@
+"""What `holdtrue status` prints. Pure."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdtrue.launch import JobEntry, JobState
+
+from ._progress import format_elapsed, format_value
+
+_PHASES = {
+    "founding": "starting",
+    "running": "running",
+    "stopping": "stopping at the next step boundary",
+}
+_WORKER_PHASES = {
+    "starting": "starting",
+    "waiting": "loads its script",
+    "ready": "ready to enter",
+    "member": "",
+    "leaving": "leaves at the next boundary",
+    "dismissed": "ends",
+}
+
+
+def describe_jobs(jobs: Sequence[tuple[JobEntry, JobState]], now_s: float) -> list[str]:
+    """All jobs of the user, a line each."""
+    if not jobs:
+        return ["No job of yours runs on this machine, or ran since it was started."]
+    width = max(len(entry.name) for entry, _ in jobs)
+    lines: list[str] = []
+    for entry, state in jobs:
+        seconds = (entry.ended_s or now_s) - entry.started_s
+        what = {"running": "running", "lost": "its launcher was killed"}.get(state) or str(entry.ending)
+        lines.append(f"{entry.name:<{width}}  {format_elapsed(seconds):>8}  {what}")
+    return lines
+
+
+def describe_entry(entry: JobEntry, state: JobState) -> list[str]:
+    """A job whose controller does not answer: it ended, or is about to."""
+    if state == "running":
+        return [f"{entry.name} runs; its records are in {entry.run_dir}."]
+    how = (
+        entry.ending
+        or "Its launcher was killed: its workers ended at a step boundary with a checkpoint, or soon after."
+    )
+    lines = [f"{entry.name} runs no more. {how}"]
+    if entry.exit_code != 0:
+        words = ["holdtrue", "run", "--resume", "--run-dir", entry.run_dir, entry.script]
+        lines.append(f"Go on with:\n    {shlex.join(words)}")
+    return lines
+
+
+def describe_job(entry: JobEntry, facts: Mapping[str, Any]) -> list[str]:  # Any: JSON values
+    """A running job, from its controller's facts.
+
+    Args:
+        entry: Its entry.
+        facts: What `GET /v1/job` answers.
+    """
+    members = [worker for worker in facts["workers"] if worker["rank"] is not None]
+    title = [f"{entry.name}: {_PHASES.get(facts['phase'], facts['phase'])}", *_progress(facts)]
+    lines = [" · ".join(title)]
+    if facts["reason"]:
+        lines.append(f"  because: {facts['reason']}")
+    size = f"generation {facts['generation']} of {_count(len(members), 'worker')}"
+    if facts["target"] != len(members) and facts["phase"] in ("founding", "running"):
+        size += f", on the way to {facts['target']}"
+    if facts["unplaced"]:
+        size += f"; {facts['unplaced']} find no room: add a device with `holdtrue worker --join {entry.url}`"
+    lines.append(f"  {size}" + (f" ({facts['cause']})" if facts["cause"] else ""))
+    lines += [_describe_worker(worker) for worker in sorted(facts["workers"], key=_by_rank)]
+    lines.append(f"  records in {entry.run_dir}")
+    return lines
+
+
+def _progress(facts: Mapping[str, Any]) -> list[str]:  # Any: JSON values
+    progress = facts["progress"]
+    step = max(facts["step"], progress.get("step") or 0)
+    total = progress.get("total")
+    parts = [f"step {step}" + (f"/{total}" if total else "")] if facts["generation"] else []
+    if isinstance(progress.get("epoch"), int):
+        parts.append(f"epoch {progress['epoch']}")
+    if isinstance(progress.get("loss"), int | float):
+        parts.append(f"loss {format_value(float(progress['loss']))}")
+    return parts
+
+
+def _describe_worker(worker: Mapping[str, Any]) -> str:  # Any: JSON values
+    rank = "" if worker["rank"] is None else f"rank {worker['rank']}"
+    said = _WORKER_PHASES.get(worker["phase"], worker["phase"])
+    if worker["phase"] == "member" and not worker["is_connected"]:
+        said = "out of the controller's sight"
+    return (
+        f"    worker {worker['worker']:<3} {rank:<8} {worker['device'] or '':<8} "
+        f"{worker['host'] or '':<10} pid {worker['pid']:<8} {said}"
+    ).rstrip()
+
+
+def _by_rank(worker: Mapping[str, Any]) -> tuple[bool, int, int]:  # Any: JSON values
+    return worker["rank"] is None, worker["rank"] or 0, worker["worker"]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"

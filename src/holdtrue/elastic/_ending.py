@@ -1,0 +1,107 @@
+"""How a job ends. Pure."""
+
+from typing import Literal
+
+from holdtrue.wire import Finish, Over
+
+from ._state import State
+from ._turn import Turn
+
+
+def end_job(turn: Turn) -> None:
+    """End the job when nobody is left to go on with it."""
+    state = turn.state
+    if not state.chain:
+        _end_before_it_began(turn)
+        return
+    known = {worker.number: worker for worker in state.workers}
+    living = [w for w in state.workers if w.is_living and w.phase == "member" and w.has_state]
+    if living:
+        _end_in_the_dark(turn)
+        return
+    last = [worker for m in state.chain[-1].members if (worker := known.get(m.worker)) is not None]
+    finished = [worker for worker in last if worker.how_gone in ("finished", "left")]
+    died = [worker.number for worker in last if worker.has_state and worker not in finished]
+    unknown = [worker for worker in last if worker.is_living and worker.lost_s is None]
+    is_done = bool(finished and not died) or state.has_main_finished
+    if not is_done and unknown and turn.now < last_end_s(state) + state.settings.group_timeout_s:
+        return  # a joiner may have got the state from those who died; it will say so
+    if not is_done:
+        fail_job(turn, _deaths(died, at_the_end=state.is_finishing))
+    elif state.stop_reason is not None:
+        close_job(turn, "stopped", state.stop_reason)
+    else:
+        close_job(turn, "finished", "the workers came to the end of the script")
+
+
+def _deaths(died: list[int], *, at_the_end: bool) -> str:
+    who = ", ".join(map(str, died))
+    if at_the_end:
+        return (
+            f"worker {who} died at the end of the script, when others had finished and the main worker had not; "
+            f"its last writes may be missing. Look for them, or go on from the last checkpoint with --resume."
+        )
+    return (
+        f"all workers died, the last were {who}; nobody has the state in memory. "
+        f"Go on from the last checkpoint with --resume."
+    )
+
+
+def last_end_s(state: State) -> float:
+    """When the last of the known workers went; 0 if none did."""
+    return max((worker.since_s for worker in state.workers if worker.phase == "gone"), default=0.0)
+
+
+def dark_since_s(state: State) -> float | None:
+    """Since when nobody can be reached, neither worker nor host; None if somebody can."""
+    if any(host.is_connected for host in state.hosts):
+        return None
+    living = [worker for worker in state.workers if worker.is_living]
+    if any(worker.is_connected for worker in living):
+        return None
+    times = [*(worker.dropped_s for worker in living), *(host.dropped_s for host in state.hosts)]
+    return max((at_s for at_s in times if at_s is not None), default=state.began_s)
+
+
+def _end_in_the_dark(turn: Turn) -> None:
+    """A controller that was cut off gives up in the end, so that it cannot outlive its job."""
+    since_s, settings = dark_since_s(turn.state), turn.state.settings
+    if since_s is not None and turn.now >= since_s + settings.dark_s:
+        fail_job(
+            turn,
+            f"neither a worker nor a host could be reached for {settings.dark_s:g} s. Look at their logs.",
+        )
+
+
+def _end_before_it_began(turn: Turn) -> None:
+    state, settings = turn.state, turn.state.settings
+    assert state.began_s is not None
+    if state.stop_reason is not None:
+        close_job(turn, "stopped", state.stop_reason)
+    elif state.ended_before and not state.workers and turn.now >= state.began_s + settings.settle_s:
+        # A controller that was started again, too late: to begin anew would do everything twice.
+        if any(state.ended_before):
+            fail_job(turn, "all workers had ended when the controller was started again. Look at their logs.")
+        else:
+            close_job(
+                turn, "finished", "all workers had ended in order when the controller was started again"
+            )
+    elif state.target < 1:
+        fail_job(turn, "all workers died before the job began. Look at their logs.")
+
+
+def fail_job(turn: Turn, sentence: str) -> None:
+    """End the job with an error."""
+    if turn.state.phase != "over":
+        close_job(turn, "failed", sentence)
+
+
+def close_job(turn: Turn, how: Literal["finished", "stopped", "failed"], reason: str) -> None:
+    """Tell everybody that the job is over."""
+    turn.note(f"the job {'is' if how != 'failed' else 'has'} {how}: {reason}")
+    for worker in turn.state.workers:
+        if worker.phase != "gone":
+            turn.tell(worker.number, Over(how=how, reason=reason))
+    for host in turn.state.hosts:
+        turn.tell_host(host.name, Finish(how=how, reason=reason))
+    turn.set(phase="over", how_over=how, over_reason=reason)

@@ -1,0 +1,58 @@
+"""A controller without memory learns the membership from its workers. Pure."""
+
+from holdtrue.wire import Hello
+
+from ._state import Worker
+from ._translate import view_from_text
+from ._turn import Turn
+from ._view import View
+
+
+def learn_views(turn: Turn, hello: Hello, *, was_known: bool) -> bool:
+    """Take over the views that a worker knows and the controller does not.
+
+    Returns:
+        False if the job went on without the worker: no open view has it, and it was in one.
+    """
+    views = [view_from_text(text) for text in hello.views]
+    first_time = not turn.state.chain
+    known = {view.generation for view in turn.state.chain}
+    new = [view for view in views if view.generation not in known]
+    if first_time and not new:
+        return True
+    if new:
+        chain = sorted((*turn.state.chain, *new), key=lambda view: view.generation)
+        newest = max(turn.state.generation, chain[-1].generation)
+        turn.set(chain=tuple(chain), generation=newest, phase="running")
+        for view in new:
+            _know_members(turn, view, is_first=view is views[0])
+        if first_time:
+            turn.note(f"the job trains in generation {newest}; its controller was started again")
+            turn.set(target=max(len(turn.state.counted), 1))
+    worker = turn.state.worker(hello.worker)
+    assert worker is not None
+    is_in_chain = any(view.rank_of(hello.worker) is not None for view in turn.state.chain)
+    if hello.generation > 0 and not is_in_chain:
+        return False
+    if is_in_chain and worker.phase != "member" and (new or not was_known):
+        turn.set_worker(worker, phase="member", has_state=worker.has_state or hello.generation > 0)
+    if not was_known:
+        turn.set(target=max(turn.state.target, len(turn.state.counted)))
+    return True
+
+
+def _know_members(turn: Turn, view: View, *, is_first: bool) -> None:
+    """Records of members that said nothing yet: they may be on their way, or dead."""
+    for member in view.members:
+        if member.worker in turn.state.gone:
+            continue
+        has_state = is_first and member.worker not in view.joiners
+        worker = turn.state.worker(member.worker) or Worker(
+            number=member.worker, phase="member", since_s=turn.now
+        )
+        turn.set_worker(
+            worker,
+            phase="member" if worker.is_living else worker.phase,
+            address=worker.address or member,
+            has_state=worker.has_state or has_state,
+        )

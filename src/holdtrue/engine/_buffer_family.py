@@ -1,0 +1,165 @@
+"""Buffers of one rule, handled as one flat tensor: what passes did to them, and their next values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integer dtype by item size: values are compared as bits, so that NaN equals itself."""
+
+Mask = torch.Tensor | npt.NDArray[np.bool_]
+"""One entry for each element on a device, or for each buffer on the CPU."""
+
+
+@dataclass(slots=True)
+class Tracked:
+    """One buffer, by where it hangs."""
+
+    name: str
+    owner: dict[str, torch.Tensor | None]
+    key: str
+    tensor: torch.Tensor
+    flat: torch.Tensor
+    """The tensor as one axis; a view of it where it is contiguous."""
+    is_view: bool
+
+
+@dataclass(slots=True)
+class Family:
+    """Buffers of one rule, dtype and device, handled as one flat tensor."""
+
+    rule: str
+    members: list[Tracked] = field(default_factory=list)
+    start: torch.Tensor = field(init=False)
+    start_views: list[torch.Tensor] = field(init=False)
+    tensors: list[torch.Tensor] = field(init=False)
+    first: torch.Tensor | None = None
+    """Values after the pass of this worker's lowest virtual node."""
+    first_node: int = -1
+    """That virtual node. Passes come in ascending order, but for those taken over from a worker that died."""
+    changed: Mask | None = None
+    """Where some pass left another value than `start`; None while no pass has."""
+    unlike: Mask | None = None
+    """Where some pass left another value than the first pass."""
+    extreme: torch.Tensor | None = None
+    """Running maximum or minimum, for these rules."""
+
+    all_changed: bool = False
+    """Whether every member is known to have changed, and need not be compared again (CPU)."""
+    all_unlike: bool = False
+    """Whether every member is known to be unlike after two passes (CPU)."""
+    views: list[torch.Tensor] | None = field(init=False)
+    """Every member as one axis, if each is a view of it."""
+    offsets: npt.NDArray[np.intp] = field(init=False)
+    """Where members that are not empty begin in the flat tensor, for CPUs."""
+    filled: npt.NDArray[np.bool_] = field(init=False)
+    """Which members are not empty."""
+
+    def close(self) -> None:
+        """No member comes to it any more."""
+        sizes = np.array([m.tensor.numel() for m in self.members], dtype=np.intp)
+        self.filled = sizes > 0
+        self.offsets = (np.cumsum(sizes) - sizes)[self.filled]
+        self.tensors = [m.tensor for m in self.members]
+        self.views = [m.flat for m in self.members] if all(m.is_view for m in self.members) else None
+        self.start = self.flat()
+        self.start_views = self.split(self.start)
+
+    def begin_round(self) -> None:
+        """Keep the present values as those that every pass starts from, and forget the round before."""
+        self.first = self.changed = self.unlike = self.extreme = None
+        self.first_node, self.all_changed, self.all_unlike = -1, False, False
+        self.start.copy_(self.flat(is_regular=True))
+
+    def flat(self, *, is_regular: bool = False) -> torch.Tensor:
+        """Present values of all members, in one new tensor.
+
+        Args:
+            is_regular: Whether every member is known to be the tensor that it was at the start.
+        """
+        if is_regular and self.views is not None:
+            return torch.cat(self.views)
+        values = []
+        for m in self.members:
+            now = m.owner[m.key]
+            assert now is not None, f"buffer {m.name} is tracked and gone"
+            values.append(m.flat if now is m.tensor and m.is_view else now.reshape(-1))
+        return torch.cat(values)
+
+    def compare(self, flat: torch.Tensor, virtual_node: int) -> None:
+        """Note where a pass left other values than the start, and than the first pass."""
+        if self.first is None:
+            self.first, self.first_node = flat, virtual_node
+        on_cpu = flat.device.type == "cpu"
+        if not on_cpu:  # nothing is read back from the device before the round ends
+            self.changed = _mark(self.changed, flat, self.start)
+            self.unlike = _mark(self.unlike, flat, self.first)
+        else:
+            if not self.all_changed:
+                self.changed = self._mark_members(self.changed, flat, self.start)
+                self.all_changed = self.changed is not None and bool(self.changed.all())
+            if flat is not self.first and not self.all_unlike:
+                self.unlike = self._mark_members(self.unlike, flat, self.first)
+                self.all_unlike = self.unlike is not None and bool(self.unlike.all())
+        if virtual_node < self.first_node:
+            self.first, self.first_node = flat, virtual_node
+
+    def split(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """Views of `flat` in the members' shapes."""
+        pieces = flat.split([m.tensor.numel() for m in self.members])
+        return [p.view(m.tensor.shape) for p, m in zip(pieces, self.members, strict=True)]
+
+    def _mark_members(self, mask: Mask | None, values: torch.Tensor, others: torch.Tensor) -> Mask | None:
+        """`mask`, one entry for each member, with those set whose bits differ somewhere."""
+        ours, theirs = bits_of(values), bits_of(others)
+        if torch.equal(ours, theirs):
+            return mask
+        found = np.zeros(len(self.members), dtype=np.bool_)
+        found[self.filled] = np.logical_or.reduceat(ours.numpy() != theirs.numpy(), self.offsets)
+        return found if mask is None else found | mask
+
+    def any_in_members(self, mask: Mask | None) -> list[bool]:
+        """For each member, whether `mask` is set anywhere in it."""
+        if mask is None:
+            return [False] * len(self.members)
+        if isinstance(mask, np.ndarray):
+            return list(map(bool, mask))
+        return [bool(piece.any()) for piece in self.split(mask.cpu())]
+
+
+def _mark(mask: Mask | None, values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """`mask` with the places set where the bits of two tensors differ."""
+    differs = bits_of(values) != bits_of(others)
+    return differs if mask is None else differs.logical_or_(mask)  # type: ignore[arg-type]  # a tensor as this one is
+
+
+def bits_of(flat: torch.Tensor) -> torch.Tensor:
+    return flat if flat.dtype == torch.bool else flat.view(BITS[flat.element_size()])
+
+
+def settle_family(
+    family: Family,
+    unlike: Sequence[bool],
+    first: torch.Tensor,
+    total: torch.Tensor | None,
+    weight: float,
+    extremes: Sequence[torch.Tensor],
+) -> None:
+    """Set the members of one family to their values after the round."""
+    new = first.to(family.start.device, copy=True)
+    combined: torch.Tensor | None = None
+    if total is not None:
+        total = total.to(family.start.device)
+        combined = total / weight if family.rule == "mean" else total + family.start
+        combined = combined.to(family.start.dtype)
+    for extreme in extremes:
+        fold = torch.maximum if family.rule == "max" else torch.minimum
+        combined = extreme if combined is None else fold(combined, extreme)
+    if combined is not None:
+        for target, source, is_unlike in zip(family.split(new), family.split(combined), unlike, strict=True):
+            if is_unlike:
+                target.copy_(source)
+    torch._foreach_copy_(family.tensors, family.split(new))

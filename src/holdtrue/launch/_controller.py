@@ -1,0 +1,109 @@
+"""The controller's process: started beside the workers, and again when it dies, on the same socket."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+
+from ._registry import write_private
+from ._restarts import next_start_s
+
+_PROGRAM = ("-P", "-m", "holdtrue.elastic")  # -P: nothing in the current folder is imported
+_END_WAIT_S = 3.0
+_TIE = Path(__file__).with_name("_tie_to_parent.py")
+
+
+@final
+class ControllerProcess:
+    """Owner of the controller's process; mutable, used by the launcher's loop.
+
+    The launcher bound the socket, so that whoever connects while there is no controller waits in the socket's
+    queue for the next one. The process dies with the launcher: it has nothing to save.
+
+    Args:
+        tokens: File with the job's tokens.
+        job: File for the job's settings, written at each start.
+        description: File with what hosts that join are told.
+        listener: The listening socket.
+        log: File to which its output is appended.
+    """
+
+    def __init__(
+        self, *, tokens: Path, job: Path, description: Path, listener: socket.socket, log: Path
+    ) -> None:
+        self._tokens, self._job, self._description = tokens, job, description
+        self._listener, self._log = listener, log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._deaths_s: list[float] = []
+        self._start_at_s: float | None = None
+
+    def start(self, settings: Mapping[str, object]) -> int:
+        """Start it; a pidfd that can be read once it has died, which the caller closes.
+
+        Args:
+            settings: Of the job; how many controllers lived before is added.
+        """
+        values = {**settings, "life": len(self._deaths_s)}
+        write_private(self._job, json.dumps(values))
+        fd = self._listener.fileno()
+        files = {"--job": self._job, "--tokens": self._tokens, "--describe": self._description}
+        options = [word for pair in files.items() for word in map(str, pair)] + ["--fd", str(fd)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    str(_TIE),
+                    str(os.getpid()),
+                    sys.executable,
+                    *_PROGRAM,
+                    *options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(fd,),
+                start_new_session=True,  # Ctrl-C on the terminal is not for it
+            )
+        self._start_at_s = None
+        return os.pidfd_open(self._process.pid)
+
+    def see_death(self) -> str:
+        """Note that it died; what there is to say about it."""
+        assert self._process is not None, "it was started"
+        status = self._process.wait()
+        self._process = None
+        self._deaths_s.append(time.monotonic())
+        self._start_at_s = next_start_s(self._deaths_s)
+        if self._start_at_s is None:
+            return (
+                f"the controller ended {len(self._deaths_s)} times (status {status} last) and is not started again: training "
+                f"goes on, and the membership cannot change any more; its log is {self._log}"
+            )
+        return f"the controller ended with status {status}; training goes on, and another one is started"
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it died too often to be started again."""
+        return self._process is None and bool(self._deaths_s) and self._start_at_s is None
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether it is time to start it again."""
+        return self._start_at_s is not None and now_s >= self._start_at_s
+
+    def close(self) -> None:
+        """End it; what it has said to others is sent before."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_END_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,231 @@
+"""The workers of one host, watched by one loop: what they report, what they print, how they end."""
+
+import os
+import selectors
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import final
+
+from holdtrue import errors
+from holdtrue.wire import (
+    CheckpointReport,
+    FinishedReport,
+    LogReport,
+    Report,
+    StartedReport,
+    StepReport,
+)
+
+from ._job import Failure, JobResult, WorkerEnd
+from ._judge import Verdict, merge_alike
+from ._leftovers import leftovers
+from ._observer import JobObserver, Stream
+from ._output import read_tail
+from ._worker import Worker
+
+TICK_S = 0.25
+_LEFTOVER_WAIT_S = 2.0
+"""What processes that a worker started have to end by themselves after it (they clean up shared memory)."""
+_MAIN_REPORTS = (StartedReport, StepReport, LogReport, CheckpointReport)
+"""Only the main worker sends these; it may be another one after a change of membership."""
+
+
+@final
+class Crew:
+    """Owner of the selector and of the living workers; mutable, used by one thread.
+
+    Args:
+        observer: Who is told what happens.
+        on_end: Called with each worker whose end was seen, after its last reports were read.
+    """
+
+    def __init__(self, observer: JobObserver, on_end: Callable[[Worker, WorkerEnd], None]) -> None:
+        self.workers: dict[int, Worker] = {}
+        """All that were ever started here, by number."""
+        self.ends: list[WorkerEnd] = []
+        """In order of time."""
+        self._observer = observer
+        self._on_end = on_end
+        self._selector = selectors.DefaultSelector()
+        self._pidfds: list[int] = []
+        self._reports: dict[type[Report], Report] = {}
+        """The newest report of each kind from the main worker."""
+        self._main: int | None = None
+
+    # --- who is here ------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> list[Worker]:
+        """Workers whose end was not seen yet."""
+        return [worker for worker in self.workers.values() if worker.is_alive]
+
+    def add(self, worker: Worker) -> None:
+        """Watch a worker that was just started."""
+        self.workers[worker.number] = worker
+        if self._main is None:
+            self._main = worker.number
+        pidfd = os.pidfd_open(worker.process.pid)
+        self._pidfds.append(pidfd)
+        self.watch(worker.pipes.report, lambda: self._read_reports(worker), order=0)
+        self.watch(pidfd, lambda: self._see_end(worker, pidfd), order=2)
+        self.watch(worker.pipes.stdout, lambda: self._read_output(worker, worker.pipes.stdout, "stdout"))
+        self.watch(worker.pipes.stderr, lambda: self._read_output(worker, worker.pipes.stderr, "stderr"))
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def watch(self, fd: int, act: Callable[[], None], order: int = 1) -> None:
+        """Call `act` in each turn in which `fd` can be read; lower orders first."""
+        self._selector.register(fd, selectors.EVENT_READ, (order, act))
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a descriptor."""
+        self._selector.unregister(fd)
+
+    def turn(self, wait_s: float) -> None:
+        """Wait for something at most so long, and act on all that is there."""
+        events = self._selector.select(wait_s)
+        # Reports first: a worker reports its failure before it writes its traceback.
+        for key, _ in sorted(events, key=lambda event: event[0].data[0]):
+            if key.fd in self._selector.get_map():  # an earlier act may have been its last
+                key.data[1]()
+        now_s = time.monotonic()
+        for worker in self.workers.values():
+            if worker.hold.release_after(now_s) == 0.0 and worker.failure is None:
+                self._show(worker, "stderr", worker.hold.release())
+        self._observer.tick(now_s)
+
+    def drain(self, *, waits: bool) -> None:
+        """Read what is left in the pipes, and end processes that workers left behind.
+
+        Args:
+            waits: Whether these have a moment to end by themselves.
+        """
+        groups = {worker.process.pid for worker in self.workers.values()}
+        until_s = time.monotonic() + _LEFTOVER_WAIT_S
+        while waits and leftovers(groups) and time.monotonic() < until_s:
+            self.turn(0.05)
+        for worker in self.workers.values():
+            worker.kill_group()
+        until_s = time.monotonic() + _LEFTOVER_WAIT_S  # something that left the session may write on
+        while self._selector.select(0) and time.monotonic() < until_s:
+            self.turn(0)
+
+    def kill_all(self, reason: str) -> None:
+        """Kill all workers that still live, and say so."""
+        alive = self.alive
+        if alive:
+            numbers = ", ".join(str(worker.number) for worker in alive)
+            self._observer.show_note(f"worker{'s' if len(alive) > 1 else ''} {numbers} killed: {reason}")
+        for worker in alive:
+            worker.kill_group()
+
+    def close(self) -> None:
+        """End every worker at once, with all that it started, and let go of everything."""
+        for worker in self.workers.values():
+            worker.kill_group()
+        for worker in self.workers.values():
+            worker.reap()
+        self._selector.close()
+        for fd in self._pidfds:
+            os.close(fd)
+
+    # --- what arrives -----------------------------------------------------------------------------
+
+    def _read_reports(self, worker: Worker) -> None:
+        reports, complaints, at_end = worker.read_reports()
+        for report in reports:
+            self._keep(worker, report)
+            self._observer.show_report(worker.number, report)
+        for complaint in complaints:
+            self._observer.show_note(complaint)
+        if at_end:
+            self._selector.unregister(worker.pipes.report)
+
+    def _keep(self, worker: Worker, report: Report) -> None:
+        if isinstance(report, _MAIN_REPORTS):
+            self._main = worker.number
+        if worker.number == self._main or (
+            isinstance(report, FinishedReport) and FinishedReport not in self._reports
+        ):
+            self._reports[type(report)] = report
+
+    def _read_output(self, worker: Worker, fd: int, stream: Stream) -> None:
+        try:
+            data = os.read(fd, 65536)
+        except BlockingIOError:
+            return
+        if not data:
+            self._selector.unregister(fd)
+            return
+        worker.log.write(data)
+        if stream == "stderr":
+            data = worker.hold.pass_through(
+                data, now_s=time.monotonic(), has_failed=worker.failure is not None
+            )
+        self._show(worker, stream, data)
+
+    def _show(self, worker: Worker, stream: Stream, data: bytes) -> None:
+        if data and worker.number == self._main:
+            self._observer.show_output(stream, data)
+
+    def _see_end(self, worker: Worker, pidfd: int) -> None:
+        if worker.pipes.report in self._selector.get_map():
+            self._read_reports(worker)  # what it said last belongs to its end
+        end = worker.see_end()
+        if end is None:
+            return
+        self._selector.unregister(pidfd)
+        self.ends.append(end)
+        self._on_end(worker, end)
+
+    def hand_over(self) -> None:
+        """After the end of the main worker, show the output of the one with the lowest number."""
+        alive = sorted(worker.number for worker in self.alive)
+        if alive and self._main not in alive:
+            self._main = alive[0]
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def result(self, verdict: Verdict, *, was_interrupted: bool, seconds: float) -> JobResult:
+        """How the job ended, by `verdict` and what the main worker told."""
+        self._release_stderr(verdict)
+        step = self._reports.get(StepReport)
+        finished = self._reports.get(FinishedReport)
+        checkpoint = self._reports.get(CheckpointReport)
+        # Not every step is reported: a checkpoint may be newer than the newest report.
+        known = [step.step + 1] if isinstance(step, StepReport) else []
+        known += [checkpoint.step] if isinstance(checkpoint, CheckpointReport) else []
+        steps = max(known, default=None)
+        return JobResult(
+            exit_code=verdict.exit_code,
+            failures=merge_alike([self._with_tail(failure) for failure in verdict.failures]),
+            was_interrupted=was_interrupted,
+            ends=tuple(sorted(self.ends, key=lambda end: end.worker)),
+            steps=finished.steps if isinstance(finished, FinishedReport) else steps,
+            digest=finished.digest if isinstance(finished, FinishedReport) else None,
+            loss=step.loss if isinstance(step, StepReport) else None,
+            checkpoint_step=checkpoint.step if isinstance(checkpoint, CheckpointReport) else None,
+            seconds=seconds,
+        )
+
+    def _release_stderr(self, verdict: Verdict) -> None:
+        """Show what was held back, unless it is the ending that the verdict shows."""
+        told = {number for failure in verdict.failures for number in failure.workers}
+        for worker in self.workers.values():
+            if worker.number not in told and (worker.end is None or worker.end.status == 0):
+                self._show(worker, "stderr", worker.hold.release())
+
+    def _with_tail(self, failure: Failure) -> Failure:
+        """The failure with the last words of its log where the worker itself said nothing of use."""
+        if failure.sentence is not None and failure.kind in _OWN_ERRORS:
+            return failure
+        worker = self.workers[failure.workers[0]]
+        tail = "\n".join(read_tail(failure.log, worker.log_start))
+        return replace(failure, sentence=tail or failure.sentence)
+
+
+_OWN_ERRORS = frozenset(
+    name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)
+)
+"""Errors whose sentence says all; others are shown with their traceback."""

@@ -1,0 +1,63 @@
+"""Ends workers whose launcher died and that do not end by themselves: `python _guard.py WAIT_S`.
+
+The launcher writes the process id of each worker, one a line, to its standard input, and holds that pipe
+open as long as it lives. A file of its own, run without site, which imports nothing of holdtrue: it must
+live on when everything else of the job fails. Each worker leads a session; its children are in it.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Collect workers until the launcher is gone, then see to their end."""
+    wait_s = float(sys.argv[1])
+    workers: dict[int, int] = {}
+    for line in sys.stdin.buffer:
+        with contextlib.suppress(ProcessLookupError, ValueError):
+            workers[int(line)] = os.pidfd_open(int(line))
+    gone_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    wait_for_ends(list(workers.values()), wait_s)
+    for pid, fd in workers.items():
+        if not has_ended(fd):
+            os.killpg(pid, signal.SIGKILL)
+    end_leftovers(set(workers), gone_s)
+
+
+def wait_for_ends(pidfds: list[int], wait_s: float) -> None:
+    """Until all processes ended, at most `wait_s` seconds."""
+    until_s = time.monotonic() + wait_s
+    for fd in pidfds:
+        select.select([fd], [], [], max(0.0, until_s - time.monotonic()))
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process is dead."""
+    return bool(select.select([pidfd], [], [], 0)[0])
+
+
+def end_leftovers(sessions: set[int], gone_s: float) -> None:
+    """Kill what is left in the sessions of workers; a number that was given anew belongs to a later process."""
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fd = os.pidfd_open(int(name))
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    # The name, in parentheses, may hold anything; the fields follow the last one.
+                    fields = file.read().rpartition(b")")[2].split()
+                if int(fields[3]) in sessions and int(fields[19]) / _TICKS_PER_S <= gone_s:
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+            finally:
+                os.close(fd)
+
+
+if __name__ == "__main__":
+    main()

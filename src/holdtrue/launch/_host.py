@@ -1,0 +1,190 @@
+"""One machine's processes of an elastic job: started and ended as the controller says."""
+
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import final
+
+from holdtrue.elastic import HostLink
+from holdtrue.errors import UsageError
+from holdtrue.wire import Finish, Kill, Start, WorkerEnvironment
+
+from ._at import AtPage
+from ._crew import TICK_S, Crew
+from ._devices import choose_device
+from ._job import JobSpec, WorkerEnd
+from ._judge import describe_status, fails_elastic_job
+from ._observer import JobObserver
+from ._place import Place, bind
+from ._stopping import StopState, count_interrupts, next_stop
+from ._watchman import Guard
+from ._worker import Worker, start_worker
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starter:
+    """Starts workers of one job on this machine."""
+
+    spec: JobSpec
+    place: Place
+    guard: Guard
+    life_fd: int
+
+    def start(self, number: int, device: str) -> Worker:
+        """Start worker `number` on `device`, with a store socket and a page of its own.
+
+        Raises:
+            UsageError: nothing can listen on this machine's address.
+            OSError: the machine has no room for another process.
+        """
+        with bind(self.place.address) as store:
+            at = AtPage()
+            environment = WorkerEnvironment(
+                worker=number,
+                store_host=self.place.address,
+                store_port=store.getsockname()[1],
+                store_fd=store.fileno(),
+                life_fd=self.life_fd,
+                job=self.spec.name,
+                device=device,
+                controller_url=self.place.url,
+                token_file=str(self.place.token_file),
+                group_timeout_s=self.place.group_timeout_s,
+            )
+            try:
+                return start_worker(
+                    self.spec,
+                    environment,
+                    log=self.place.logs / f"worker-{number}.log",
+                    base_env=os.environ,
+                    guard=self.guard,
+                    at=at,
+                )
+            except BaseException:
+                at.close()
+                raise
+
+
+@final
+class Host:
+    """One host's side of an elastic job; owner of all that changes on this machine while it runs.
+
+    Args:
+        spec: The job.
+        observer: Who is told what happens.
+        starter: Starts workers.
+        link: The connection to the controller.
+        devices: What workers drive here, in the order in which they are taken.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        observer: JobObserver,
+        *,
+        starter: Starter,
+        link: HostLink,
+        devices: tuple[str, ...],
+    ) -> None:
+        self.crew = Crew(observer, self._see_end)
+        self.stop = StopState()
+        self.finish: Finish | None = None
+        """What the controller said at the end of the job."""
+        self._spec = spec
+        self._observer = observer
+        self._starter = starter
+        self._link = link
+        self._devices = devices
+        self._in_use: dict[int, str] = {}
+        self.crew.watch(link.fileno(), self._obey)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no worker lives here and none will be started."""
+        is_ending = self.finish is not None or self.stop.failed_at_s is not None or self.stop.interrupts >= 2
+        return is_ending and not self.crew.alive
+
+    def start(self, number: int, device: str | None = None) -> None:
+        """Start a worker, on the device that fewest workers here drive unless one is named."""
+        if number in self.crew.workers:  # the order was said again after a reconnection
+            return
+        device = device or choose_device(self._devices, tuple(self._in_use.values()))
+        try:
+            worker = self._starter.start(number, device)
+        except (OSError, UsageError) as error:
+            self._observer.show_note(f"worker {number} cannot be started here: {error}")
+            self._link.say_ended(number, status=1)
+            return
+        self._in_use[number] = device
+        self.crew.add(worker)
+        self._link.add_running(number)
+
+    def turn(self) -> None:
+        """Wait for something to happen, act on it, and stop workers in time."""
+        self.crew.turn(self._wait_s())
+        now_s = time.monotonic()
+        action = next_stop(self.stop, interrupt_wait_s=self._spec.interrupt_wait_s)
+        if action is None or action.at_s > now_s:
+            return
+        if action.way == "terminate":
+            self.stop = replace(self.stop, terminated_at_s=now_s)
+            for worker in self.crew.alive:
+                worker.terminate()
+        else:
+            self.stop = replace(self.stop, killed_at_s=now_s)
+            self.crew.kill_all(action.reason)
+
+    def _wait_s(self) -> float:
+        action = next_stop(self.stop, interrupt_wait_s=self._spec.interrupt_wait_s)
+        until_stop_s = action.at_s - time.monotonic() if action else TICK_S
+        return max(0.0, min(TICK_S, until_stop_s))
+
+    def interrupt(self, count: int) -> None:
+        """Count signals that came to this process."""
+        self.stop = count_interrupts(self.stop, count, time.monotonic())
+
+    def _obey(self) -> None:
+        for order in self._link.take_orders():
+            match order:
+                case Start():
+                    if self.finish is None and not self.stop.interrupts and self.stop.failed_at_s is None:
+                        self.start(order.worker, order.device)
+                case Kill():
+                    self._kill(order)
+                case Finish():
+                    self.finish = self.finish or order
+                    over_s = time.monotonic()
+                    # After a failure the others have nothing left to do; else their scripts come to their end.
+                    self.stop = (
+                        replace(self.stop, failed_at_s=self.stop.failed_at_s or over_s)
+                        if order.how == "failed"
+                        else replace(self.stop, finished_at_s=self.stop.finished_at_s or over_s)
+                    )
+
+    def _kill(self, order: Kill) -> None:
+        worker = self.crew.workers.get(order.worker)
+        if worker is not None and worker.is_alive:
+            self._observer.show_note(f"worker {order.worker} killed: {order.reason}")
+            worker.kill_group()
+
+    def _see_end(self, worker: Worker, end: WorkerEnd) -> None:
+        self._in_use.pop(worker.number, None)
+        was_interrupted = self.stop.interrupts > 0
+        fails = fails_elastic_job(end, was_interrupted=was_interrupted)
+        if fails and self.stop.failed_at_s is None:
+            self.stop = replace(self.stop, failed_at_s=time.monotonic())
+        at = worker.read_at()
+        sentence = (end.sentence or f"it {describe_status(end.status)}") if fails else ""
+        self._link.say_ended(
+            worker.number,
+            status=end.status,
+            sentence=sentence,
+            at=(at.step, at.round, at.virtual_node) if at is not None and end.status < 0 else None,
+        )
+        if end.status < 0 and not end.was_stopped and not was_interrupted and self.finish is None:
+            where = f" in the pass of virtual node {at.virtual_node}, step {at.step}" if at else ""
+            self._observer.show_note(
+                f"worker {worker.number} {describe_status(end.status)}{where}; its log is {worker.log_path}"
+            )
+        self.crew.hand_over()

@@ -1,0 +1,207 @@
+"""Jobs of this user on this machine, by name: one file a job, in a folder that nobody else can enter.
+
+jobs/NAME.json    where the job's controller listens, where its tokens and its records are, how it ended
+jobs/NAME.lock    locked by the job's launcher as long as that lives
+jobs/NAME.tokens  the tokens of the job, deleted at its end
+"""
+
+import fcntl
+import itertools
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, final
+
+from holdtrue.errors import UsageError
+
+SCOPES = ("read", "join", "admin")
+"""What a token allows: to look; to take part as a worker or a host; to change the job."""
+
+JobState = Literal["running", "ended", "lost"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEntry:
+    """One job as its file has it."""
+
+    name: str
+    url: str
+    """Where the controller listens, such as `http://127.0.0.1:41000`; no secret is in it."""
+    pid: int
+    """Process id of the launcher."""
+    run_dir: str
+    """Folder of records, checkpoints and logs, absolute."""
+    token_file: str
+    """File with the tokens, one for each scope; only this user can read it."""
+    join_file: str
+    """File with the token of scope `join` alone."""
+    script: str
+    started_s: float
+    """Seconds since 1970."""
+    exit_code: int | None = None
+    """Of the job; None while it runs."""
+    ending: str | None = None
+    """How it ended, as a sentence; None while it runs."""
+    ended_s: float | None = None
+
+
+def jobs_folder(env: Mapping[str, str]) -> Path:
+    """The user's folder of jobs: made if it is missing, with mode 0700.
+
+    Raises:
+        UsageError: it belongs to someone else.
+    """
+    state = env.get("XDG_STATE_HOME") or os.path.join(
+        env.get("HOME") or os.path.expanduser("~"), ".local", "state"
+    )
+    folder = Path(env.get("XDG_RUNTIME_DIR") or state) / "holdtrue" / "jobs"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():
+        raise UsageError(
+            f"{folder} belongs to another user; the tokens of your jobs are kept there. "
+            f"Set XDG_RUNTIME_DIR to a folder of your own."
+        )
+    folder.chmod(0o700)
+    return folder
+
+
+@final
+class Registration:
+    """A living job's place in the folder; mutable, owned by its launcher.
+
+    Raises:
+        UsageError: a job of that name lives.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Take the name, and make the job's tokens."""
+        self._entry_file = folder / f"{name}.json"
+        self._lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise UsageError(_refusal(_read_entry(self._entry_file), name)) from None
+        self._entry: JobEntry | None = None
+        self._entry_file.unlink(missing_ok=True)  # of a job that ended
+        self.token_file = folder / f"{name}.tokens"
+        self.join_file = folder / f"{name}.join"
+        """File with the token of scope `join` alone, for workers."""
+        self.job_file = folder / f"{name}.job"
+        """Settings of the job's controller."""
+        self.description_file = folder / f"{name}.description"
+        """What hosts that join are told."""
+        self.tokens = {scope: secrets.token_urlsafe(32) for scope in SCOPES}
+        write_private(self.token_file, json.dumps(self.tokens))
+        write_private(self.join_file, self.tokens["join"])
+
+    def publish(self, entry: JobEntry) -> None:
+        """Let commands find the job."""
+        self._entry = entry
+        write_private(self._entry_file, json.dumps(asdict(entry), indent=1))
+
+    def end(self, *, exit_code: int, ending: str, ended_s: float) -> None:
+        """Write how the job ended."""
+        if self._entry is not None:
+            self.publish(replace(self._entry, exit_code=exit_code, ending=ending, ended_s=ended_s))
+
+    def close(self) -> None:
+        """Give the name back and delete the tokens."""
+        for file in (self.token_file, self.join_file, self.job_file, self.description_file):
+            file.unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+def register(folder: Path, name: str, *, is_given: bool) -> tuple[str, Registration]:
+    """Take a name for a job; one that the user did not give gets a number where it is taken.
+
+    Raises:
+        UsageError: a job of the given name lives.
+    """
+    if is_given:
+        return name, Registration(folder, name)
+    for number in itertools.count(1):
+        free = name if number == 1 else f"{name[:58]}-{number}"
+        with suppress(UsageError):
+            return free, Registration(folder, free)
+    raise AssertionError("counting has no end")
+
+
+def find_job(folder: Path, name: str) -> tuple[JobEntry, JobState]:
+    """The newest job called `name`, and whether it lives.
+
+    Raises:
+        UsageError: there is none.
+    """
+    entry = _read_entry(folder / f"{name}.json")
+    if entry is None:
+        living = [other.name for other, state in list_jobs(folder) if state == "running"]
+        known = f"running jobs of yours are {', '.join(living)}" if living else "no job of yours is running"
+        raise UsageError(
+            f"there is no job {name!r}; {known}, on this machine. Give the name that `holdtrue run --name` was given."
+        )
+    return entry, _state_of(folder, entry)
+
+
+def list_jobs(folder: Path) -> list[tuple[JobEntry, JobState]]:
+    """All jobs that the folder knows, newest first."""
+    entries = [entry for path in folder.glob("*.json") if (entry := _read_entry(path)) is not None]
+    entries.sort(key=lambda entry: -entry.started_s)
+    return [(entry, _state_of(folder, entry)) for entry in entries]
+
+
+def _state_of(folder: Path, entry: JobEntry) -> JobState:
+    """`running`, `ended`, or `lost` if its launcher was killed; then its tokens are cleaned away."""
+    if entry.ending is not None:
+        return "ended"
+    if _is_locked(folder / f"{entry.name}.lock"):
+        return "running"
+    for left in ("tokens", "join", "job", "description"):
+        (folder / f"{entry.name}.{left}").unlink(missing_ok=True)
+    return "lost"
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _read_entry(path: Path) -> JobEntry | None:
+    """The entry in a file; None for one that is missing or of another version: nothing to find there."""
+    with suppress(OSError, ValueError, TypeError):
+        values: dict[str, Any] = json.loads(path.read_text())  # Any: JSON values
+        return JobEntry(**values)
+    return None
+
+
+def _refusal(entry: JobEntry | None, name: str) -> str:
+    who = f" (process {entry.pid}, {entry.run_dir})" if entry is not None else ""
+    return (
+        f"a job called {name!r} is running{who}; names of living jobs are unique. "
+        f"Give another --name, or end that one with `holdtrue stop {name}`."
+    )
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this user can read, whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(file, text.encode())
+    finally:
+        os.close(file)
+    os.replace(aside, path)

@@ -1,0 +1,187 @@
+"""A host that joins a running job with one device of this machine: `holdtrue worker --join`."""
+
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import final
+from urllib.parse import urlsplit
+
+from holdtrue.elastic import ControlClient, HostLink
+from holdtrue.errors import GroupError, UsageError
+
+from ._describe import description_from_json, spec_for_host
+from ._devices import assign_devices
+from ._host import Host, Starter
+from ._job import JobResult, JobSpec
+from ._judge import HowOver, judge_elastic_job
+from ._launch import check_start, cuda_devices_of, life_pipe
+from ._observer import JobObserver
+from ._place import Place
+from ._registry import write_private
+from ._signals import catch_interrupts
+from ._watchman import Guard
+
+CONNECT_WAIT_S = 20.0
+"""What the controller has to answer when this host comes: it may be about to be started again."""
+GONE_WAIT_S = 30.0
+"""How long a host without a worker waits for a controller that cannot be reached."""
+LEAVE_NOTE = "the worker leaves at the next step boundary; Ctrl-C again kills it"
+
+
+def join_job(observer: JobObserver, *, url: str, token: str, device: str | None) -> JobResult:
+    """Run one worker of a job on this machine until it leaves or the job ends.
+
+    Args:
+        observer: Who is told what happens; called in this thread.
+        url: Where the job's controller listens.
+        token: Of scope join.
+        device: A kind of device, or one such as `cuda:1`; None for the job's kind.
+
+    Raises:
+        UsageError: the script is not here, or there is no such device.
+        GroupError, WaitTimeoutError: the controller refuses or does not answer.
+
+    Guarantee:
+        No process is left when this returns or raises, nor 32 s after this process was killed.
+
+    Blocks:
+        Until the worker has ended. One SIGINT or SIGTERM (main thread) asks it to leave at the step boundary;
+        the second kills it.
+    """
+    started_s = time.monotonic()
+    description = description_from_json(ControlClient(url=url, token=token).description())
+    with ExitStack() as stack:
+        interrupt_fd = stack.enter_context(catch_interrupts())
+        private = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="holdtrue-worker-"))
+        )  # mode 0700
+        spec = spec_for_host(description, device=device, run_dir=_run_dir_here(description.settings, private))
+        check_start(spec)
+        (spec.run_dir / "logs").mkdir(parents=True, exist_ok=True)
+        write_private(private / "join", token)
+        address = address_towards(url)
+        link = HostLink(url=url, token=token, name=_own_name(), address=address, slots=1, adds=1)
+        stack.callback(link.close)
+        guard = Guard(wait_s=spec.orphan_wait_s)
+        stack.callback(guard.close)
+        place = Place(
+            url=url,
+            token_file=private / "join",
+            address=address,
+            logs=spec.run_dir / "logs",
+            group_timeout_s=spec.group_timeout_s,
+        )
+        life_fd = stack.enter_context(life_pipe())
+        starter = Starter(spec=spec, place=place, guard=guard, life_fd=life_fd)
+        host = Host(spec, observer, starter=starter, link=link, devices=_devices_of(spec, device))
+        stack.callback(host.crew.close)
+        guest = _Guest(host, link, observer)
+        host.crew.watch(interrupt_fd, lambda: guest.read_interrupts(interrupt_fd))
+        link.start()
+        link.wait_until_connected(CONNECT_WAIT_S)
+        observer.show_note(f"joined the job {spec.name} as {address}; the log is in {place.logs}")
+        guest.run()
+        return guest.result(spec, time.monotonic() - started_s)
+
+
+@final
+class _Guest:
+    """The loop of a host with one worker."""
+
+    def __init__(self, host: Host, link: HostLink, observer: JobObserver) -> None:
+        self._host = host
+        self._link = link
+        self._observer = observer
+        self._seen_s = time.monotonic()
+
+    def run(self) -> None:
+        """Until the one worker has ended, or none will be started."""
+        while not self._is_over(time.monotonic()):
+            self._host.turn()
+        self._link.flush(1.0)
+        self._host.crew.drain(waits=self._host.stop.killed_at_s is None)
+
+    def _is_over(self, now_s: float) -> bool:
+        if self._link.is_connected:
+            self._seen_s = now_s
+        if self._host.crew.alive:
+            return False
+        has_had_one = bool(self._host.crew.workers)
+        is_ending = self._host.finish is not None or self._host.stop.interrupts > 0
+        if not (has_had_one or is_ending) and now_s - self._seen_s > GONE_WAIT_S:
+            raise GroupError(
+                f"the controller could not be reached for {GONE_WAIT_S:.0f} s ({self._link.trouble}), and this host runs no "
+                f"worker; the job has ended, or its machine is gone. Join again when `holdtrue status` there shows it."
+            )
+        return has_had_one or is_ending
+
+    def read_interrupts(self, fd: int) -> None:
+        """Count signals: the first asks the worker to leave, the second kills it."""
+        before = self._host.stop.interrupts
+        self._host.interrupt(len(os.read(fd, 64)))
+        if before == 0:
+            self._observer.show_note(LEAVE_NOTE)
+
+    def result(self, spec: JobSpec, seconds: float) -> JobResult:
+        """How the worker ended; one that left as it was asked ended well."""
+        crew, stop = self._host.crew, self._host.stop
+        verdict = judge_elastic_job(
+            crew.ends,
+            script=spec.title,
+            was_interrupted=False,
+            how_over="finished" if stop.interrupts == 1 else self._how_over(),
+        )
+        return crew.result(verdict, was_interrupted=stop.interrupts > 1, seconds=seconds)
+
+    def _how_over(self) -> HowOver | None:
+        if self._host.finish is not None:
+            return self._host.finish.how
+        left_well = all(end.status == 0 for end in self._host.crew.ends)
+        return "finished" if left_well else None
+
+
+def address_towards(url: str) -> str:
+    """This machine's address on the way to a URL's host; nothing is sent.
+
+    Raises:
+        UsageError: there is no way to it.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or 80
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, port))
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise UsageError(
+            f"there is no way from this machine to {host} ({error.strerror}); a host joins a job that it can reach. "
+            f"Take the URL that the job printed, and see `ip route`."
+        ) from error
+
+
+def _own_name() -> str:
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def _run_dir_here(settings: Mapping[str, object], private: Path) -> Path:
+    """The job's run directory where this machine sees it (for the logs), else a folder that is deleted at the end."""
+    folder = Path(str(settings.get("run_dir", "")))
+    return folder if folder.is_absolute() and (folder / "logs").is_dir() else private
+
+
+def _devices_of(spec: JobSpec, device: str | None) -> tuple[str, ...]:
+    here = cuda_devices_of(spec)
+    if device is None or ":" not in device:
+        return assign_devices(spec.device, 1, here)
+    index = device.partition(":")[2]
+    if not (index.isascii() and index.isdecimal() and int(index) < here):
+        raise UsageError(
+            f"the device is {device!r} and this machine shows {here} CUDA device(s), from cuda:0. Name one of them."
+        )
+    return (device,)

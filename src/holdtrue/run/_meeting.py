@@ -1,0 +1,179 @@
+"""Where the workers of a view meet: each worker's own store, and the groups that are formed on the store of rank 0."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, final
+
+import torch
+import torch.distributed as dist
+
+from holdtrue.elastic import Agent, View
+from holdtrue.errors import GroupError, WaitTimeoutError, WorkerLostError
+from holdtrue.reduce import AloneGroup, GlooGroup, Group, NcclGroup
+
+LOOK_S = 0.2
+"""How long one wait lasts before the worker looks whether the view still holds, in seconds."""
+
+REACH_S = 5.0
+"""How long another worker's store may take to answer, in seconds."""
+
+
+@final
+class Meeting:
+    """One worker's part in forming groups.
+
+    Args:
+        agent: The line to the membership; a newer view than the one being formed makes that one void.
+        host: Address at which this worker's store listens; its groups use the same network.
+        port: Port of the store.
+        store_fd: Listening socket that whoever started this process has bound to it.
+        device: This worker's device.
+        timeout_s: Bound of every wait for another worker, in seconds.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        host: str,
+        port: int,
+        store_fd: int | None,
+        device: torch.device,
+        timeout_s: float,
+    ) -> None:
+        self._agent, self._host, self._device, self._timeout_s = agent, host, device, timeout_s
+        self._own: Any = dist.TCPStore(
+            host,
+            port,
+            None,
+            is_master=True,
+            timeout=timedelta(seconds=timeout_s),
+            wait_for_workers=False,
+            master_listen_fd=store_fd,
+        )
+
+    def form(self, view: View, rank: int) -> Group:
+        """The group of a view.
+
+        Blocks:
+            Until every member has come, at most the time-out.
+
+        Raises:
+            WorkerLostError: a member died, or gave the view up; a newer view has come or will.
+            WaitTimeoutError: not every member came in time.
+        """
+        if len(view.members) == 1:
+            return AloneGroup(self._device)
+        store = dist.PrefixStore(f"generation-{view.generation}", self._store_of(view, rank))
+        self._wait_for_all(store, view, rank)
+        return self._within(lambda: self._group_on(store, view, rank), view)
+
+    def give_up(self, view: View) -> None:
+        """Tell those who wait in the forming of a view that this worker will not come."""
+        rank = view.rank_of(self._agent.worker)
+        if rank is not None and len(view.members) > 1:
+            with contextlib.suppress(GroupError, RuntimeError):
+                store = self._store_of(view, rank)
+                dist.PrefixStore(f"generation-{view.generation}", store).set("given-up", "1")
+
+    def _store_of(self, view: View, rank: int) -> Any:
+        if rank == 0:
+            return self._own
+        first = view.members[0]
+        try:
+            return dist.TCPStore(
+                first.host,
+                first.port,
+                None,
+                is_master=False,
+                timeout=timedelta(seconds=REACH_S),
+                wait_for_workers=False,
+            )
+        except (RuntimeError, dist.DistNetworkError) as error:
+            raise WorkerLostError(
+                f"the store of worker {first.worker} at {first.host}:{first.port} could not be reached within {REACH_S:.0f} s; "
+                f"generation {view.generation} meets there."
+            ) from error
+
+    def _wait_for_all(self, store: Any, view: View, rank: int) -> None:
+        keys = [f"here/{m.worker}" for m in view.members]
+        what = f"all workers to come to generation {view.generation}"
+        until_s = time.monotonic() + self._timeout_s
+        try:
+            store.set(keys[rank], f"{socket.gethostname()}/{self._device}")
+            while True:
+                self._refuse_void(store, view)
+                with contextlib.suppress(dist.DistStoreError):  # a wait that ran out
+                    store.wait(keys, timedelta(seconds=LOOK_S))
+                    return
+                if time.monotonic() > until_s:
+                    late = [
+                        m.worker for m, key in zip(view.members, keys, strict=True) if not store.check([key])
+                    ]
+                    raise WaitTimeoutError(
+                        f"waited {self._timeout_s:.0f} s for {what}; workers {late} did not."
+                    )
+        except (dist.DistNetworkError, RuntimeError) as error:
+            raise WorkerLostError(
+                f"worker {view.members[0].worker}, whose store generation {view.generation} meets at, is gone."
+            ) from error
+
+    def _refuse_void(self, store: Any | None, view: View) -> None:
+        if self._agent.newest_forced() > view.generation:
+            raise WorkerLostError(f"generation {view.generation} is void: a newer one has come.")
+        if store is not None and store.check(["given-up"]):
+            raise WorkerLostError(f"generation {view.generation} is void: a member gave it up.")
+
+    def _group_on(self, store: Any, view: View, rank: int) -> Group:
+        """The adapter for the devices of this view: nccl if every worker has a GPU of its own, else gloo."""
+        names = [store.get(f"here/{m.worker}").decode() for m in view.members]
+        world_size = len(names)
+        if all("cuda" in name for name in names) and len(set(names)) == world_size:
+            return NcclGroup(
+                store,
+                rank=rank,
+                world_size=world_size,
+                device=self._device,
+                timeout_s=self._timeout_s,
+                name="group",
+            )
+        return GlooGroup(
+            store,
+            rank=rank,
+            world_size=world_size,
+            timeout_s=self._timeout_s,
+            name="group",
+            hostname=self._host,
+        )
+
+    def _within(self, build: Callable[[], Group], view: View) -> Group:
+        """What `build` gives; left alone in its thread if the view becomes void, since it cannot be interrupted."""
+        found: list[Group] = []
+        errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                found.append(build())
+            except (RuntimeError, GroupError) as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run, name="holdtrue-form", daemon=True)
+        thread.start()
+        until_s = time.monotonic() + self._timeout_s
+        while thread.is_alive():
+            thread.join(LOOK_S)
+            if thread.is_alive():
+                self._refuse_void(None, view)
+                if time.monotonic() > until_s:
+                    raise WaitTimeoutError(
+                        f"waited {self._timeout_s:.0f} s for the connections of generation {view.generation}."
+                    )
+        if errors:
+            raise WorkerLostError(
+                f"the connections of generation {view.generation} could not be made: {errors[0]}"
+            ) from errors[0]
+        return found[0]

@@ -1,0 +1,104 @@
+"""Finding jobs by name: who lives, who ended, who was killed, and who may read the tokens."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from holdtrue.errors import UsageError
+from holdtrue.launch._registry import JobEntry, Registration, find_job, jobs_folder, list_jobs
+
+
+def entry(name: str, folder: Path, **changes: object) -> JobEntry:
+    values: dict[str, object] = {
+        "name": name,
+        "url": "http://127.0.0.1:1",
+        "pid": os.getpid(),
+        "run_dir": str(folder / "runs" / name),
+        "token_file": str(folder / f"{name}.tokens"),
+        "join_file": str(folder / f"{name}.join"),
+        "script": "train.py",
+        "started_s": 5.0,
+    }
+    return JobEntry(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return jobs_folder({"XDG_RUNTIME_DIR": str(tmp_path)})
+
+
+def test_the_folder_and_the_tokens_are_the_users_alone(tmp_path: Path) -> None:
+    for env in (
+        {"XDG_RUNTIME_DIR": str(tmp_path / "a")},
+        {"XDG_STATE_HOME": str(tmp_path / "b")},
+        {"HOME": str(tmp_path)},
+    ):
+        folder = jobs_folder(env)
+        assert str(folder).startswith(str(tmp_path))
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        job = Registration(folder, "mine")
+        job.publish(entry("mine", folder))
+        files = sorted(path.name for path in folder.iterdir())
+        assert files == ["mine.join", "mine.json", "mine.lock", "mine.tokens"]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+        assert (folder / "mine.join").read_text() == json.loads((folder / "mine.tokens").read_text())["join"]
+        assert not any(token in (folder / "mine.json").read_text() for token in job.tokens.values())
+        assert len(set(job.tokens.values())) == 3
+        job.close()
+
+
+def test_two_living_jobs_of_one_name_are_refused_with_a_sentence(folder: Path) -> None:
+    job = Registration(folder, "twin")
+    job.publish(entry("twin", folder))
+    with pytest.raises(UsageError, match=rf"'twin' is running \(process {os.getpid()}, .*holdtrue stop twin"):
+        Registration(folder, "twin")
+    assert find_job(folder, "twin")[1] == "running"
+    job.close()
+    Registration(folder, "twin").close()
+
+
+def test_a_job_that_ended_says_how_and_its_tokens_are_gone(folder: Path) -> None:
+    job = Registration(folder, "short")
+    job.publish(entry("short", folder))
+    job.end(exit_code=0, ending="It finished.", ended_s=9.0)
+    job.close()
+    found, state = find_job(folder, "short")
+    assert (found.exit_code, found.ending, state) == (0, "It finished.", "ended")
+    assert sorted(path.name for path in folder.iterdir()) == ["short.json", "short.lock"]
+
+
+def test_a_job_whose_launcher_was_killed_is_recognised_and_cleaned(folder: Path) -> None:
+    program = (
+        "import sys, time, signal; from pathlib import Path; from holdtrue.launch._registry import *; "
+        "f = Path(sys.argv[1]); job = Registration(f, 'gone'); "
+        "job.publish(JobEntry(name='gone', url='u', pid=1, run_dir='r', token_file='t', join_file='j', "
+        "script='s', started_s=1.0)); "
+        "print('up', flush=True); signal.pause()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        assert find_job(folder, "gone")[1] == "running"
+        process.send_signal(signal.SIGKILL)
+    assert find_job(folder, "gone")[1] == "lost"
+    assert sorted(path.name for path in folder.iterdir()) == ["gone.json", "gone.lock"]
+    Registration(folder, "gone").close()
+
+
+def test_an_unknown_job_is_a_sentence_that_names_those_that_run(folder: Path) -> None:
+    with pytest.raises(UsageError, match="no job of yours is running"):
+        find_job(folder, "nobody")
+    job = Registration(folder, "somebody")
+    job.publish(entry("somebody", folder, started_s=time.time()))
+    (folder / "broken.json").write_text("{")
+    with pytest.raises(UsageError, match="running jobs of yours are somebody, on this machine"):
+        find_job(folder, "nobody")
+    assert [(found.name, state) for found, state in list_jobs(folder)] == [("somebody", "running")]
+    job.close()
