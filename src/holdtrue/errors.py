@@ -12,7 +12,9 @@
     `-- GroupError                    the group of workers can not go on together
         |-- WorkerLostError           a worker died or was cut off
         |-- CallMismatchError         workers are at different calls of the script
-        `-- WaitTimeoutError          a bounded wait ran out; the message names what was awaited
+        |-- WaitTimeoutError          a bounded wait ran out; the message names what was awaited
+        |-- ExpelledError             this worker is no longer a member of its job
+        `-- JobOverError              the job ended before this worker entered it
 
 A user's mistake is a `ValueError` too and ends a command with exit status 2; the rest end it with 1.
 """

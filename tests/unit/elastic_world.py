@@ -202,6 +202,7 @@ def _judge_failure(world: World, control: State) -> None:
     """A job is not given up while a member has its state; one that was told to leave is no member."""
     if control.how_over == "failed" and control.phase != world.control.phase:
         named = {member.worker for view in world.control.chain for member in view.members}
+        named -= {worker.number for worker in world.control.workers if worker.phase == "dismissed"}
         holders = [
             w.number
             for w in world.workers
@@ -436,7 +437,7 @@ def _fault_moves(world: World) -> Iterator[tuple[str, World]]:
 
 def _restart(world: World) -> World:
     """Another controller, without memory: what was on its way is lost, and everybody connects again."""
-    settings = replace(world.control.settings, life=1)
+    settings = replace(world.control.settings, life=world.control.settings.life + 1)
     workers = tuple(
         replace(w, inbox=(), outbox=w.book.first_words() if w.is_alive and w.doing != ENDED else ())
         for w in world.workers

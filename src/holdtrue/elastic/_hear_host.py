@@ -89,7 +89,7 @@ def _hear_ended(turn: Turn, name: str, ended: Ended) -> None:
         turn.set(
             gone=turn.state.gone | {ended.worker},
             next_worker=max(turn.state.next_worker, ended.worker + 1),
-            ended_before=(*turn.state.ended_before, ended.status),
+            ended_before=(*turn.state.ended_before, (ended.worker, ended.status)),
         )
     elif worker.phase == "dismissed":
         turn.part_with(worker, "dismissed")

@@ -45,6 +45,7 @@ def _know_members(turn: Turn, view: View, *, is_first: bool) -> None:
     """Records of members that said nothing yet: they may be on their way, or dead."""
     for member in view.members:
         if member.worker in turn.state.gone:
+            _know_gone(turn, member.worker)
             continue
         has_state = is_first and member.worker not in view.joiners
         worker = turn.state.worker(member.worker) or Worker(
@@ -56,3 +57,13 @@ def _know_members(turn: Turn, view: View, *, is_first: bool) -> None:
             address=worker.address or member,
             has_state=worker.has_state or has_state,
         )
+
+
+def _know_gone(turn: Turn, number: int) -> None:
+    """A member had ended before the controller knew of it: in order, unless its host said otherwise."""
+    newest = turn.state.newest
+    if turn.state.worker(number) is not None or newest is None or newest.rank_of(number) is None:
+        return
+    status = dict(turn.state.ended_before).get(number, 1)
+    worker = Worker(number=number, phase="member", since_s=turn.now, has_state=number not in newest.joiners)
+    turn.part_with(worker, "finished" if status == 0 else "died")

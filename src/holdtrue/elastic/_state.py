@@ -174,8 +174,8 @@ class State:
     """Whether a member came to the end of the script: the others are about to, and nobody joins any more."""
     has_main_finished: bool = False
     """Whether a main worker did: then everything that the job writes is written."""
-    ended_before: tuple[int, ...] = ()
-    """Exit statuses of workers that ended before this controller had heard of them."""
+    ended_before: tuple[tuple[int, int], ...] = ()
+    """Numbers and exit statuses of workers that ended before this controller had heard of them."""
     how_over: Literal["finished", "stopped", "failed"] | None = None
     over_reason: str = ""
 
