@@ -1,6 +1,5 @@
 """The Trainer's own state as part of the training state: what a checkpoint, a resume and a new worker need of it."""
 
-import dataclasses
 import json
 import os
 from typing import Any
@@ -35,7 +34,7 @@ class TrainerRecord:
     def state_dict(self) -> dict[str, Any]:
         """The state as text and numbers: equal on all workers, and free of clocks and folders."""
         trainer = self._trainer
-        fields = dataclasses.asdict(trainer.state)
+        fields = dict(vars(trainer.state))
         for name in _OWN:
             fields.pop(name, None)
         fields["log_history"] = [without_clock(entry) for entry in fields["log_history"]]
