@@ -23,6 +23,8 @@ sender = wire.ReportSender(worker.report_fd)
 
 
 agent: ControllerAgent | None = None
+OVER = 2**61
+"""Beyond any generation: what an agent says of forced views once its worker is no member any more."""
 
 
 def join() -> ControllerAgent | None:
@@ -102,8 +104,9 @@ def be_elastic(*, steps: int = 1_000_000, step_s: float = 0.02) -> NoReturn:
             sys.exit(130)
         newest = max(agent.newest_planned, agent.newest_forced())
         if newest > view.generation:
-            view = agent.view(newest)
-            if view.rank_of(worker.worker) is None:
+            is_over = newest > OVER
+            view = view if is_over else agent.view(newest)
+            if is_over or view.rank_of(worker.worker) is None:
                 agent.say_end(how="left")
                 sys.exit(0)
             agent.say_entered(view.generation, step, seconds=0.0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import resumable
-from holdtrue.errors import WorkerLostError
+from holdtrue.errors import CheckpointError, WorkerLostError
 from holdtrue.record import RunRecord, read_run
 from holdtrue.run._core import Core
 from holdtrue.testing import run_in_process
@@ -119,6 +119,19 @@ def test_mappings_agree_undisturbed(name: str, whole, tmp_path, monkeypatch) -> 
     for i, mapping in enumerate(MAPPINGS[name][1:]):
         results = run_script(name, tmp_path / str(i), mapping)
         check_same(tmp_path / str(i), whole[name], results)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOLDTRUE_CHECKPOINT_EVERY", "3")
+    run_script("breaking", tmp_path / "r", "0-1/2-3", ("updated", 7))
+    damaged = sorted((tmp_path / "r" / "checkpoints").iterdir())
+    assert len(damaged) >= 2
+    for checkpoint in damaged:
+        (checkpoint / "model.safetensors").unlink()
+    monkeypatch.setenv("HOLDTRUE_RESUME", "1")
+    with pytest.raises(CheckpointError, match=r"no checkpoint of .* can be used") as caught:
+        run_script("breaking", tmp_path / "r", "0-1/2-3")
+    assert all(f"checkpoint {c.name} is damaged: model.safetensors" in str(caught.value) for c in damaged)
 
 
 def _cases() -> list[object]:

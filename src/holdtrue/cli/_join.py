@@ -9,7 +9,8 @@ import typer
 from holdtrue.errors import UsageError
 from holdtrue.launch import TOKEN_VARIABLE, JobResult, join_job
 
-from ._say import say, say_failures
+from ._run import INTERRUPTED
+from ._say import say, say_error, say_failures
 
 _HELP = (
     "Add a device of this machine to a running job.\n\n"
@@ -99,6 +100,10 @@ def read_token(file: Path | None, env: dict[str, str]) -> str:
 def say_leave(result: JobResult) -> None:
     """Print how the worker ended."""
     say_failures(result.failures, workers=len(result.ends))
+    if result.reason and result.exit_code == 1:
+        say_error(result.reason)
+    elif result.exit_code == INTERRUPTED:
+        say("the job was stopped")
     if result.exit_code == 0:
         say(
             f"left the job after {result.seconds:.0f} s"

@@ -296,7 +296,7 @@ def say_end(result: JobResult, spec: JobSpec, request: RunRequest) -> None:
         digest = [f"digest {result.digest[:16]}"] if result.digest else []
         say(" · ".join([f"done: {steps}", *digest, str(spec.run_dir)]))
         return
-    if result.reason and not result.failures and not is_stopped(result):
+    if result.reason and not is_stopped(result):
         say_error(result.reason)
     if is_stopped(result) or result.checkpoint_step is not None:
         ended = "interrupted" if result.was_interrupted else "stopped" if is_stopped(result) else "failed"

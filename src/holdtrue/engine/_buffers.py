@@ -28,6 +28,9 @@ from ._buffer_rows import PassRows
 
 ADDED_RULES = ("mean", "sum")
 
+PRINT_BYTES = 8
+"""Bytes of a buffer's fingerprint."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
@@ -51,7 +54,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 def _fingerprint(tensor: torch.Tensor) -> str:
     text = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-    return hashlib.blake2b(text + _bytes(tensor), digest_size=8).hexdigest()
+    return hashlib.blake2b(text + _bytes(tensor), digest_size=PRINT_BYTES).hexdigest()
 
 
 class BufferBook:
@@ -278,7 +281,14 @@ class BufferBook:
         """Whether a buffer appeared or changed its shape in a pass on this worker."""
         return bool(self._odd)
 
-    def swap(self, group: Group, mapping: NodeMapping, lowest: int, step: int) -> "Settlement":
+    def swap(
+        self,
+        group: Group,
+        mapping: NodeMapping,
+        lowest: int,
+        step: int,
+        reports: list[dict[str, Any]] | None = None,  # Any: see `_report`
+    ) -> "Settlement":
         """Learn from all workers what the passes of the round did; nothing is changed yet.
 
         Args:
@@ -286,6 +296,7 @@ class BufferBook:
             mapping: Who ran what.
             lowest: Rank of the worker that holds the lowest virtual node with examples.
             step: Index of the step, for messages.
+            reports: Each worker's `pack_report`, unpacked; None to ask for more than that holds.
 
         Raises:
             NumericsError: passes changed a buffer without a rule in unlike ways.
@@ -294,7 +305,10 @@ class BufferBook:
             return self._settle_alone(step)
         per_node = self._swap_per_node(group, step)
         what = f"the buffers of step {step}"
-        reports = [json.loads(r) for r in group.gather_bytes(self._report(), what=what)]
+        if reports is None:
+            reports = [
+                json.loads(r) for r in group.gather_bytes(json.dumps(self._report()).encode(), what=what)
+            ]
         busy = [r for r in reports if r["ran"]]
         odd = sorted({name for r in busy for name in r["odd"]})
         refused = [
@@ -397,7 +411,33 @@ class BufferBook:
             per_node=self._fresh_per_node,
         )
 
-    def _report(self) -> bytes:
+    def pack_report(self) -> bytes:
+        """What passes did to each buffer here, but for buffers that appeared; its length follows from the models alone."""
+        report = self._report()
+        parts = [bytes([report["ran"]])]
+        for changed, family in zip(report["changed"], report["families"], strict=True):
+            parts.append(bytes([changed]))
+            parts += [
+                bytes.fromhex(text.rjust(2 * PRINT_BYTES, "0")) + bytes([unlike]) for text, unlike in family
+            ]
+        return b"".join(parts)
+
+    def unpack_report(self, packed: bytes) -> dict[str, Any]:  # Any: see `_report`
+        """The report of another worker."""
+        rest = memoryview(packed)
+        report: dict[str, Any] = {"ran": bool(rest[0]), "changed": [], "families": [], "odd": {}}
+        at = 1
+        for family in self._families:
+            report["changed"].append(bool(rest[at]))
+            at += 1
+            entries = []
+            for _ in family.members:
+                entries.append((rest[at : at + PRINT_BYTES].hex(), bool(rest[at + PRINT_BYTES])))
+                at += PRINT_BYTES + 1
+            report["families"].append(entries)
+        return report
+
+    def _report(self) -> dict[str, Any]:  # Any: flags, and for each family its members' (fingerprint, unlike)
         """What passes did to each buffer here: its value after the first, and whether later ones differ."""
         families = []
         for f in self._families:
@@ -407,14 +447,12 @@ class BufferBook:
                 _fingerprint(t) if is_altered else "" for t, is_altered in zip(first, altered, strict=True)
             ]
             families.append(list(zip(prints, f.any_in_members(f.unlike), strict=True)))
-        return json.dumps(
-            {
-                "ran": self._passes > 0,
-                "changed": [any(f.any_in_members(f.changed)) for f in self._families],
-                "families": families,
-                "odd": {n: _fingerprint(t) if alike else None for n, (t, alike) in self._odd.items()},
-            }
-        ).encode()
+        return {
+            "ran": self._passes > 0,
+            "changed": [any(f.any_in_members(f.changed)) for f in self._families],
+            "families": families,
+            "odd": {n: _fingerprint(t) if alike else None for n, (t, alike) in self._odd.items()},
+        }
 
     def _own_values(self, is_lowest: bool) -> dict[str, torch.Tensor]:
         """This worker's values that others may need; no two share memory, which safetensors would refuse."""

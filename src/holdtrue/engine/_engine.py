@@ -358,8 +358,9 @@ class Engine:
         elif not work.nodes:
             reduce.push_last([None] * len(self._taker.parameters))
         present = reduce.present()
+        self._start_sums()
         reduced = reduce.finish()
-        sums = self._finish_sums()
+        sums = [] if self._sums is None else self._sums.finish()
         # Gathers from here on, each entered when all before it is complete: the last one closes the round, and who
         # has completed it knows that nobody lacks anything else.
         ledger = self._swap_ledger(work, present, notice)
@@ -460,8 +461,11 @@ class Engine:
             return ledger
         held = self.mapping.held
         message = ledger.pack(notice, held[self.group.rank], max(map(len, held)))
-        messages = self.group.gather_fixed(message, what=f"the losses of step {work.step}")
-        return Ledger.merge(messages, held, len(ledger.present))
+        report = self.buffers.pack_report()
+        messages = self.group.gather_fixed(report + message, what=f"the losses of step {work.step}")
+        merged = Ledger.merge([m[len(report) :] for m in messages], held, len(ledger.present))
+        merged.reports = [m[: len(report)] for m in messages]
+        return merged
 
     def _swap_totals(self, work: _Round, ledger: Ledger) -> dict[str, float]:
         if not ledger.flags & FLAG_TOTALS:
@@ -471,18 +475,20 @@ class Engine:
         merged = merge_totals([json.loads(part) for part in sent])
         return {name: self._add_up(merged[name]) for name in sorted(merged)}
 
-    def _finish_sums(self) -> Sequence[torch.Tensor | None]:
+    def _start_sums(self) -> None:
+        """Send the sums of buffers behind the gradients, so that both are on their way together."""
         self._push_sums(self.buffers.work_off())
-        if self._sums is None:
-            return []
-        self._sums.push_rest()
-        return self._sums.finish()
+        if self._sums is not None:
+            self._sums.push_rest()
 
     def _swap_buffers(self, work: _Round, ledger: Ledger) -> Settlement | None:
         if not self.buffers.has_families and not ledger.flags & FLAG_ODD_BUFFERS:
             return None
         first = next(v for v, n in enumerate(work.counts) if n)
-        return self.buffers.swap(self.group, self.mapping, self.mapping.worker_of(first), work.step)
+        reports = None
+        if ledger.reports and not ledger.flags & FLAG_ODD_BUFFERS:
+            reports = [self.buffers.unpack_report(packed) for packed in ledger.reports]
+        return self.buffers.swap(self.group, self.mapping, self.mapping.worker_of(first), work.step, reports)
 
     def update(self, optimizers: Sequence[Optimizer], max_grad_norm: float | None) -> float | None:
         """Clip and apply the reduced gradient: local, the same on every worker.

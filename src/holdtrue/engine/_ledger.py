@@ -39,6 +39,8 @@ class Ledger:
     present: list[bool] = field(default_factory=list)
     flags: int = 0
     notices: list[bytes] = field(default_factory=list)
+    reports: list[bytes] = field(default_factory=list)
+    """What each worker's passes did to the buffers, by rank: `BufferBook.pack_report`."""
 
     def pack(self, notice: bytes, held: Sequence[int], slots: int) -> bytes:
         """This worker's message; `slots` is the largest number of virtual nodes that a worker holds."""

@@ -11,13 +11,14 @@ from typing import final
 
 from holdtrue.elastic import ControlClient, HostLink
 from holdtrue.errors import HoldtrueError
+from holdtrue.wire import Finish
 
 from ._controller import ControllerProcess
 from ._describe import describe_job, description_to_json
 from ._devices import assign_devices, count_devices, count_slots
 from ._host import Host, Starter
 from ._job import JobResult, JobSpec
-from ._judge import INTERRUPTED, judge_elastic_job
+from ._judge import INTERRUPTED, fails_elastic_job, judge_elastic_job
 from ._launch import INTERRUPT_NOTE, check_start, cuda_devices_of, life_pipe
 from ._lookout import Group, Lookout
 from ._observer import JobObserver
@@ -186,7 +187,7 @@ class _ElasticJob:
         found = self._host.crew.result(verdict, was_interrupted=was_interrupted, seconds=seconds)
         result = replace(
             found,
-            reason=finish.reason if finish is not None else None,
+            reason=reason_of(finish, found),
             generation=self._group.generation if self._group is not None else None,
         )
         self._registration.end(
@@ -225,6 +226,13 @@ class _ElasticJob:
         client = ControlClient(url=self._url, token=self._tokens["admin"], timeout_s=_ASK_WAIT_S)
         with suppress(HoldtrueError):  # without it the workers' own SIGTERM must do
             client.stop("the launcher was interrupted")
+
+
+def reason_of(finish: Finish | None, result: JobResult) -> str | None:
+    """What the controller said of the end, where the workers here do not say it themselves. Pure."""
+    if finish is None or any(fails_elastic_job(end, was_interrupted=False) for end in result.ends):
+        return None
+    return finish.reason
 
 
 def describe_settings(spec: JobSpec) -> dict[str, object]:

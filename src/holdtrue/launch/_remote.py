@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from holdtrue.errors import GroupError, UsageError
 
 from ._describe import description_from_json, spec_for_host
 from ._devices import assign_devices
+from ._elastic import reason_of
 from ._host import Host, Starter
 from ._job import JobResult, JobSpec
 from ._judge import HowOver, judge_elastic_job
@@ -136,7 +138,8 @@ class _Guest:
             was_interrupted=False,
             how_over="finished" if stop.interrupts == 1 else self._how_over(),
         )
-        return crew.result(verdict, was_interrupted=stop.interrupts > 1, seconds=seconds)
+        found = crew.result(verdict, was_interrupted=stop.interrupts > 1, seconds=seconds)
+        return replace(found, reason=reason_of(self._host.finish, found))
 
     def _how_over(self) -> HowOver | None:
         if self._host.finish is not None:

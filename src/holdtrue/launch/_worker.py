@@ -242,6 +242,7 @@ def worker_variables(
         "MKL_NUM_THREADS": str(spec.threads),
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "PYTHONHASHSEED": "0",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # that a store died with its worker is no news
     }
     if is_loopback(environment.store_host):
         pinned["GLOO_SOCKET_IFNAME"] = "lo"

@@ -40,7 +40,8 @@ class RunDirectory:
         self.path = path
         self.resumed = False
         self.notes = ()
-        self._generation = generation
+        self.generation = generation
+        """Membership of the writer; it is written into every line."""
         self._now = now
         self._lock: int | None = lock
         self._files: dict[str, LineFile] = {}
@@ -133,7 +134,7 @@ class RunDirectory:
             OSError: the disk refuses.
         """
         record = StepRecord(
-            step=step, epoch=epoch, loss=loss, seconds=seconds, generation=self._generation, digest=digest
+            step=step, epoch=epoch, loss=loss, seconds=seconds, generation=self.generation, digest=digest
         )
         self._append("steps", record.to_dict())
 
@@ -161,7 +162,7 @@ class RunDirectory:
                 "reason": reason,
                 "details": details or {},
                 "time_s": self._now(),
-                "generation": self._generation,
+                "generation": self.generation,
             },
         )
 

@@ -305,9 +305,12 @@ class OrderedReduce:
             self.offer(b, {s.parameter: gradients[s.parameter] for s in self._layout.buckets[b].segments})
 
     def push_rest(self) -> None:
-        """Say that all passes were given to `push`, and send everything: the end of a reduction that is not eager."""
+        """Say that all passes were given to `push`, and send everything: the end of a reduction that is not eager.
+
+        A second call does nothing.
+        """
         self._accumulator.push_rest()
-        if not self._exchanges:
+        if not self._exchanges or self._is_written:
             return
         self._is_written = True
         stack = self._accumulator.stack

@@ -237,6 +237,8 @@ class TorchGroup(Group):
 
     def spread(self, flat: torch.Tensor, bounds: Sequence[int], *, what: str) -> Pending:
         """See `Group.spread`. A broadcast by each owner: uneven all-gathers do not exist in gloo, and padding is slower."""
+        if self.world_size == 2:
+            return self._swap_halves(flat, bounds[1], what)
         works = []
         for owner in range(self.world_size):
             if bounds[owner] < bounds[owner + 1]:
@@ -247,6 +249,16 @@ class TorchGroup(Group):
                         self._groups["spread"].broadcast([flat[bounds[owner] : bounds[owner + 1]]], options)
                     )
         return Works(self, works, (flat,), what)
+
+    def _swap_halves(self, flat: torch.Tensor, middle: int, what: str) -> Pending:
+        """`spread` for two workers: one collective in place of two broadcasts."""
+        halves = flat[:middle], flat[middle:]
+        own, other = halves[self.rank], halves[1 - self.rank]
+        sent, received = [0, 0], [0, 0]
+        sent[1 - self.rank], received[1 - self.rank] = own.numel(), other.numel()
+        with self._translated(what):
+            work = self._groups["spread"].alltoall_base(other, own, received, sent, dist.AllToAllOptions())
+        return Works(self, [work], (flat,), what)
 
     def close(self) -> None:
         """Leave: connections are closed; a peer that waits for this worker is told at once."""

@@ -235,6 +235,8 @@ class Core:
             self._open_directory()
         elif self.outlet.is_main and not was_main:
             self._take_over_directory(view)
+        if self.outlet.directory is not None:
+            self.outlet.directory.generation = view.generation
         seconds = time.monotonic() - since_s
         if not is_founding or self.elastic.agent.is_joiner:
             self._record_view(view, seconds)

@@ -45,11 +45,20 @@ class Keeper:
         """Whether the call that is resumed was left by break: it has no more steps."""
 
     def find(self) -> None:
-        """Read the newest whole checkpoint, if the run is to resume."""
+        """Read the newest whole checkpoint, if the run is to resume.
+
+        Raises:
+            CheckpointError: there are checkpoints and none of them is whole; the message names each.
+        """
         core = self._core
         if not core.settings.resume or core.settings.run_dir is None:
             return
         found, refused = newest_checkpoint(core.settings.run_dir)
+        if found is None and refused:
+            raise CheckpointError(
+                f"no checkpoint of {core.settings.run_dir} can be used: {'. '.join(refused)}. A run that is to resume does not "
+                f"begin anew by itself: put an undamaged checkpoint back, or start again in another run directory."
+            )
         core.outlet.notes(refused)
         if found is None:
             core.outlet.say(

@@ -1,6 +1,7 @@
 """One `run.steps` call: steps, and what each boundary between them asks for."""
 
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -168,7 +169,9 @@ class Loop:
             is_left = False
         finally:
             core.open_step = None
-            if not core.has_failed and not step.has_failed:
+            # A loop that is still open when the interpreter ends is closed by its last garbage collection, and torch
+            # aborts the process if a tensor is used there.
+            if not core.has_failed and not step.has_failed and not sys.is_finalizing():
                 self._end_step(step, time.perf_counter() - started, is_left=is_left)
         if not is_left:
             core.settle()
