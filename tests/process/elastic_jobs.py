@@ -119,9 +119,23 @@ def members_of(facts: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(ranked, key=lambda worker: worker["rank"])
 
 
-def start_job(folder: Path, script: str, *options: str, name: str) -> ElasticJob:
+def start_job(
+    folder: Path, script: str, *options: str, name: str, arguments: tuple[str, ...] = ()
+) -> ElasticJob:
     """Start `holdtrue run` in a process of its own."""
-    command = [HOLDTRUE, "run", "--device", "cpu", "--name", name, "--run-dir", "run", *options, script]
+    command = [
+        HOLDTRUE,
+        "run",
+        "--device",
+        "cpu",
+        "--name",
+        name,
+        "--run-dir",
+        "run",
+        *options,
+        script,
+        *arguments,
+    ]
     return ElasticJob(folder=folder, process=_begin(command, folder), name=name)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdtrue.cli import main
-from holdtrue.cli._options import choose_workers, settings_in_force
+from holdtrue.cli._options import ONE_WORKER, choose_workers, read_worker_range, settings_in_force
 from holdtrue.cli._progress import Progress, describe_progress
 from holdtrue.cli._run import RunRequest, resume_command, spec_of
 from holdtrue.cli._say import describe_failure
@@ -39,10 +39,10 @@ def request(**changes: object) -> RunRequest:
     values = {
         "script": "train.py",
         "arguments": (),
-        "workers": 1,
+        "workers": ONE_WORKER,
         "mapping": None,
         "settings": {},
-        "name": "train",
+        "name": None,
         "run_dir": None,
         "resume": False,
     }
@@ -75,9 +75,9 @@ def test_the_version_is_told(capsys) -> None:
         (["run", "--colour", "red", "t.py"], "No such option: --colour"),
         (["run"], "Missing argument"),
         (["go"], "No such command 'go'"),
-        (["run", "--workers", "2:4", "t.py"], "'2:4' is not a whole number"),
+        (["run", "--workers", "4:2", "t.py"], "'4:2' is not MIN:MAX"),
         (["run", "--timeout", "soon", "t.py"], "'soon' is not a number"),
-        (["run", "--devices", "cpu:2", "t.py"], "No such option: --devices"),
+        (["run", "--device-list", "cpu:2", "t.py"], "No such option: --device-list"),
         (["run", "--device", "tpu", "t.py"], "--device is 'tpu'; the choices are cpu, cuda, auto."),
         (
             ["run", "--numerics", "exakt", "t.py"],
@@ -127,9 +127,10 @@ def test_help_is_quick_since_it_loads_no_torch() -> None:
 
 
 def test_workers_come_from_the_mapping_unless_named() -> None:
-    assert choose_workers(None, "0-7/8-11/12-15", None) == 3
-    assert choose_workers(2, "0-1,3/2", 4) == 2
-    assert choose_workers(4, None, None) == 4
+    assert choose_workers(None, "0-7/8-11/12-15", None).start == 3
+    assert choose_workers(read_worker_range("2"), "0-1,3/2", 4).start == 2
+    assert choose_workers(read_worker_range("4"), None, None).start == 4
+    assert choose_workers(read_worker_range("2:4"), None, None).choose_start(3) == 3
     with pytest.raises(MappingError):
         choose_workers(None, "0/0", None)
 
@@ -185,7 +186,10 @@ def test_a_folder_in_the_environment_counts_as_named(tmp_path) -> None:
 
 def test_the_way_to_go_on_repeats_what_was_given() -> None:
     asked = request(
-        workers=2, settings={"seed": 3, "timeout_s": 5.0}, arguments=("--out", "a b"), name="mine"
+        workers=read_worker_range("2"),
+        settings={"seed": 3, "timeout_s": 5.0},
+        arguments=("--out", "a b"),
+        name="mine",
     )
     assert resume_command(asked, Path("runs/mine-1")) == (
         "holdtrue run --resume --run-dir runs/mine-1 --name mine --workers 2 --seed 3 --timeout 5.0 "

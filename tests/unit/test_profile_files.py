@@ -58,7 +58,7 @@ def test_a_profile_is_read_back_equal(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
 
 
-@settings(derandomize=True)
+@settings(derandomize=True, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(1, 10**6), st.floats(1e-9, 1e9), st.none() | st.integers(0, 2**50)), min_size=1

@@ -7,6 +7,7 @@ from holdtrue.mapping import even_mapping
 from holdtrue.plan import Plan
 from holdtrue.profile import DeviceProfile, PassPoint, Profile
 from holdtrue.solve import (
+    aligned_mapping,
     candidate_virtual_nodes,
     parse_devices,
     parse_memory,
@@ -77,6 +78,21 @@ def test_a_device_that_cannot_hold_one_pass_is_a_standby() -> None:
     (idle,) = found.idle
     assert (idle.kind, idle.count, idle.standby) == ("small", 2, True)
     assert "a pass of 8 with its exchange needs 3.0 GiB, and it has 2.0 GiB" in idle.reason
+
+
+def test_what_the_slowest_worker_does_after_all_others_it_does_with_the_host_to_itself() -> None:
+    device = make_device("cpu", {8: 1.0}, fixed_s=0.5, lone_factor=0.8)
+    profile, plan = make_profile(device), Plan(virtual_nodes=8, global_batch_size=64)
+    two = parse_devices("cpu:2")
+    # Both at work until the worker of 2 is done at 2.5, then 4 passes at 0.8.
+    uneven = predict_step(profile, two, plan, aligned_mapping(8, (6, 2)))
+    assert uneven.step_s == pytest.approx(2.5 + 4 * 0.8)
+    assert predict_step(profile, two, plan, even_mapping(8, 2)).step_s == 4.5
+    alone = solve(profile, parse_devices("cpu:1"), plan)
+    assert alone.step_s == pytest.approx(0.5 + 8 * 0.8)
+    # Two are chosen only where they beat one that has the host to itself.
+    slow_link = make_device("cpu", {8: 1.0}, lone_factor=0.4, exchange_latency_s=0.1)
+    assert len(solve(make_profile(slow_link), two, plan).prediction.busy) == 1
 
 
 def test_waiting_gradients_bound_the_virtual_nodes_of_a_device() -> None:

@@ -21,6 +21,7 @@ COMMANDS = (
     "_join",
     "_verify",
     "_compare",
+    "_profile",
     "_plan",
     "_simulate",
     "_predict",

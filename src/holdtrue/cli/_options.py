@@ -123,6 +123,52 @@ Script = Annotated[
 Arguments = Annotated[
     list[str] | None, typer.Argument(metavar="ARGS", help="Arguments of the script.", show_default=False)
 ]
+
+
+AUTO = "auto"
+
+
+def read_virtual_nodes(text: str | None) -> int | None:
+    """V, for the option of `holdtrue run`; None where it is `auto`, or not given."""
+    return None if text in (None, AUTO) else read_whole_number(text or "")
+
+
+VirtualNodesOrAuto = Annotated[
+    str | None,
+    typer.Option(
+        "--virtual-nodes",
+        metavar="V",
+        help="Slices of every global batch; auto takes the solver's number, with --profile.",
+        rich_help_panel=_PLAN,
+    ),
+]
+DeviceList = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        metavar="KIND:N,...",
+        help="Devices of one kind, one worker each, such as cpu:4.",
+        rich_help_panel=_PLACE,
+    ),
+]
+Profiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--profile",
+        metavar="FILE",
+        help="Measured passes: the mapping is then the solver's. See `holdtrue profile`.",
+        rich_help_panel=_PLACE,
+    ),
+]
+Memory = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--memory",
+        metavar="KIND=SIZE,...",
+        help="Memory a worker may use, such as cpu=2GiB. [dim]default: the profile's[/dim]",
+        rich_help_panel=_PLACE,
+    ),
+]
 VirtualNodes = Annotated[
     int | None,
     typer.Option(

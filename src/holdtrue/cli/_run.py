@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, final
@@ -25,6 +25,7 @@ from holdtrue.wire import Setting
 
 from . import _options as options
 from ._say import say, say_error, say_failures
+from ._start import begin_at, format_devices
 
 INTERRUPTED = 130
 """Exit code of a job that was asked to end."""
@@ -81,6 +82,9 @@ def run(
         ),
     ] = None,
     device: options.Device = None,
+    devices: options.DeviceList = None,
+    profile: options.Profiles = None,
+    memory: options.Memory = None,
     threads: options.Threads = None,
     mapping: Annotated[
         str | None,
@@ -91,7 +95,7 @@ def run(
             rich_help_panel="Devices",
         ),
     ] = None,
-    virtual_nodes: options.VirtualNodes = None,
+    virtual_nodes: options.VirtualNodesOrAuto = None,
     global_batch_size: options.GlobalBatchSize = None,
     seed: options.Seed = None,
     numerics: options.Numerics = None,
@@ -157,8 +161,9 @@ def run(
     config: options.Config = None,
 ) -> None:
     """`holdtrue run`; `_HELP` says what it does."""
+    nodes = options.read_virtual_nodes(virtual_nodes)
     overrides = options.Overrides(
-        virtual_nodes=virtual_nodes,
+        virtual_nodes=nodes,
         global_batch_size=global_batch_size,
         seed=seed,
         numerics=numerics,
@@ -173,14 +178,32 @@ def run(
         "keep_checkpoints": keep_checkpoints,
         "digest_every": digest_every,
     }
+    given = overrides.settings() | check_cadence(cadence)
+    start = begin_at(
+        devices,
+        profile,
+        memory,
+        is_auto=virtual_nodes == options.AUTO,
+        device=device,
+        workers=None if workers is None else workers.start,
+        mapping=mapping,
+        given=given,
+    )
+    if start is not None:
+        mapping = start.mapping or mapping
+        workers = replace(workers or options.ONE_WORKER, start=len(start.devices))
+        nodes = start.virtual_nodes or nodes
+        given = given | start.settings()
     request = RunRequest(
         script=script,
         arguments=tuple(arguments or ()),
-        workers=options.choose_workers(workers, mapping, virtual_nodes),
+        workers=options.choose_workers(workers, mapping, nodes),
         mapping=mapping,
+        devices=start.devices if start is not None else None,
+        expected=start.expected if start is not None else None,
         restarts=options.check_not_negative("--restart", restart),
         listen=listen,
-        settings=overrides.settings() | check_cadence(cadence),
+        settings=given,
         name=check_name(name) if name is not None else None,
         run_dir=run_dir,
         resume=resume,
@@ -214,6 +237,10 @@ class RunRequest:
     mapping: str | None
     settings: dict[str, Setting]
     """Given settings, the run directory and `resume` left out."""
+    devices: tuple[str, ...] | None = None
+    """The device of each worker; None assigns those of `--device`."""
+    expected: str | None = None
+    """What the profile of the mapping was measured with."""
     name: str | None
     """None for the script's, made unique."""
     run_dir: Path | None
@@ -282,8 +309,10 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
         mapping=request.mapping,
         device=device,
         threads=threads,
+        devices=request.devices,
         group_timeout_s=timeout_s,
-        settings={**request.settings, "run_dir": str(folder), "resume": resume},
+        settings={**request.settings, "run_dir": str(folder), "resume": resume}
+        | ({"expected": request.expected} if request.expected else {}),
         interrupt_wait_s=timeout_s,
     )
 
@@ -323,7 +352,9 @@ def resume_command(request: RunRequest, run_dir: Path) -> str:
         words += ["--name", request.name]
     if request.mapping is not None:
         words += ["--mapping", request.mapping]
-    elif request.workers != options.ONE_WORKER:
+    if request.devices is not None:
+        words += ["--devices", format_devices(request.devices)]
+    elif request.mapping is None and request.workers != options.ONE_WORKER:
         words += ["--workers", str(request.workers)]
     if request.restarts:
         words += ["--restart", str(request.restarts)]

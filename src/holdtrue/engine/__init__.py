@@ -14,6 +14,7 @@ from ._memory import keep_freed_memory
 from ._numerics import apply_numerics, specialise_compiled_shapes
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams, export_user_streams, import_user_streams
+from ._timing import CudaTimer, HostTimer, PassTimer, timed_by
 from ._transfer import (
     StateText,
     bytes_to_state,
@@ -26,10 +27,13 @@ from ._transfer import (
 __all__ = [
     "NOTICE_BYTES",
     "Checkpoint",
+    "CudaTimer",
     "Engine",
+    "HostTimer",
     "Optimizer",
     "OrderFunction",
     "PassStreams",
+    "PassTimer",
     "RoundResult",
     "StateText",
     "TrainingState",
@@ -47,6 +51,7 @@ __all__ = [
     "read_state_text",
     "specialise_compiled_shapes",
     "state_to_bytes",
+    "timed_by",
     "write_checkpoint",
     "write_state_text",
 ]

@@ -30,6 +30,7 @@ from ._gradients import AccumulationWatch, BackwardOverlap, GradientTaker, Leaf
 from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams
+from ._timing import make_timer
 
 OrderFunction = Callable[[Mapping], Tree]
 
@@ -127,6 +128,7 @@ class Engine:
         """Order of the present round."""
         self._overlaps = overlap and group.overlaps and group.device.type == device.type
         self.streams = PassStreams(device)
+        self.timer = make_timer(device, group)
         self.buffers = BufferBook(state.named_models(), plan.buffers)
         self._may_shorten = overlap
         self._taker = GradientTaker([])
@@ -190,6 +192,7 @@ class Engine:
         self._sums = self._reduce_of_sums(tree)
         if not self.round.nodes:
             self._reduce.open_last(None)
+        self.timer.begin(step, len(self.round.nodes))
 
     def _reduce_of_sums(self, tree: Tree) -> OrderedReduce | None:
         """The second reduction of a round, in float64, for buffers that are added over virtual nodes."""
@@ -352,6 +355,7 @@ class Engine:
             Until all workers have finished their passes, at most the group's time-out.
         """
         work, reduce = self._round(), self._reduce_now()
+        self.timer.end()
         self.streams.restore()
         if work.continues:
             reduce.push_rest()

@@ -10,7 +10,7 @@ can be called, as `holdtrue.launch(main, workers=2)`, since the function and the
 import sys
 from types import ModuleType
 
-from ._devices import count_devices
+from ._devices import count_cuda_devices, count_devices, torch_has_cuda
 from ._elastic import launch_elastic_job
 from ._job import DEVICES, Failure, JobResult, JobSpec, WorkerEnd
 from ._launch import launch_job
@@ -34,6 +34,7 @@ __all__ = [
     "Stream",
     "WorkerEnd",
     "check_name",
+    "count_cuda_devices",
     "count_devices",
     "find_job",
     "jobs_folder",
@@ -45,6 +46,7 @@ __all__ = [
     "name_of_script",
     "new_run_dir",
     "newest_run_dir",
+    "torch_has_cuda",
 ]
 
 

@@ -48,6 +48,8 @@ class JobSpec:
     """Text form of the mapping; None for the even one."""
     device: str = "auto"
     """`cpu`, `cuda` or `auto`."""
+    devices: tuple[str, ...] | None = None
+    """The device of each worker, by rank, such as `cpu` or `cuda:0`; None assigns those of `device`."""
     threads: int = 1
     """Intra-op threads of each worker."""
     settings: Mapping[str, Setting] = field(default_factory=lambda: MappingProxyType({}))

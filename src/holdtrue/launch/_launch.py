@@ -43,7 +43,7 @@ def launch_job(spec: JobSpec, observer: JobObserver) -> JobResult:
         boundary, for at most `spec.interrupt_wait_s`; the second kills them.
     """
     check_start(spec)
-    devices = assign_devices(spec.device, spec.workers, cuda_devices_of(spec))
+    devices = spec.devices or assign_devices(spec.device, spec.workers, cuda_devices_of(spec))
     (spec.run_dir / "logs").mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
     with ExitStack() as stack:

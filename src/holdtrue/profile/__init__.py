@@ -6,19 +6,26 @@
 Reading and checking only, no torch: whoever measures builds a `Profile` and calls `write_profile`.
 """
 
+from ._assemble import TRIAL_PASSES, DeviceFacts, Trial, assemble_device, fit_exchange, sizes_of_interest
 from ._check import check_profile
 from ._file import PROFILE_VERSION, format_profile, merge_profiles, parse_profile, read_profile, write_profile
 from ._profile import DeviceProfile, PassPoint, Profile
 
 __all__ = [
     "PROFILE_VERSION",
+    "TRIAL_PASSES",
+    "DeviceFacts",
     "DeviceProfile",
     "PassPoint",
     "Profile",
+    "Trial",
+    "assemble_device",
     "check_profile",
+    "fit_exchange",
     "format_profile",
     "merge_profiles",
     "parse_profile",
     "read_profile",
+    "sizes_of_interest",
     "write_profile",
 ]

@@ -20,6 +20,8 @@ _PROFILE_KEYS = {
     "model!": ("", (dict,)),
     "numerics": ("numerics", (str,)),
     "gradient_bytes": ("gradient_bytes", (int,)),
+    "virtual_nodes": ("virtual_nodes", (int, type(None))),
+    "global_batch_size": ("global_batch_size", (int, type(None))),
     "devices!": ("", (dict,)),
 }
 _MODEL_KEYS = {"name!": ("model_name", (str,)), "hash": ("model_hash", (str, type(None)))}
@@ -30,6 +32,7 @@ _DEVICE_KEYS = {
     "date!": ("date", (str,)),
     "memory_bytes": ("memory_bytes", (int, type(None))),
     "fixed_seconds": ("fixed_s", (int, float)),
+    "lone_factor": ("lone_factor", (int, float)),
     "exchange_bytes_per_second": ("exchange_bytes_per_s", (int, float, type(None))),
     "exchange_latency_seconds": ("exchange_latency_s", (int, float)),
     "points!": ("", (list,)),
@@ -38,6 +41,7 @@ _POINT_KEYS = {
     "batch!": ("batch_size", (int,)),
     "seconds!": ("seconds", (int, float)),
     "peak_bytes": ("peak_bytes", (int, type(None))),
+    "spread": ("spread", (int, float)),
 }
 _Keys = Mapping[str, tuple[str, tuple[type, ...]]]
 
@@ -173,7 +177,14 @@ def merge_profiles(profiles: Sequence[Profile]) -> Profile:
     """
     first = profiles[0]
     for other in profiles[1:]:
-        for what in ("model_name", "model_hash", "numerics", "gradient_bytes"):
+        for what in (
+            "model_name",
+            "model_hash",
+            "numerics",
+            "gradient_bytes",
+            "virtual_nodes",
+            "global_batch_size",
+        ):
             mine, theirs = getattr(first, what), getattr(other, what)
             if mine != theirs:
                 raise UsageError(
@@ -186,5 +197,7 @@ def merge_profiles(profiles: Sequence[Profile]) -> Profile:
         model_hash=first.model_hash,
         numerics=first.numerics,
         gradient_bytes=first.gradient_bytes,
+        virtual_nodes=first.virtual_nodes,
+        global_batch_size=first.global_batch_size,
         devices=tuple(device for profile in profiles for device in profile.devices),
     )

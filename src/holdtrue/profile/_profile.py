@@ -26,6 +26,8 @@ class PassPoint:
     """Forward and backward, in seconds, more than 0."""
     peak_bytes: int | None = None
     """Peak memory: weights, optimizer state, one set of gradients, activations; None if unknown."""
+    spread: float = 0.0
+    """Most minus least seconds of the repeats, over their median; 0 if unknown."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -37,6 +39,11 @@ class PassPoint:
                 f"the point of batch size {self.batch_size} has {self.seconds} seconds; a pass takes a "
                 f"positive, finite "
                 f"time. Measure it again."
+            )
+        if not 0.0 <= self.spread < math.inf:
+            raise UsageError(
+                f"the point of batch size {self.batch_size} has a spread of {self.spread}; it is 0 or more. "
+                f"Correct it, or leave it out."
             )
         if self.peak_bytes is not None and self.peak_bytes < 0:
             raise UsageError(
@@ -77,6 +84,8 @@ class DeviceProfile:
     """Intra-op threads of the worker."""
     fixed_s: float = 0.0
     """Seconds of a step that do not depend on the number of passes: reading, update, bookkeeping."""
+    lone_factor: float = 1.0
+    """Seconds of a pass while no other device is at work, over those of the points: below 1 where devices share a host."""
     memory_bytes: int | None = None
     """Memory that a worker may use on the device; None for no limit."""
     exchange_bytes_per_s: float | None = None
@@ -101,6 +110,8 @@ class DeviceProfile:
                 raise UsageError(
                     f"{name} of {self.kind} is {getattr(self, name)}; it is 0 or more seconds. Correct it."
                 )
+        if not 0.0 < self.lone_factor < math.inf:
+            raise UsageError(f"lone_factor of {self.kind} is {self.lone_factor}; it is above 0. Correct it.")
         speed = self.exchange_bytes_per_s
         if speed is not None and not 0.0 < speed < math.inf:
             raise UsageError(
@@ -156,6 +167,10 @@ class Profile:
     """Level of numerics at which passes were measured."""
     gradient_bytes: int = 0
     """Bytes of one contribution: all gradients once, in float32; 0 charges nothing for them."""
+    virtual_nodes: int | None = None
+    """V of the plan that the script had when it was measured; None if unknown."""
+    global_batch_size: int | None = None
+    """B of that plan; None if unknown."""
 
     def __post_init__(self) -> None:
         kinds = [device.kind for device in self.devices]

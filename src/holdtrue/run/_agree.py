@@ -13,6 +13,7 @@ from ._calls import Announcement, Call, check_announcements
 from ._core import Core
 from ._edge import EXIT_INTERRUPTED
 from ._elastic import gather_anew
+from ._expected import check_expected
 from ._notice import Notice
 
 KINDS = ("weights", "buffers", "optimizer", "scheduler", "scaler", "registered", "position")
@@ -33,6 +34,7 @@ def agree_on_call(core: Core, call: Call) -> None:
     digest = ""
     entries: dict[str, str] = {}
     if call.kind == "steps" and not core.has_started:
+        check_expected(core)
         digest, entries = core.state.digest(position.digested)
         if core.settings.digest_every == 1 and position.step == 0:
             core.outlet.digests(DigestRecord(step=-1, digest=digest, entries=entries))

@@ -11,7 +11,7 @@ import traceback
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
-from holdtrue.errors import HoldtrueError, UsageError
+from holdtrue.errors import ExpelledError, HoldtrueError, JobOverError, UsageError
 from holdtrue.wire import (
     ORPHAN_WAIT_S,
     FailedReport,
@@ -146,6 +146,8 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
     if isinstance(error, KeyboardInterrupt):
         sys.stderr.write("holdtrue: interrupted.\n")
         _leave(EXIT_INTERRUPTED)
+    if isinstance(error, ExpelledError | JobOverError):
+        _end_outside(error)
     where = run.describe_pass() if run is not None else ""
     is_ours = isinstance(error, HoldtrueError)
     # First, so that the launcher knows what the words that follow on stderr are.
@@ -169,6 +171,15 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
     sys.stderr.flush()
     # Not by the interpreter's own end: it would wait for threads and collectives that wait for others.
     _leave(EXIT_USAGE if is_ours and isinstance(error, ValueError) else EXIT_FAILED)
+
+
+def _end_outside(error: ExpelledError | JobOverError) -> NoReturn:
+    """End a worker that is no member of its job: no failure of the job, and nothing of its own is written any more."""
+    if _present is not None:
+        _present.has_failed = True
+        _present.outlet.close()
+    sys.stderr.write(f"holdtrue: {error}\n")
+    _leave(0 if isinstance(error, JobOverError) else EXIT_FAILED)
 
 
 def _tell_failure(kind: type[BaseException], sentence: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from holdtrue.data import Source
 from holdtrue.elastic import Agent, ControllerAgent
 from holdtrue.errors import UsageError, WaitTimeoutError
 from holdtrue.mapping import Mapping, even_mapping, parse_mapping
@@ -47,6 +48,8 @@ class Membership:
     """Gives what forms the groups of views, where there is an agent."""
     in_process: bool = False
     """Whether other workers live in this process, as threads."""
+    adapt_source: Callable[[Any, Source], Source] | None = None  # Any: the run's core
+    """Sees the run and its data before the first step, and may change the data: for `holdtrue profile`."""
 
     def mapping_of(self, plan: Plan) -> Mapping:
         """The mapping in force.
@@ -266,6 +269,41 @@ def _group_on(
     return GlooGroup(
         store, rank=rank, world_size=world_size, timeout_s=settings.timeout_s, name=name, hostname=hostname
     )
+
+
+class LaunchedStore:
+    """The store of workers that the launcher started, kept open over several groups: for `holdtrue profile`."""
+
+    def __init__(self, worker: WorkerEnvironment) -> None:
+        assert worker.rank is not None, "a fixed group has ranks"
+        assert worker.world_size is not None, "a fixed group has ranks"
+        self._worker, self._rank, self._world_size = worker, worker.rank, worker.world_size
+        self._store: Any = None
+
+    def _open(self) -> Any:
+        if self._store is None:
+            worker = self._worker
+            self._store = _open_store(
+                worker.store_host,
+                worker.store_port,
+                self._world_size,
+                is_host=self._rank == 0,
+                fd=worker.store_fd,
+                settings=Settings(),
+            )
+        return self._store
+
+    def group(self, generation: int, device: torch.device, settings: Settings) -> Group:
+        """The group of one generation; blocks until all its workers have joined, at most the time-out."""
+        return _group_on(self._open(), self._rank, self._world_size, generation, device, settings)
+
+    def say(self, key: str, text: str) -> None:
+        """Leave word for the other workers."""
+        self._open().set(key, text)
+
+    def hear(self, key: str) -> str:
+        """What a worker said; blocks until it has, at most the time-out."""
+        return str(self._open().get(key).decode())
 
 
 def _own_address(host: str) -> str:

@@ -223,6 +223,8 @@ class Run:
             return iter(())
         core.state.check_complete()
         opened = self._open(source, collate_fn, num_workers, shuffle)
+        if core.membership.adapt_source is not None:
+            opened = core.membership.adapt_source(core, opened)
         feed: Feed
         if isinstance(opened, IterableSource):
             if first_step:

@@ -3,6 +3,7 @@
 Precedence: command line > environment (HOLDTRUE_*) > --config file > script.
 """
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -51,6 +52,8 @@ class Settings:
     """`cpu`, `cuda` or `auto`: cuda where there is one."""
     overlap: bool = True
     """Whether the exchange overlaps with the last backward."""
+    expected: str = ""
+    """What the profile that the mapping came from was measured with, as JSON; empty where there is none."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each value that is not the default came from."""
 
@@ -121,9 +124,23 @@ def resolve_settings(
         buffers=tuple((merged["buffers"] or {}).items()),
     )
     names = {f.name for f in fields(Settings)} - {"origins"}
-    return plan, Settings(
-        **{n: v for n, v in merged.items() if n in names and v is not None}, origins=origins
-    )
+    settings = Settings(**{n: v for n, v in merged.items() if n in names and v is not None}, origins=origins)
+    _check_script_plan(settings.expected, script)
+    return plan, settings
+
+
+def _check_script_plan(
+    expected: str, script: Mapping[str, Any]
+) -> None:  # Any: what the script passed to init
+    """Refuse a plan that a profile remembers and the script has changed since: the mapping would be for another."""
+    remembered: dict[str, int] = json.loads(expected).get("script", {}) if expected else {}
+    for name, value in remembered.items():
+        if script[name] != value:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"the script has {name} {script[name]}, and it had {value} when its profile was measured; the mapping was "
+                f"made for that plan. Give {option} {script[name]}, or measure again with `holdtrue profile`."
+            )
 
 
 def _read_config(path: str) -> dict[str, Any]:  # Any: TOML values, checked by Plan and Settings
@@ -137,7 +154,7 @@ def _read_config(path: str) -> dict[str, Any]:  # Any: TOML values, checked by P
         raise UsageError(
             f"the config file {path} is not TOML: {error}; it has lines such as `seed = 1`. Write it so."
         ) from error
-    known = sorted(set(SETTING_VARIABLES) - {"config", "resume"})
+    known = sorted(set(SETTING_VARIABLES) - {"config", "resume", "expected"})
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise UsageError(

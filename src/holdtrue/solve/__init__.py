@@ -2,27 +2,38 @@
 
     in:  Profile, devices (`v100:2,p100:8`), Plan (or a global batch size, and V is chosen too)
     out: Answer: mapping, predicted step time, memory; Recommendation: with rivals and reasons
+    and, while a job runs: measured pass times in, another mapping or none out (decide_mapping)
 
 Pure: no torch, no clock, no files. docs/design/0010-solver.md has the cost model and the proof.
 """
 
+from ._cost import Costs, cost_devices
 from ._devices import DeviceGroup, parse_devices, parse_memory, parse_size
 from ._layout import aligned_mapping
 from ._predict import StepPrediction, WorkerPrediction, predict_step
+from ._rebalance import Rebalance, RebalanceOptions, RebalanceState, decide_mapping, measured_costs
 from ._recommend import OneType, Recommendation, RunnerUp, candidate_virtual_nodes, recommend
-from ._solve import Answer, IdleDevices, solve
+from ._solve import Answer, IdleDevices, best_mapping, solve
 
 __all__ = [
     "Answer",
+    "Costs",
     "DeviceGroup",
     "IdleDevices",
     "OneType",
+    "Rebalance",
+    "RebalanceOptions",
+    "RebalanceState",
     "Recommendation",
     "RunnerUp",
     "StepPrediction",
     "WorkerPrediction",
     "aligned_mapping",
+    "best_mapping",
     "candidate_virtual_nodes",
+    "cost_devices",
+    "decide_mapping",
+    "measured_costs",
     "parse_devices",
     "parse_memory",
     "parse_size",

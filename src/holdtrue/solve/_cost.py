@@ -30,12 +30,16 @@ class KindCost:
 
     kind: str
     """Kind of device."""
-    ranks: range
-    """Ranks of its devices."""
+    ranks: Sequence[int]
+    """Ascending ranks of its devices."""
+    fixed_s: float
+    """Part of `seconds` that does not depend on n, where n is not 0."""
     seconds: Seconds
     """Seconds of a step with n virtual nodes, by n from 0 to V; never falling."""
     fused: tuple[int, ...]
     """By n: virtual nodes in the last pass of the best way to fuse n; empty where nothing is fused."""
+    lone: float
+    """Seconds of a pass while no other device is at work, over those in `seconds`."""
     cap: int
     """Most virtual nodes that memory allows a worker in a group; 0 for none."""
     gradients: int
@@ -50,6 +54,10 @@ class KindCost:
     """Latency of an exchange over its link."""
     refusal: str
     """Why it cannot hold one pass; empty where it can."""
+
+    def alone_s(self, count: int) -> float:
+        """Seconds of a step with `count` virtual nodes when no other device is at work."""
+        return self.fixed_s + self.lone * (float(self.seconds[count]) - self.fixed_s)
 
     def passes(self, count: int) -> tuple[int, ...]:
         """Virtual nodes in each pass of a step with `count` of them, largest first."""
@@ -82,7 +90,7 @@ class Costs:
     @property
     def world_size(self) -> int:
         """Number of devices, idle ones included."""
-        return self.kinds[-1].ranks.stop
+        return 1 + max(kind.ranks[-1] for kind in self.kinds)
 
     def exchange_s(self, kinds: Sequence[KindCost], workers: int, contributions: int) -> float:
         """Seconds of the exchange between `workers` of these kinds, with at most `contributions` each."""
@@ -151,6 +159,8 @@ def _cost_of(device: DeviceProfile, ranks: range, costs: Costs, limit: int | Non
     return KindCost(
         kind=device.kind,
         ranks=ranks,
+        fixed_s=device.fixed_s,
+        lone=device.lone_factor,
         seconds=seconds,
         fused=fused,
         cap=min(virtual_nodes, (1 << gradients) - 1) if fits else 0,

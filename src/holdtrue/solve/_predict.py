@@ -74,6 +74,17 @@ def _memory_of(
     return peak + costs.gradient_bytes * (waiting + (not alone))
 
 
+def _compute_s(costs: Costs, busy: Sequence[WorkerPrediction]) -> float:
+    """Seconds until the slowest worker is done; what it does after all others, it does with the host to itself."""
+    slowest = max(busy, key=lambda worker: (worker.seconds, -worker.rank))
+    kind = next(kind for kind in costs.kinds if slowest.rank in kind.ranks)
+    if kind.lone == 1.0:
+        return slowest.seconds
+    others_s = max((w.seconds for w in busy if w.rank != slowest.rank), default=0.0)
+    with_others_s = max(others_s, kind.fixed_s)
+    return with_others_s + kind.lone * (slowest.seconds - with_others_s)
+
+
 def predict_costs(costs: Costs, mapping: Mapping) -> StepPrediction:
     """The prediction for a mapping over the devices of `costs`, whether or not it fits their memory."""
     workers: list[WorkerPrediction] = []
@@ -92,10 +103,11 @@ def predict_costs(costs: Costs, mapping: Mapping) -> StepPrediction:
                 contributions=min(1, len(blocks)) if costs.fuses else len(blocks),
             )
             workers.append(worker)
+    workers.sort(key=lambda worker: worker.rank)
     busy = [worker for worker in workers if worker.virtual_nodes]
     used = [kind for kind in costs.kinds if any(mapping.held[rank] for rank in kind.ranks)]
     contributions = max(worker.contributions for worker in busy)
-    compute_s = max(worker.seconds for worker in busy)
+    compute_s = _compute_s(costs, busy)
     exchange_s = costs.exchange_s(used, len(busy), contributions)
     return StepPrediction(
         step_s=compute_s + exchange_s,

@@ -227,7 +227,7 @@ def _alone(costs: Costs) -> Iterator[Found]:
         if kind.fits_alone:
             counts = [0] * costs.world_size
             counts[kind.ranks[0]] = costs.virtual_nodes
-            step_s = float(kind.seconds[costs.virtual_nodes])
+            step_s = kind.alone_s(costs.virtual_nodes)
             yield Found(step_s=step_s, contributions=1, workers=1, counts=tuple(counts), tail=None)
 
 

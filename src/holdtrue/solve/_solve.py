@@ -57,13 +57,17 @@ def _answer(costs: Costs, plan: Plan, mapping: Mapping) -> Answer:
 
 def answer_costs(costs: Costs, plan: Plan) -> Answer | None:
     """The best answer for these costs; None if the devices cannot hold the plan's virtual nodes."""
+    mapping = best_mapping(costs)
+    return None if mapping is None else _answer(costs, plan, mapping)
+
+
+def best_mapping(costs: Costs) -> Mapping | None:
+    """The mapping of least step time for these costs; None if the devices cannot hold the virtual nodes."""
     found = search_counts(costs)
-    if found is None:
-        return None
-    return _answer(costs, plan, lay_out(plan.virtual_nodes, found.counts, found.tail))
+    return None if found is None else lay_out(costs.virtual_nodes, found.counts, found.tail)
 
 
-def _fits_memory(costs: Costs, mapping: Mapping) -> bool:
+def fits_memory(costs: Costs, mapping: Mapping) -> bool:
     """Whether every worker has room for the gradients that wait while it adds its virtual nodes up."""
     limited = [kind for kind in costs.kinds if kind.gradients <= costs.virtual_nodes]
     return all(
@@ -97,7 +101,7 @@ def move_some(costs: Costs, answer: Answer, source: str | None, target: str) -> 
                 moved[gives] -= amount
                 moved[gets] += amount
                 mapping = aligned_mapping(answer.plan.virtual_nodes, moved)
-                if _fits_memory(costs, mapping):
+                if fits_memory(costs, mapping):
                     options.append(_answer(costs, answer.plan, mapping))
     return min(options, key=lambda option: option.step_s, default=None)
 

@@ -28,6 +28,7 @@ _KINDS: dict[str, Kind] = {
     "trace": "flag",
     "overlap": "flag",
     "device": "text",
+    "expected": "text",
     "config": "text",
 }
 

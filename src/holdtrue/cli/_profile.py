@@ -1,0 +1,349 @@
+"""`holdtrue profile`: what a pass of a script costs on the devices here."""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, final
+
+import typer
+
+from holdtrue.errors import UsageError
+from holdtrue.launch import JobSpec, Stream, launch_job, name_of_script
+from holdtrue.profile import (
+    DeviceFacts,
+    DeviceProfile,
+    Profile,
+    Trial,
+    assemble_device,
+    merge_profiles,
+    write_profile,
+)
+from holdtrue.wire import Report, Setting
+
+from . import _options as options
+from ._say import say, say_failures
+
+if TYPE_CHECKING:
+    from holdtrue.solve import DeviceGroup
+
+_HELP = (
+    "Measure what a pass of a training script costs on each kind of device here.\n\n"
+    "Runs the script for a few steps with virtual nodes of several sizes and writes a profile: seconds and "
+    "peak bytes of a pass, the fixed part of a step, the exchange. `holdtrue plan` and `holdtrue run --profile` "
+    "read it. The script ends after its last measured step: nothing is evaluated or saved."
+)
+REPEATS = 3
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("profile", help=_HELP, context_settings={"allow_interspersed_args": False})(profile)
+
+
+def profile(
+    script: options.Script,
+    arguments: options.Arguments = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The profile. [dim]default: SCRIPT.profile.json[/dim]"),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices",
+            metavar="KIND:N,...",
+            help="Kinds to measure, and how many of each are at work at once. [dim]default: up to 2 of each kind "
+            "here[/dim]",
+            rich_help_panel="Devices",
+        ),
+    ] = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    batch_sizes: Annotated[
+        str | None,
+        typer.Option(
+            "--batch-sizes",
+            metavar="B,B,...",
+            help="Virtual-node batch sizes. [dim]default: powers of two up to the global batch, and the plan's[/dim]",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            "--seconds",
+            metavar="S",
+            help="No repetition begins later than this, for each kind. The first is always whole.",
+        ),
+    ] = 30.0,
+    virtual_nodes: options.VirtualNodes = None,
+    global_batch_size: options.GlobalBatchSize = None,
+    numerics: options.Numerics = None,
+    timeout: options.Timeout = None,
+    config: options.Config = None,
+) -> None:
+    """`holdtrue profile`; `_HELP` says what it does."""
+    overrides = options.Overrides(
+        virtual_nodes=virtual_nodes,
+        global_batch_size=global_batch_size,
+        numerics=numerics,
+        device=device,
+        threads=threads,
+        timeout=timeout,
+        config=config,
+    )
+    given = overrides.settings()
+    force = options.settings_in_force(given, os.environ)
+    if not Path(script).is_file():
+        raise UsageError(f"the script {script} does not exist; a profile is of a Python file. Name one.")
+    groups = choose_groups(devices, str(force.get("device", "auto")), int(force.get("threads", 1)))
+    sizes = parse_sizes(batch_sizes)
+    request = ProfileRequest(
+        script=script,
+        arguments=tuple(arguments or ()),
+        settings={"timeout_s": 120.0} | given,
+        threads=int(force.get("threads", 1)),
+        sizes=sizes,
+        seconds=seconds,
+    )
+    with open_bar() as bar:
+        profiles = [measure_kind(request, group, bar) for group in groups]
+    found = merge_profiles(profiles)
+    target = out or Path(f"{Path(script).stem}.profile.json")
+    write_profile(found, target)
+    from ._profile_view import show_profile
+
+    show_profile(found)
+    say(f"wrote {target}")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileRequest:
+    """What the command line of `holdtrue profile` asks for."""
+
+    script: str
+    arguments: tuple[str, ...]
+    settings: Mapping[str, Setting]
+    threads: int
+    sizes: tuple[int, ...]
+    """Virtual-node batch sizes; empty for those of interest."""
+    seconds: float
+    """After these no repetition begins."""
+
+
+def parse_sizes(text: str | None) -> tuple[int, ...]:
+    """Ascending virtual-node batch sizes.
+
+    Raises:
+        UsageError: the text is not whole numbers of 1 or more.
+
+    >>> parse_sizes("16,8,16"), parse_sizes(None)
+    ((8, 16), ())
+    """
+    if text is None:
+        return ()
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+        raise UsageError(
+            f"--batch-sizes is {text!r}; it is whole numbers of 1 or more with commas between. Write it like 8,16,32."
+        )
+    return tuple(sorted({int(word) for word in words}))
+
+
+def choose_groups(devices: str | None, device: str, threads: int) -> "tuple[DeviceGroup, ...]":
+    """Which kinds to measure, and how many at once.
+
+    Raises:
+        UsageError: the list cannot be read, or a kind is not here.
+    """
+    from holdtrue.solve import DeviceGroup, parse_devices
+
+    from ._start import count_devices
+
+    here = count_devices(threads)
+    if devices is not None:
+        groups = parse_devices(devices)
+        strangers = [group.kind for group in groups if not here.get(group.kind)]
+        if strangers:
+            raise UsageError(
+                f"--devices names {', '.join(strangers)}, and this machine has {', '.join(sorted(k for k in here if here[k]))}; "
+                f"a kind is measured where it is. Leave it out, and merge profiles of several machines with --profile."
+            )
+        return groups
+    kinds = [kind for kind in here if here[kind] and (device in ("auto", kind))]
+    if not kinds:
+        raise UsageError(
+            f"--device is {device} and this machine shows none; a kind is measured where it is. Use --device cpu."
+        )
+    return tuple(DeviceGroup(kind=kind, count=min(2, here[kind])) for kind in kinds)
+
+
+# ---- measuring ----
+
+
+@final
+@dataclass(slots=True)
+class Bar:
+    """Where the measurement is; drawn by `open_bar`."""
+
+    show: Any = None  # Any: rich's Progress, which is loaded when it is drawn
+    task: Any = None  # Any: its task id
+    notes: list[str] = field(default_factory=list)
+
+    def begin(self, kind: str) -> None:
+        """A kind of device begins."""
+        if self.show is not None:
+            self.task = self.show.add_task(f"{kind}: starting", total=None)
+
+    def move(self, text: str, done: int, total: int | None) -> None:
+        """Some trials are done."""
+        if self.show is not None:
+            self.show.update(self.task, description=text, completed=done, total=total)
+
+
+@contextmanager
+def open_bar() -> Iterator[Bar]:
+    """A progress bar on stderr."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as show:
+        yield Bar(show=show)
+
+
+@final
+class MeasureObserver:
+    """Follows worker 0's file of trials."""
+
+    def __init__(self, kind: str, folder: Path, bar: Bar) -> None:
+        self._kind, self._file, self._bar = kind, folder / "measured-0.jsonl", bar
+        self._next_s = 0.0
+        bar.begin(kind)
+
+    def show_report(self, rank: int, report: Report) -> None:
+        """Nothing: what is measured is in files."""
+
+    def show_output(self, stream: Stream, data: bytes) -> None:
+        """Nothing: the script's own words are in the log."""
+
+    def show_group(self, workers: int, generation: int) -> None:
+        """Nothing: the group is fixed."""
+
+    def show_note(self, text: str) -> None:
+        """The launcher has something to say."""
+        say(text)
+
+    def tick(self, now_s: float) -> None:
+        """Look how many trials are done."""
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + 0.2
+        lines = read_lines(self._file)
+        facts = next((line for line in lines if "facts" in line), None)
+        trials = [line["trial"] for line in lines if "trial" in line]
+        if facts is not None and trials:
+            last = trials[-1]
+            text = f"{self._kind}: {last['workers']} at once, {last['batch_size']} examples a pass"
+            self._bar.move(text, len(trials), facts["total"])
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:  # Any: JSON values
+    """The whole lines of a file of JSON objects; none if there is no such file yet."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def measure_kind(request: ProfileRequest, group: "DeviceGroup", bar: Bar) -> Profile:
+    """Measure one kind of device; blocks for about `request.seconds` and one repetition.
+
+    Raises:
+        Exit: the script failed; its error was shown.
+        UsageError: no pass could be measured.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="holdtrue-profile-"))
+    began_s = time.monotonic()
+    try:
+        order = folder / "order.json"
+        values = {
+            "kind": group.kind,
+            "folder": str(folder),
+            "sizes": request.sizes,
+            "repeats": REPEATS,
+            "seconds": request.seconds,
+        }
+        order.write_text(json.dumps(values), encoding="utf-8")
+        spec = JobSpec(
+            script="holdtrue.run._measure",
+            is_module=True,
+            arguments=(str(order), request.script, *request.arguments),
+            run_dir=folder,
+            name=name_of_script(request.script),
+            workers=group.count,
+            device=group.kind,
+            threads=request.threads,
+            settings=dict(request.settings),
+            interrupt_wait_s=5.0,
+        )
+        result = launch_job(spec, MeasureObserver(group.kind, folder, bar))
+        if result.exit_code != 0:
+            say_failures(result.failures, workers=group.count)
+            raise typer.Exit(result.exit_code)
+        found = read_measured(folder, group.count, name_of_script(request.script))
+        bar.move(f"{group.kind}: measured in {time.monotonic() - began_s:.0f} s", 1, 1)
+        return found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_measured(folder: Path, workers: int, model_name: str) -> Profile:
+    """The profile of what the workers of one kind wrote down."""
+    lines = [line for rank in range(workers) for line in read_lines(folder / f"measured-{rank}.jsonl")]
+    facts = DeviceFacts.from_dict(next(line["facts"] for line in lines if "facts" in line))
+    trials = [
+        Trial(
+            **{
+                **line["trial"],
+                "passes_s": tuple(line["trial"]["passes_s"]),
+                "steps_s": tuple(line["trial"]["steps_s"]),
+            }
+        )
+        for line in lines
+        if "trial" in line
+    ]
+    exchanges = [(size, seconds) for line in lines for size, seconds in line.get("exchanges", ())]
+    device: DeviceProfile = assemble_device(facts, trials, exchanges, date=date.today().isoformat())
+    for trial in trials:
+        if trial.error and trial.rank == 0:
+            say(f"{facts.kind}: passes of {trial.batch_size} were left out: {trial.error}")
+    return Profile(
+        model_name=model_name,
+        devices=(device,),
+        model_hash=facts.model_hash,
+        numerics=facts.numerics,
+        gradient_bytes=facts.gradient_bytes,
+        virtual_nodes=facts.virtual_nodes,
+        global_batch_size=facts.global_batch_size,
+    )

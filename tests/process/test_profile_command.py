@@ -1,0 +1,61 @@
+"""`holdtrue profile` on a real script, and `holdtrue run` with what it wrote."""
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import holdtrue, write_script
+
+from holdtrue.profile import read_profile
+
+pytestmark = pytest.mark.process
+
+BODY = """
+if __name__ == "__main__":
+    run, model = start()
+    pathlib.Path("began").touch()
+    for step in run.steps(examples(), epochs=2):
+        take_step(step, model)
+    run.print(run.digest())
+    pathlib.Path("ended").touch()
+"""
+
+
+def test_a_profile_is_measured_and_a_run_from_it_has_the_bits_of_one_worker(tmp_path: Path) -> None:
+    script = write_script(tmp_path, BODY)
+    words = ["--devices", "cpu:2", "--batch-sizes", "2,4", "--seconds", "0", "--out", "net.json"]
+    ended = holdtrue("profile", *words, script.name, cwd=tmp_path)
+    assert ended.status == 0, ended.text
+    assert (tmp_path / "began").exists()
+    assert not (tmp_path / "ended").exists()  # a trial ends with its last measured step
+    found = read_profile(tmp_path / "net.json")
+    (device,) = found.devices
+    assert (device.kind, [p.batch_size for p in device.points]) == ("cpu", [2, 4])
+    assert all(0 < p.seconds < 10 for p in device.points)
+    assert all((p.peak_bytes or 0) > 2**20 for p in device.points)
+    assert device.exchange_bytes_per_s is None or device.exchange_bytes_per_s > 0
+    assert (found.virtual_nodes, found.global_batch_size, found.gradient_bytes) == (4, 8, 16)
+    assert "examples/s" in ended.out
+
+    alone = holdtrue("run", "--run-dir", "alone", script.name, cwd=tmp_path)
+    solved = holdtrue(
+        "run", "--devices", "cpu:2", "--profile", "net.json", "--run-dir", "solved", script.name, cwd=tmp_path
+    )
+    assert solved.status == 0, solved.text
+    assert "mapping of net.json: 4 virtual nodes x 2" in solved.err
+    assert solved.out.split()[-1] == alone.out.split()[-1]
+
+    values = json.loads((tmp_path / "net.json").read_text())
+    values["model"]["hash"] = "0123456789abcdef"
+    (tmp_path / "other.json").write_text(json.dumps(values))
+    refused = holdtrue("run", "--profile", "other.json", "--run-dir", "refused", script.name, cwd=tmp_path)
+    assert refused.status == 2
+    assert "measured with a model whose parameters have layout 0123456789abcdef" in refused.err
+
+
+def test_a_script_that_fails_or_has_no_steps_is_refused_with_its_own_error(tmp_path: Path) -> None:
+    script = write_script(tmp_path, "ht.init(virtual_nodes=2, global_batch_size=4)\n")
+    ended = holdtrue("profile", "--devices", "cpu:1", script.name, cwd=tmp_path)
+    assert ended.status == 2
+    assert "ended without run.steps, so there is no pass to measure" in ended.err
+    assert not list(tmp_path.glob("*.json"))

@@ -1,0 +1,181 @@
+"""Where `holdtrue run --devices` begins: V, mapping and devices, or a sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from holdtrue.cli._start import Start, StartRequest, choose_start
+from holdtrue.errors import HoldtrueError, PlanError, UsageError
+from holdtrue.mapping import parse_mapping
+from holdtrue.profile import DeviceProfile, PassPoint, Profile, write_profile
+from holdtrue.run import resolve_settings
+from holdtrue.run._expected import refuse_difference
+from holdtrue.wire import Setting, encode_settings
+
+MIB = 1024**2
+
+
+def device(kind: str, speed: float, **fields: object) -> DeviceProfile:
+    points = tuple(PassPoint(batch_size=b, seconds=b / speed, peak_bytes=b * 10 * MIB) for b in (8, 16, 32))
+    return DeviceProfile(kind=kind, torch_version="2.13.0", date="2026-11-25", points=points, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "net.json"
+    profile = Profile(
+        model_name="net",
+        model_hash="ab12",
+        devices=(device("cpu", 100.0, name="One core"), device("cuda", 300.0, name="One GPU")),
+        virtual_nodes=8,
+        global_batch_size=128,
+    )
+    write_profile(profile, found)
+    return found
+
+
+def start(
+    devices: str,
+    *profiles: Path,
+    memory: tuple[str, ...] = (),
+    is_auto: bool = False,
+    cuda_devices: int = 1,
+    workers: int | None = None,
+    has_mapping: bool = False,
+    **force: Setting,
+) -> Start:
+    request = StartRequest(devices=devices, profiles=profiles, memory=memory, is_auto=is_auto)
+    return choose_start(
+        request, force=force, cuda_devices=cuda_devices, workers=workers, has_mapping=has_mapping
+    )
+
+
+def test_the_starting_mapping_is_the_solvers_and_the_plan_is_frozen(path: Path) -> None:
+    found = start("cuda:1", path)
+    assert (found.devices, found.mapping, found.virtual_nodes) == (("cuda:0",), "0-7", 8)
+    found = start("cpu:2", path, global_batch_size=64, virtual_nodes=4)
+    assert (found.devices, found.mapping) == (("cpu", "cpu"), "0-1/2-3")
+    assert found.settings() == {"virtual_nodes": 4, "global_batch_size": 64}
+    assert "4 virtual nodes x 16 (cpu 2, cpu 2)" in found.notes[0]
+
+
+def test_auto_takes_the_solvers_number_of_virtual_nodes(path: Path) -> None:
+    found = start("cpu:2", path, is_auto=True, global_batch_size=64)
+    assert (found.virtual_nodes, found.mapping) == (2, "0/1")
+
+
+def test_memory_makes_a_pass_too_large_and_the_error_says_the_largest_that_fits_and_its_virtual_nodes(
+    path: Path,
+) -> None:
+    with pytest.raises(PlanError, match=r"largest pass that would fit is 8: use 16 virtual nodes or more"):
+        start("cpu:2", path, memory=("cpu=100MiB",))
+    found = start("cpu:2", path, memory=("cpu=100MiB",), is_auto=True)
+    assert found.virtual_nodes == 16
+    assert found.mapping == "0-7/8-15"
+
+
+def test_workers_learn_what_the_profile_was_measured_with(path: Path) -> None:
+    expected = json.loads(start("cpu:2", path).expected or "")
+    assert expected == {
+        "profile": str(path),
+        "model_hash": "ab12",
+        "torch": "2.13.0",
+        "script": {"global_batch_size": 128, "virtual_nodes": 8},
+        "devices": {"cpu": "One core"},
+    }
+
+
+def test_a_script_whose_plan_has_changed_since_it_was_measured_is_refused(path: Path) -> None:
+    script = {
+        "virtual_nodes": 8, "global_batch_size": 128, "seed": 0, "numerics": "exact",
+        "weight_unit": None, "buffers": None, "run_dir": None,
+    }  # fmt: skip
+    found = start("cpu:2", path)
+    env = encode_settings({**found.settings(), "expected": found.expected or ""})
+    plan, _ = resolve_settings(script, env)
+    assert plan.virtual_nodes == 8
+    with pytest.raises(UsageError, match="the script has global_batch_size 256, and it had 128 when"):
+        resolve_settings(script | {"global_batch_size": 256}, env)
+    given = start("cpu:2", path, global_batch_size=64)  # the command line's own word is not compared
+    resolve_settings(
+        script | {"global_batch_size": 256},
+        encode_settings({**given.settings(), "expected": given.expected or ""}),
+    )
+
+
+def test_devices_of_one_kind_need_no_profile_and_share_evenly() -> None:
+    found = start("cpu:3")
+    assert (found.devices, found.mapping, found.virtual_nodes, found.settings()) == (
+        ("cpu",) * 3,
+        None,
+        None,
+        {},
+    )
+
+
+def test_every_virtual_node_has_a_worker_in_a_mapping_that_was_solved(path: Path) -> None:
+    for count in (1, 2, 3, 5, 9):
+        found = start(f"cpu:{count}", path)
+        assert found.mapping is not None
+        assert parse_mapping(found.mapping, 8).world_size == count
+
+
+@pytest.mark.parametrize(
+    ("devices", "options", "error", "sentence"),
+    [
+        ("cpu2", {}, UsageError, "each entry is KIND:COUNT"),
+        ("tpu:2", {}, UsageError, "--devices names tpu, and this machine has cpu and 1 cuda"),
+        ("cuda:1", {"cuda_devices": 0}, UsageError, "this machine has cpu alone"),
+        ("cpu:2", {"workers": 3}, UsageError, "--workers is 3 and --devices names 2"),
+        ("cpu:2", {"has_mapping": True}, UsageError, "a mapping is yours or the solver's"),
+        (
+            "cpu:2",
+            {"threads": 4},
+            UsageError,
+            "cpu was measured with 1 thread.s. a worker, and this job has 4",
+        ),
+        ("cpu:2", {"virtual_nodes": 2}, PlanError, "largest pass that would fit is 32: use 4 virtual nodes"),
+        ("cpu:2", {"numerics": "exactly"}, UsageError, "the levels are exact, portable, fast"),
+        ("cpu:1,cuda:1", {}, UsageError, "devices of more than one kind"),
+    ],
+)
+def test_wrong_input_is_a_sentence(
+    path: Path, devices: str, options: dict[str, int], error: type[HoldtrueError], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        start(devices, path, **options)  # type: ignore[arg-type]
+
+
+def test_what_needs_measured_passes_says_so_without_a_profile() -> None:
+    for options in ({"is_auto": True}, {"memory": ("cpu=1GiB",)}):
+        with pytest.raises(UsageError, match="needs measured passes, and no --profile is given"):
+            start("cpu:2", **options)  # type: ignore[arg-type]
+
+
+def test_a_kind_without_a_profile_and_a_plan_that_nobody_named_are_refused(tmp_path: Path) -> None:
+    write_profile(Profile(model_name="net", devices=(device("gpu", 1.0),)), tmp_path / "other.json")
+    with pytest.raises(UsageError, match="no profile for cpu; this one has gpu"):
+        start("cpu:1", tmp_path / "other.json")
+    write_profile(Profile(model_name="net", devices=(device("cpu", 1.0),)), tmp_path / "old.json")
+    with pytest.raises(UsageError, match=r"neither the command line nor .* says --global-batch-size"):
+        start("cpu:1", tmp_path / "old.json")
+    with pytest.raises(UsageError, match="says --virtual-nodes"):
+        start("cpu:1", tmp_path / "old.json", global_batch_size=64)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("model_hash", "cd34", "a model whose parameters have layout ab12, and this job has cd34"),
+        ("torch", "2.14.0", r"measured with torch 2\.13\.0, and this job has 2\.14\.0"),
+        ("device", "Another core", "measured with the device One core, and this job has Another core"),
+    ],
+)
+def test_a_profile_of_another_model_torch_or_device_is_refused_by_the_worker(
+    key: str, value: str, sentence: str
+) -> None:
+    here = {"model_hash": "ab12", "torch": "2.13.0", "device": "One core"}
+    refuse_difference(here | {"profile": "net.json"}, here)
+    with pytest.raises(UsageError, match=sentence):
+        refuse_difference(here | {"profile": "net.json"}, here | {key: value})
