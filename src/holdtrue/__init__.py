@@ -21,6 +21,7 @@ from .plan import Plan
 
 if TYPE_CHECKING:
     from .launch import launch as launch
+    from .run import Outputs as Outputs
     from .run import Run as Run
     from .run import Step as Step
     from .run import init as init
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "HoldtrueError",
     "Mapping",
+    "Outputs",
     "Plan",
     "Run",
     "Step",
@@ -40,7 +42,7 @@ __all__ = [
     "proportional_mapping",
 ]
 
-_LAZY = {"init": "run", "Run": "run", "Step": "run", "launch": "launch"}
+_LAZY = {"init": "run", "Outputs": "run", "Run": "run", "Step": "run", "launch": "launch"}
 
 
 def __getattr__(name: str) -> Any:  # Any: a class or function of the package

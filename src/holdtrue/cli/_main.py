@@ -14,7 +14,19 @@ from holdtrue.errors import HoldtrueError
 
 from ._say import say_error
 
-COMMANDS = ("_run", "_jobs", "_logs", "_join", "_verify", "_compare", "_profile", "_plan", "_simulate")
+COMMANDS = (
+    "_run",
+    "_jobs",
+    "_logs",
+    "_join",
+    "_verify",
+    "_compare",
+    "_profile",
+    "_plan",
+    "_simulate",
+    "_predict",
+    "_plot",
+)
 """Modules of this package with an `add_to(app)`, in the order of the help page."""
 
 # Typer brings its own copy of click from some version on; this finds the right root in either case.

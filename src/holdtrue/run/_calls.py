@@ -46,7 +46,7 @@ class Call:
     """A collective call that begins."""
 
     kind: str
-    """`steps`, `evaluate` or `predict`."""
+    """`steps`, `evaluate`, `predict` or `share`."""
     number: int
     """Number among all calls, from 0: for messages, and for the random streams of an evaluation."""
     place: int | None

@@ -306,7 +306,11 @@ class Core:
     @property
     def is_fixed(self) -> bool:
         """Whether the training state may no longer grow."""
-        return self._engine is not None
+        return self._engine is not None and (self.has_started or self.is_looping)
+
+    def regrow(self) -> None:
+        """Let the engine be built anew: an evaluation before the first step built it for fewer objects."""
+        self._engine = None
 
     def place(self, text: str) -> None:
         """Say where in the script this worker is."""

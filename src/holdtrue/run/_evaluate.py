@@ -18,6 +18,7 @@ from holdtrue.errors import DataError, UsageError
 from holdtrue.plan import stream_key
 
 from ._elastic import gather_anew
+from ._outputs import PASSES_IN_SHARD, Identity, Outputs, ShardFolder
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -51,7 +52,12 @@ def evaluate_chunks(
 
 
 def predict_chunks(
-    core: Core, fn: Callable[..., Any], source: Any, batch_size: int | None, number: int
+    core: Core,
+    fn: Callable[..., Any],
+    source: Any,
+    batch_size: int | None,
+    number: int,
+    pad_value: float | None = None,
 ) -> Any:
     """See `Run.predict`."""
     own: dict[int, list[torch.Tensor]] = {}
@@ -76,11 +82,97 @@ def predict_chunks(
         texts += [part[8 : 8 + length]] if length else []
         gathered |= safetensors.torch.load(part[8 + length :])
     spec = pytree.treespec_loads(texts[0].decode())
-    columns = [
-        torch.cat([gathered[f"{i}.{k}"] for i in sorted({int(n.partition(".")[0]) for n in gathered})])
-        for k in range(spec.num_leaves)
-    ]
+    order = sorted({int(n.partition(".")[0]) for n in gathered})
+    columns = [join_passes([gathered[f"{i}.{k}"] for i in order], pad_value) for k in range(spec.num_leaves)]
     return pytree.tree_unflatten(columns, spec)
+
+
+def stream_chunks(
+    core: Core,
+    fn: Callable[..., Any],
+    source: Any,
+    batch_size: int | None,
+    number: int,
+    pad_value: float | None,
+    out: str,
+) -> Outputs:
+    """See `Run.predict` with `out`."""
+    plan, size = core.plan, _size_of(core, batch_size)
+    examples = len(source.unshuffled().order(seed=plan.seed, epoch=0))
+    weights, _ = core.state.digest(core.calls.position.digested, what="weights")
+    identity: Identity = {
+        "examples": examples,
+        "pass_size": size,
+        "passes_in_shard": PASSES_IN_SHARD,
+        "seed": plan.seed,
+        "call": number,
+        "weights": weights,
+    }
+    span = size * PASSES_IN_SHARD
+    starts = list(range(0, examples, span))
+
+    def meet(act: Callable[[], None]) -> None:
+        """All workers, once they have acted; after a loss they act again, on what is on the disk then."""
+
+        def gather() -> list[bytes]:
+            act()
+            return core.group.gather_bytes(b"", what=f"the shards of predict (call {number})")
+
+        gather_anew(gather, core.take_up_mapping)
+
+    def write_shards() -> None:
+        folder, held = ShardFolder(out, identity), set(core.engine.held)
+        due = {
+            i
+            for i, start in enumerate(starts)
+            if i % plan.virtual_nodes in held and not folder.has(start, min(start + span, examples))
+        }
+        passes: list[Any] = []
+        for chunk, batch in _passes(core, source, batch_size, number, (), lambda c: c.start // span in due):
+            passes.append(pytree.tree_map(lambda leaf, c=chunk: _rows(leaf, c), call_with(fn, batch)))
+            if chunk.stop % span == 0 or chunk.stop == examples:
+                folder.write(chunk.start // span * span, chunk.stop, passes, pad_value)
+                passes = []
+
+    def begin() -> None:
+        if core.is_main:
+            ShardFolder(out, identity).begin()
+
+    def end() -> None:
+        if core.is_main:
+            ShardFolder(out, identity).end(starts)
+
+    for act in (begin, write_shards, end):
+        meet(act)
+    return Outputs(out)
+
+
+def join_passes(parts: list[torch.Tensor], pad_value: float | None) -> torch.Tensor:
+    """Outputs of passes joined along their first axis; with `pad_value`, each other axis as long as the longest.
+
+    Raises:
+        UsageError: the other axes differ, and there is no value to pad with.
+
+    >>> join_passes([torch.ones(1, 1), torch.ones(1, 2)], -1.0)
+    tensor([[ 1., -1.],
+            [ 1.,  1.]])
+    """
+    shapes = {tuple(p.shape[1:]) for p in parts}
+    if len(shapes) == 1:
+        return torch.cat(parts)
+    shown = " and ".join(str(s) for s in sorted(shapes)[:2])
+    if pad_value is None or len({len(s) for s in shapes}) > 1:
+        raise UsageError(
+            f"the function given to predict returned examples of shapes {shown}; all examples have one shape, or as many "
+            f"axes and a pad_value. Pad the inputs to one length, or pass pad_value=... to run.predict."
+        )
+    longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    padded = []
+    for part in parts:
+        room = part.new_full((part.shape[0], *longest), pad_value)
+        room[tuple(slice(0, n) for n in part.shape)] = part
+        padded.append(room)
+    return torch.cat(padded)
 
 
 def _rows(leaf: Any, chunk: Chunk) -> torch.Tensor:  # Any: checked here
@@ -94,8 +186,17 @@ def _rows(leaf: Any, chunk: Chunk) -> torch.Tensor:  # Any: checked here
     return leaf.detach().cpu().contiguous()
 
 
+def _size_of(core: Core, batch_size: int | None) -> int:
+    return batch_size or -(-core.plan.global_batch_size // core.plan.virtual_nodes)
+
+
 def _passes(
-    core: Core, source: Any, batch_size: int | None, number: int, done: Container[int]
+    core: Core,
+    source: Any,
+    batch_size: int | None,
+    number: int,
+    done: Container[int],
+    is_mine: Callable[[Chunk], bool] | None = None,
 ) -> Iterator[tuple[Chunk, Any]]:
     """This worker's chunks that are not done, with their batches, in eval mode, each with random streams of its own."""
     if isinstance(source, IterableSource):
@@ -105,14 +206,10 @@ def _passes(
         )
     plan, engine = core.plan, core.engine
     source = source.unshuffled()
-    size = batch_size or -(-plan.global_batch_size // plan.virtual_nodes)
     order = source.order(seed=plan.seed, epoch=0)
     held = set(engine.held)
-    mine = [
-        c
-        for c in chunks(len(order), size, plan.virtual_nodes)
-        if c.virtual_node in held and c.index not in done
-    ]
+    pick = is_mine or (lambda c: c.virtual_node in held and c.index not in done)
+    mine = [c for c in chunks(len(order), _size_of(core, batch_size), plan.virtual_nodes) if pick(c)]
     loader = Loader(source, seed=plan.seed, device=core.device, keep_streams=False)
     with _inference(core):
         for chunk, (_, batch) in zip(mine, loader.load(c.fetch(order) for c in mine), strict=True):

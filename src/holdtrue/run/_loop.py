@@ -37,11 +37,14 @@ class Loop:
         feed: What the steps read.
         call: The call.
         epochs: Times to go through the source.
+        first_step: Steps of the call that were done before by other means.
     """
 
-    def __init__(self, core: Core, keeper: Keeper, feed: Feed, *, call: Call, epochs: int) -> None:
+    def __init__(
+        self, core: Core, keeper: Keeper, feed: Feed, *, call: Call, epochs: int, first_step: int = 0
+    ) -> None:
         self._core, self._keeper, self._feed = core, keeper, feed
-        self._call, self._epochs = call, epochs
+        self._call, self._epochs, self._first_step = call, epochs, first_step
         self._total: int | None = None
         self._epoch_in_call = self._step_in_epoch = 0
         self._begun = 0
@@ -61,7 +64,8 @@ class Loop:
             self._keeper.restore()
         else:
             assert self._call.place is not None, "a loop in a loop was refused"
-            core.calls.position.call, core.calls.position.call_step = self._call.place, 0
+            core.calls.position.call, core.calls.position.call_step = self._call.place, self._first_step
+            core.calls.position.step += self._first_step
         position = core.calls.position
         specialise_compiled_shapes(core.plan.numerics)
         if core.is_entering:

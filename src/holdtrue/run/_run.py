@@ -1,10 +1,11 @@
 """The user's Run: the only place where engine and membership meet."""
 
+import json
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Dictionary
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import safetensors.torch
 import torch
@@ -17,11 +18,13 @@ from holdtrue.plan import NumericsLevel, Plan
 from ._agree import agree_on_call
 from ._core import Core
 from ._edge import install_edge, join_launcher, watch_run
-from ._evaluate import evaluate_chunks, predict_chunks
+from ._elastic import gather_anew
+from ._evaluate import evaluate_chunks, predict_chunks, stream_chunks
 from ._feed import Feed, IterableFeed, MapFeed
 from ._join import Membership, find_membership, is_placed
 from ._keeper import Keeper
 from ._loop import Loop
+from ._outputs import Outputs
 from ._settings import Settings, resolve_settings
 from ._step import Step
 
@@ -119,6 +122,16 @@ class Run:
         """Number of the present membership."""
         return self._core.generation
 
+    @property
+    def is_trial(self) -> bool:
+        """Whether `holdtrue verify` runs the script: files of the user are then to be left alone."""
+        return self._core.settings.trace
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether this worker has left the group; the process may then start another run."""
+        return self._core.is_closed
+
     # ---- registering ----
 
     def prepare(self, *objects: Any) -> Any:  # Any: the same objects, of the same types
@@ -142,6 +155,7 @@ class Run:
                 "prepare was called after the first run.steps; the training state is fixed from there on. "
                 "Prepare everything before."
             )
+        self._core.regrow()
         for obj in objects:
             self._core.state.prepare(obj, self._core.device)
         return objects if len(objects) > 1 else objects[0]
@@ -158,6 +172,7 @@ class Run:
                 f"register({name!r}) was called after the first run.steps; the training state is fixed from there on. "
                 f"Register it before."
             )
+        self._core.regrow()
         self._core.state.register(name, obj)
 
     # ---- training ----
@@ -171,6 +186,7 @@ class Run:
         drop_last: bool = True,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         num_workers: int = 0,
+        first_step: int = 0,
     ) -> Iterator[Step]:
         """Global steps over a data source.
 
@@ -182,6 +198,8 @@ class Run:
             drop_last: Leave out a last batch that is smaller than the global batch size.
             collate_fn: Makes a batch of a list of examples; torch's default otherwise.
             num_workers: Processes that read ahead; 0 reads in line.
+            first_step: Steps that were done before by other means, such as the checkpoint of another
+                library that the script has loaded: the loop begins after them, as if it had done them.
 
         Returns:
             An iterator of steps. Positions count over the whole run: a resumed run goes on in mid-epoch.
@@ -196,6 +214,10 @@ class Run:
         core.enter()
         if epochs < 0:
             raise UsageError(f"epochs is {epochs}; it is a number of times, 0 or more. Pass such a number.")
+        if first_step < 0:
+            raise UsageError(
+                f"first_step is {first_step}; it is a number of steps, 0 or more. Pass such a number."
+            )
         call = core.calls.begin("steps", is_in_loop=core.is_looping)
         if call.is_past or core.wishes.is_stopping:
             return iter(())
@@ -205,6 +227,11 @@ class Run:
             opened = core.membership.adapt_source(core, opened)
         feed: Feed
         if isinstance(opened, IterableSource):
+            if first_step:
+                raise UsageError(
+                    f"first_step is {first_step} for an iterable source; only its own state says where it goes on. "
+                    f"Resume with --resume, or pass a map-style dataset."
+                )
             feed = IterableFeed(
                 opened,
                 plan=core.plan,
@@ -223,7 +250,7 @@ class Run:
                 nodes=core.engine.held,
                 timeout_s=core.settings.timeout_s,
             )
-        return Loop(core, self._keeper, feed, call=call, epochs=epochs).steps()
+        return Loop(core, self._keeper, feed, call=call, epochs=epochs, first_step=first_step).steps()
 
     def _open(
         self,
@@ -279,6 +306,30 @@ class Run:
         self._core.calls.keep(call, result)
         return result
 
+    @overload
+    def predict(
+        self,
+        fn: Callable[..., T],
+        source: Any,
+        *,
+        batch_size: int | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pad_value: float | None = None,
+        out: None = None,
+    ) -> T: ...
+
+    @overload
+    def predict(
+        self,
+        fn: Callable[..., Any],
+        source: Any,
+        *,
+        batch_size: int | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pad_value: float | None = None,
+        out: str,
+    ) -> Outputs: ...
+
     def predict(
         self,
         fn: Callable[..., T],
@@ -286,7 +337,9 @@ class Run:
         *,
         batch_size: int | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
-    ) -> T:
+        pad_value: float | None = None,
+        out: str | None = None,
+    ) -> T | Outputs:
         """What `fn` returns over a data source, in its order, every example exactly once.
 
         Args:
@@ -294,13 +347,21 @@ class Run:
             source: A map-style dataset or DataLoader, read in its order.
             batch_size: Examples in a pass; the plan's virtual-node batch size by default.
             collate_fn: Makes a batch of a list of examples.
+            pad_value: Where passes give outputs of unlike lengths in a later axis, fill up to the longest
+                with this; without it that is an error.
+            out: A folder to write outputs into while they come, so that they need not fit in memory. A call
+                that was cut off goes on there: the same call again computes what is missing.
 
         Returns:
-            The outputs of all passes joined along their first axis, on the CPU, on every worker.
+            The outputs of all passes joined along their first axis, on the CPU, on every worker; with
+            `out`, an `Outputs` that reads them from disk in the order of the data set.
             While a resumed run catches up, calls that were finished before give None.
 
         Blocks:
             Until every worker has predicted its share, at most the group's time-out.
+
+        Raises:
+            UsageError: the function returns something else; `out` holds another prediction.
         """
         self._core.refuse_in_pass("run.predict")
         self._core.settle()
@@ -310,8 +371,36 @@ class Run:
             return None  # type: ignore[return-value]  # said in the docstring
         opened = self._open(source, collate_fn, 0, True)  # read unshuffled; a sampler stays in force
         agree_on_call(self._core, call)
-        outputs: T = predict_chunks(self._core, fn, opened, batch_size, call.number)
+        if out is not None:
+            return stream_chunks(self._core, fn, opened, batch_size, call.number, pad_value, out)
+        outputs: T = predict_chunks(self._core, fn, opened, batch_size, call.number, pad_value)
         return outputs
+
+    def share(self, value: Any) -> Any:  # Any: JSON values
+        """The main worker's `value`, on every worker: what one of them alone knows, such as a name it chose.
+
+        Args:
+            value: What JSON has: texts, numbers, booleans, None, lists, and dicts with texts as keys.
+
+        Returns:
+            The main worker's, as JSON gives it back. A resumed run gets what the first one got, outside loops.
+
+        Blocks:
+            Until every worker is here, at most the group's time-out.
+        """
+        core = self._core
+        core.refuse_in_pass("run.share")
+        core.settle()
+        core.enter()
+        call = core.calls.begin("share", is_in_loop=core.is_looping)
+        if call.is_past or core.calls.is_catching_up:
+            return core.calls.recall(call)
+        agree_on_call(core, call)
+        text, what = json.dumps(value).encode(), f"the values of share (call {call.number})"
+        sent = gather_anew(lambda: core.group.gather_bytes(text, what=what), core.take_up_mapping)
+        shared = json.loads(sent[0])
+        core.calls.keep(call, shared)
+        return shared
 
     # ---- once per job ----
 

@@ -1,0 +1,170 @@
+"""A model leaves with proof: written for other runtimes, run there on real examples, and compared with PyTorch."""
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from holdtrue.errors import UsageError
+
+from ._compare import Agreement, compare_outputs
+from ._models import LoadedModel, load_model
+from ._predict import rows_for
+
+TARGETS = ("onnx", "torch")
+_NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
+
+Inputs = tuple[torch.Tensor, ...]
+
+
+def export_model(
+    model: str, data: str, out: str, *, weights: str | None, targets: tuple[str, ...], examples: int
+) -> dict[str, Agreement]:
+    """Write a model for other runtimes, run each of them, and say how far it is from PyTorch.
+
+    Args:
+        model: See `load_model`.
+        data: See `load_data`; its first examples are compared.
+        out: A folder: `model.onnx`, `model.pt2`, `agreement.json`.
+        weights: See `load_model`.
+        targets: Of `onnx` and `torch`.
+        examples: How many examples to compare.
+
+    Returns:
+        What each runtime gave, by its name.
+
+    Raises:
+        UsageError: a target is not known, or what it needs is not installed; the model can not be exported.
+    """
+    _check(targets, examples)
+    loaded = load_model(model, weights=weights)
+    rows = rows_for(loaded, data)
+    count = loaded.pass_size or min(examples, len(rows))
+    inputs, names = _inputs_of([rows[i] for i in range(count)])
+    single = _Single(loaded, names)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
+        reference = _call(single, inputs)
+        program = _trace(single, inputs, loaded.pass_size)
+        found: dict[str, Agreement] = {}
+        if "torch" in targets:
+            torch.export.save(program, folder / "model.pt2")
+            again = torch.export.load(folder / "model.pt2").module()
+            found["torch.export"] = compare_outputs(reference, _call(again, inputs))
+        if "onnx" in targets:
+            path = folder / "model.onnx"
+            _write_onnx(program, names or [f"input_{i}" for i in range(len(inputs))], path)
+            for name, runtime in _runtimes().items():
+                found[name] = compare_outputs(reference, runtime(path, inputs))
+    _say(found, folder, count)
+    return found
+
+
+def _check(targets: tuple[str, ...], examples: int) -> None:
+    for target in targets:
+        if target not in TARGETS:
+            raise UsageError(
+                f"--to names {target!r}; the targets are {', '.join(TARGETS)}. Name some of them."
+            )
+        missing = [name for name in _NEEDED[target] if importlib.util.find_spec(name) is None]
+        if missing:
+            raise UsageError(
+                f"--to {target} needs {', '.join(missing)}, which is not installed. Install the extra: holdtrue[export]."
+            )
+    if examples < 2:
+        raise UsageError(f"--examples is {examples}; at least 2 show that any number will do. Give more.")
+
+
+def _inputs_of(rows: list[Any]) -> tuple[Inputs, list[str]]:
+    """A batch as positional inputs, and their names where the data has some."""
+    batch = torch.utils.data.default_collate(rows)
+    return (tuple(batch.values()), list(batch)) if isinstance(batch, dict) else ((batch,), [])
+
+
+def _call(module: Callable[..., Any], inputs: Inputs) -> torch.Tensor:
+    leaves = torch.utils._pytree.tree_leaves(module(*inputs))
+    first: torch.Tensor = leaves[0]
+    return first
+
+
+class _Single(torch.nn.Module):
+    """A model asked by position, whose only output is the one that predictions are made from."""
+
+    def __init__(self, loaded: LoadedModel, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = loaded.module, names
+
+    def forward(self, *inputs: torch.Tensor) -> Any:  # Any: a tensor
+        found = (
+            self.model(**dict(zip(self.names, inputs, strict=True))) if self.names else self.model(*inputs)
+        )
+        if hasattr(found, "to_tuple"):
+            return found.logits if hasattr(found, "logits") else found.to_tuple()[0]
+        return found
+
+
+def _trace(single: _Single, inputs: Inputs, size: int | None) -> torch.export.ExportedProgram:
+    """The model as a program for any number of examples, or for as many as it takes."""
+    batch = None if size else {0: torch.export.Dim("examples", min=1)}
+    shapes = {"inputs": tuple(batch for _ in inputs)}
+    try:
+        return torch.export.export(single, inputs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        raise UsageError(
+            f"torch.export cannot follow the model: {str(error).splitlines()[0]}. Its forward must not depend on values of "
+            f"tensors by Python's own if."
+        ) from error
+
+
+def _write_onnx(program: torch.export.ExportedProgram, names: list[str], path: Path) -> None:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        written = torch.onnx.export(program, input_names=names, dynamo=True, verbose=False)
+        assert written is not None
+        written.save(str(path), external_data=False)
+
+
+def _runtimes() -> dict[str, Callable[[Path, Inputs], torch.Tensor]]:
+    found: dict[str, Callable[[Path, Inputs], torch.Tensor]] = {"ONNX Runtime": _run_onnxruntime}
+    if importlib.util.find_spec("openvino") is not None:
+        found["OpenVINO"] = _run_openvino
+    return found
+
+
+def _arrays(names: list[str], inputs: Inputs) -> dict[str, Any]:
+    return {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+
+
+def _run_onnxruntime(path: Path, inputs: Inputs) -> torch.Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    arrays = _arrays([i.name for i in session.get_inputs()], inputs)
+    return torch.from_numpy(session.run(None, arrays)[0])
+
+
+def _run_openvino(path: Path, inputs: Inputs) -> torch.Tensor:
+    import openvino
+
+    # Otherwise it would compute in bfloat16 where the processor has it.
+    model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    arrays = _arrays([i.get_any_name() for i in model.inputs], inputs)
+    return torch.from_numpy(model(arrays)[0].copy())
+
+
+def _say(found: dict[str, Agreement], folder: Path, examples: int) -> None:
+    (folder / "agreement.json").write_text(
+        json.dumps({"examples": examples, "runtimes": {n: asdict(a) for n, a in found.items()}}, indent=2)
+        + "\n"
+    )
+    print(f"{examples} examples beside PyTorch {torch.__version__}; the files are in {folder}")
+    for name, agreement in found.items():
+        print(f"  {name}: {agreement.sentence}")

@@ -1,0 +1,144 @@
+"""A model from where it is: a Python file, an exported program, a transformers folder."""
+
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, final
+
+import safetensors.torch
+import torch
+
+from holdtrue.errors import UsageError
+
+from ._data import Rows
+
+KINDS = "a Python file (model.py or model.py:NAME), an exported program (.pt2) or a transformers folder"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model, and how it is asked."""
+
+    module: torch.nn.Module
+    """The model, in eval mode."""
+    pass_size: int | None = None
+    """Examples that it takes at a time; None for any number."""
+    tokenize: Callable[[list[str]], Rows] | None = None
+    """Makes inputs of lines of text, where it can."""
+
+    def __call__(self, *inputs: Any) -> Any:  # Any: a batch, as tensors or by name
+        """Outputs for a batch; of transformers' outputs, the logits or what comes first."""
+        batch = inputs[0] if len(inputs) == 1 else inputs
+        examples = len(next(iter(batch.values()))) if isinstance(batch, dict) else len(_first(batch))
+        missing = (self.pass_size or examples) - examples
+        if missing > 0:  # an exported program of one size: filled up, and cut off again
+            batch = _map(batch, lambda t: torch.cat([t, t[-1:].expand(missing, *t.shape[1:])]))
+        found = self.module(**batch) if isinstance(batch, dict) else self.module(*_tuple(batch))
+        if hasattr(found, "to_tuple"):
+            found = found.logits if hasattr(found, "logits") else found.to_tuple()[0]
+        return _map(found, lambda t: t[:examples].contiguous()) if missing > 0 else found
+
+
+def _tuple(batch: Any) -> tuple[Any, ...]:
+    return tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+
+
+def _first(batch: Any) -> torch.Tensor:
+    first: torch.Tensor = _tuple(batch)[0]
+    return first
+
+
+def _map(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    return torch.utils._pytree.tree_map(change, value)
+
+
+def load_model(name: str, *, weights: str | None = None) -> LoadedModel:
+    """The model that `name` says.
+
+    Args:
+        name: A Python file, with `:NAME` for a module, class or function in it (`model` by default); an
+            exported program; a folder that transformers saved.
+        weights: A safetensors file for a model from a Python file.
+
+    Raises:
+        UsageError: there is no such model, or the weights are not its own.
+    """
+    path, _, attribute = name.partition(":")
+    if path.endswith(".py"):
+        return LoadedModel(module=_from_python(path, attribute or "model", weights))
+    if weights is not None:
+        raise UsageError(f"--weights is for a model from a Python file; {name} has its own. Leave it out.")
+    if path.endswith(".pt2") and Path(path).is_file():
+        return _from_program(path)
+    if (Path(path) / "config.json").is_file():
+        return _from_folder(path)
+    raise UsageError(f"{name} is no model; it is {KINDS}. Check the path.")
+
+
+def _from_python(path: str, attribute: str, weights: str | None) -> torch.nn.Module:
+    if not Path(path).is_file():
+        raise UsageError(f"{path} is no file; a model is {KINDS}. Check the path.")
+    found = runpy.run_path(path, run_name="holdtrue_model").get(attribute)
+    module = found if isinstance(found, torch.nn.Module) else found() if callable(found) else None
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(
+            f"{path} has no module, class or function {attribute!r} that gives a torch.nn.Module without arguments. "
+            f"Name one as {path}:NAME."
+        )
+    if weights is not None:
+        try:
+            module.load_state_dict(safetensors.torch.load_file(weights))
+        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            raise UsageError(
+                f"the weights {weights} do not fit {attribute} of {path}: {str(error).splitlines()[0]}. Give its own."
+            ) from error
+    return module.eval()
+
+
+def _from_program(path: str) -> LoadedModel:
+    program = torch.export.load(path)
+    inputs = set(program.graph_signature.user_inputs)
+    sizes = [
+        node.meta["val"].shape[0]
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in inputs and isinstance(node.meta["val"], torch.Tensor)
+    ]
+    fixed = next((s for s in sizes if isinstance(s, int)), None)
+    return LoadedModel(module=_Program(program.module()), pass_size=fixed)
+
+
+class _Program(torch.nn.Module):
+    """An exported program: it has one mode, and takes its inputs by position."""
+
+    def __init__(self, program: torch.nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing: the mode was chosen when it was exported."""
+        return self
+
+    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:  # Any: its outputs
+        """What the program gives; named inputs come in the order of the data."""
+        return self.program(*inputs, *named.values())
+
+
+def _from_folder(path: str) -> LoadedModel:
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{path} is a transformers folder and transformers is not installed. Install the extra: holdtrue[transformers]."
+        ) from error
+    config = transformers.AutoConfig.from_pretrained(path)
+    kind = getattr(transformers, (config.architectures or ["AutoModel"])[0])
+    module = kind.from_pretrained(path).eval()
+
+    def tokenize(lines: list[str]) -> Rows:
+        # All at once: every pass has one shape, and an example's answer does not depend on its neighbours.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        return Rows(dict(tokenizer(lines, padding="longest", truncation=True, return_tensors="np")))
+
+    return LoadedModel(module=module, tokenize=tokenize)

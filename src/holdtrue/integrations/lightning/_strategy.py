@@ -1,0 +1,220 @@
+"""The strategy: one batch of Lightning's loop is one step of the run, and its closure goes through the passes."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+import holdtrue
+from holdtrue.errors import UsageError
+from holdtrue.plan import NumericsLevel
+from holdtrue.run import Run, Step
+
+from ._optimization import PassOptimization
+
+
+class VirtualNodeStrategy(SingleDeviceStrategy):
+    """Trains a LightningModule on the workers of a job, with the same bits for every mapping.
+
+    Validation, test and prediction run whole on every worker: they do not depend on the mapping, and do
+    not get faster with workers.
+
+    Args:
+        virtual_nodes: V, the fixed slices of every global batch.
+        global_batch_size: B, examples in a step: it replaces the train loader's batch size.
+        seed: Seed of every random stream of the run.
+        numerics: See `holdtrue.init`.
+    """
+
+    strategy_name = "virtual_nodes"
+
+    def __init__(
+        self,
+        *,
+        virtual_nodes: int,
+        global_batch_size: int,
+        seed: int = 0,
+        numerics: NumericsLevel = "exact",
+    ) -> None:
+        super().__init__(device="cpu")
+        self._plan: dict[str, Any] = {  # Any: arguments of holdtrue.init
+            "virtual_nodes": virtual_nodes,
+            "global_batch_size": global_batch_size,
+            "seed": seed,
+            "numerics": numerics,
+        }
+        self._run: Run | None = None
+        self.step: Step | None = None
+        """The step whose passes run now."""
+        self.taken: Step | None = None
+        """The step that Lightning's loop has taken as its batch."""
+
+    @property
+    def run(self) -> Run:
+        """The run; joined when fitting or testing begins."""
+        if self._run is None:
+            self._run = holdtrue.init(**self._plan)
+        return self._run
+
+    # ---- this worker's place ----
+
+    def setup_environment(self) -> None:
+        """Join the job, and let one worker speak for it."""
+        self._root_device = self.run.device
+        self.global_rank = self.local_rank = 0 if self.run.is_main else 1
+        rank_zero_only.rank = self.global_rank
+        super().setup_environment()
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this worker speaks for the job."""
+        return self._run is None or (self._run.is_main and not self._run.is_trial)
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:  # Any: JSON values; others are kept
+        """The main worker's value, where it is one that JSON has."""
+        plain = obj is None or isinstance(obj, str | bool | int | float)
+        return self.run.share(obj) if plain else obj
+
+    def barrier(self, *_: Any, **__: Any) -> None:  # Any: names
+        """Blocks until all workers are here, at most the group's time-out."""
+        if self._run is not None and self.step is None:
+            self._run.share(None)
+
+    # ---- setting up ----
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        """Set up model and optimizer, and put the passes in the place of Lightning's own closure.
+
+        Raises:
+            UsageError: the trainer or the module asks for what contradicts virtual nodes.
+        """
+        super().setup(trainer)
+        if trainer.state.fn == "fit":
+            _check(trainer, self)
+            loop = trainer.fit_loop.epoch_loop
+            progress = loop.automatic_optimization.optim_progress
+            loop.automatic_optimization = PassOptimization(trainer, self)
+            loop.automatic_optimization.optim_progress = progress
+
+    def process_dataloader(self, dataloader: Any) -> Any:  # Any: DataLoaders
+        """The train loader as steps of the run; others as they are."""
+        module = self.lightning_module
+        return StepLoader(self, dataloader) if module is not None and module.trainer.training else dataloader
+
+    def batch_to_device(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
+        """A step is no batch: its passes are moved when they come."""
+        return batch if isinstance(batch, Step) else super().batch_to_device(batch, device, dataloader_idx)
+
+    def hand_over(self) -> None:
+        """Give everything that training changes to the run."""
+        self.run.prepare(self.lightning_module, *self.optimizers)
+        for i, config in enumerate(self.lr_scheduler_configs):
+            self.run.register(f"scheduler-{i}", config.scheduler)  # Lightning steps it
+
+    # ---- a step ----
+
+    def backward(self, closure_loss: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """The backward of a pass, with Lightning's hooks around it."""
+        assert self.step is not None, "a backward belongs to the passes of a step"
+        module = self.lightning_module
+        self.step.backward(self.precision_plugin.pre_backward(closure_loss, module))
+        return self.precision_plugin.post_backward(closure_loss, module)  # type: ignore[no-any-return]
+
+    def optimizer_step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        closure: Callable[[], Any],
+        model: Any = None,
+        **_: Any,
+    ) -> Any:  # Any: as Lightning's
+        """All passes and the exchange, then hooks and clipping on the whole gradient, then the update."""
+        step = self._taken_step()
+        result = self.precision_plugin._wrap_closure(model or self.lightning_module, optimizer, closure)
+        step.update(optimizer)
+        return result
+
+    def _taken_step(self) -> Step:
+        step = self.taken
+        if step is None:
+            raise UsageError(
+                "optimizer.step was called outside a batch of fit; on virtual nodes an update belongs to a step. "
+                "Leave it to Lightning's automatic optimization."
+            )
+        return step
+
+
+def _check(trainer: pl.Trainer, strategy: VirtualNodeStrategy) -> None:
+    module = strategy.lightning_module
+    rules = (
+        (
+            not module.automatic_optimization,
+            f"{type(module).__name__} has automatic_optimization=False; a step has one backward for each pass and one update",
+            "Use automatic optimization, or write the loop with run.steps",
+        ),
+        (
+            trainer.accumulate_grad_batches != 1,
+            f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; a global batch is accumulated over virtual nodes",
+            "Multiply global_batch_size by it, and leave it out",
+        ),
+        (
+            getattr(strategy.precision_plugin, "scaler", None) is not None,
+            "precision 16-mixed has a gradient scaler of Lightning's own, which would scale each pass",
+            "Use bf16-mixed or 32-true",
+        ),
+        (
+            is_overridden("on_before_batch_transfer", module),
+            f"{type(module).__name__} overrides on_before_batch_transfer, which gets whole steps here",
+            "Do the same in on_after_batch_transfer or in the collate function",
+        ),
+    )
+    for is_wrong, what, way_out in rules:
+        if is_wrong:
+            raise UsageError(f"{what}. {way_out}.")
+
+
+class StepLoader:
+    """What Lightning takes for a train loader: its batches are the steps of the run.
+
+    Args:
+        strategy: Where the run is.
+        loader: The module's own DataLoader.
+
+    Raises:
+        UsageError: it is no DataLoader over data with a length.
+    """
+
+    def __init__(self, strategy: VirtualNodeStrategy, loader: Any) -> None:  # Any: checked here
+        if not isinstance(loader, torch.utils.data.DataLoader) or not hasattr(loader.sampler, "__len__"):
+            raise UsageError(
+                f"the train loader is a {type(loader).__name__} without a sampler of known length; steps of an epoch are counted "
+                f"before it begins. Return one DataLoader over a map-style data set."
+            )
+        self._strategy, self._loader = strategy, loader
+        self._has_begun = False
+
+    def __len__(self) -> int:
+        examples, batch = len(self._loader.sampler), self._strategy.run.plan.global_batch_size  # type: ignore[arg-type]
+        return examples // batch if self._loader.drop_last else -(-examples // batch)
+
+    def __iter__(self) -> Iterator[Step]:
+        strategy, trainer = self._strategy, self._strategy.lightning_module.trainer
+        done, epochs = 0, 1
+        if not self._has_begun:
+            self._has_begun = True
+            strategy.hand_over()
+            done, epochs = trainer.global_step, trainer.current_epoch + 1
+        for step in strategy.run.steps(
+            self._loader, epochs=epochs, drop_last=self._loader.drop_last, first_step=done
+        ):
+            if step.index != trainer.global_step:
+                raise UsageError(
+                    f"the run goes on at step {step.index} and Lightning at {trainer.global_step}; its loop keeps its own place. "
+                    f"Resume with fit(ckpt_path=...) instead of --resume, and with all train batches."
+                )
+            strategy.taken = step
+            yield step
+            strategy.taken = None

@@ -1,0 +1,126 @@
+"""`holdtrue predict` and `holdtrue export`, from the command line to the files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from commands import holdtrue
+
+from holdtrue.run import Outputs
+
+pytestmark = pytest.mark.process
+
+MODEL = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.a, self.b = torch.nn.Linear(4, 16), torch.nn.Linear(16, 3)
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x)))
+"""
+QUIET = {"PYTHONWARNINGS": "default"}
+"""Warnings of exporters about themselves are not ours."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "net.py").write_text(MODEL)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(100, 4)))
+    return tmp_path
+
+
+def expected(folder: Path, size: int) -> torch.Tensor:
+    names: dict[str, type[torch.nn.Module]] = {}
+    exec(MODEL, names)
+    x = torch.from_numpy(np.load(folder / "x.npy")).float()
+    with torch.no_grad():
+        return torch.cat([names["Net"]()(part.clone()) for part in x.split(size)])
+
+
+def test_predictions_are_those_of_the_model_on_any_number_of_workers(folder: Path) -> None:
+    words = ("predict", "net.py:Net", "x.npy", "--device", "cpu", "--pass-size", "7")
+    one = holdtrue(*words, "--out", "one.npy", cwd=folder)
+    assert (one.status, one.out) == (0, "100 predictions in one.npy\n"), one.text
+    two = holdtrue(*words, "--out", "two", "--workers", "2", cwd=folder)
+    assert two.status == 0, two.text
+    found = torch.from_numpy(np.load(folder / "one.npy"))
+    assert torch.equal(found, expected(folder, 7))
+    assert torch.equal(Outputs(folder / "two").load(), found)
+    assert not (folder / "one.npy.parts").exists()
+
+
+def test_a_model_that_is_not_there_is_a_sentence(folder: Path) -> None:
+    done = holdtrue("predict", "gone.py", "x.npy", "--out", "out", "--device", "cpu", cwd=folder)
+    assert done.status == 2
+    assert "gone.py is no file" in done.err
+    assert "Traceback" not in done.text
+
+
+@pytest.mark.slow
+def test_an_exported_model_runs_elsewhere_and_its_distance_is_written_down(folder: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    done = holdtrue(
+        "export", "net.py:Net", "x.npy", "--out", "out", "--examples", "50", cwd=folder, env=QUIET
+    )
+    assert done.status == 0, done.text
+    assert "50 examples beside PyTorch" in done.out
+    found = json.loads((folder / "out/agreement.json").read_text())["runtimes"]
+    assert found["torch.export"]["ulps"] == 0
+    assert found["ONNX Runtime"]["differing"] == 0
+    assert found["ONNX Runtime"]["absolute"] < 1e-5
+    again = holdtrue(
+        "predict", "out/model.pt2", "x.npy", "--out", "p", "--device", "cpu", cwd=folder, env=QUIET
+    )
+    assert again.status == 0, again.text
+    assert torch.equal(Outputs(folder / "p").load(), expected(folder, 32))
+
+
+@pytest.mark.slow
+def test_weights_are_read_beside_the_model(folder: Path) -> None:
+    names: dict[str, type[torch.nn.Module]] = {}
+    exec(MODEL.replace("manual_seed(1)", "manual_seed(2)"), names)
+    safetensors.torch.save_file(names["Net"]().state_dict(), folder / "w.safetensors")
+    words = (
+        "predict",
+        "net.py:Net",
+        "x.npy",
+        "--device",
+        "cpu",
+        "--weights",
+        "w.safetensors",
+        "--out",
+        "w.npy",
+    )
+    assert holdtrue(*words, cwd=folder).status == 0
+    assert not torch.equal(torch.from_numpy(np.load(folder / "w.npy")), expected(folder, 32))
+
+
+@pytest.mark.slow
+def test_a_transformers_folder_predicts_lines_of_text(folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1, "a": 2, "b": 3}, "[UNK]")
+    )
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+    config = transformers.BertConfig(
+        vocab_size=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    model = transformers.BertForSequenceClassification(config).eval()
+    model.save_pretrained(folder / "bert")
+    fast.save_pretrained(folder / "bert")
+    lines = ["a b", "b", "a a a b", "c a"]
+    (folder / "lines.txt").write_text("\n".join(lines))
+    done = holdtrue(
+        "predict", "bert", "lines.txt", "--out", "p.npy", "--device", "cpu", cwd=folder, env=QUIET
+    )
+    assert done.status == 0, done.text
+    with torch.no_grad():
+        logits = model(**fast(lines, padding=True, return_tensors="pt")).logits
+    torch.testing.assert_close(torch.from_numpy(np.load(folder / "p.npy")), logits)

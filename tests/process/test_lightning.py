@@ -1,0 +1,187 @@
+"""Lightning's Trainer on virtual nodes: the bits on 1, 2 and 3 workers, and what a step means."""
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from commands import holdtrue
+
+from holdtrue.errors import UsageError
+from holdtrue.record import compare_runs, read_run
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples/lit/digits.py"
+
+
+def test_a_module_has_the_same_bits_logs_and_checkpoints_on_1_2_and_3_workers(tmp_path: Path) -> None:
+    said, logs, saved = [], [], []
+    for workers in ("1", "2", "3"):
+        options = f"--device cpu --workers {workers} --run-dir run-{workers} --digest-every 1".split()
+        words = ("run", *options, str(EXAMPLE), "--output-dir", f"out-{workers}")
+        done = holdtrue(*words, cwd=tmp_path, env={"PYTHONWARNINGS": "default"})
+        assert done.status == 0, done.text
+        said.append(done.out)
+        logs.append((tmp_path / f"out-{workers}/log/version_0/metrics.csv").read_text())
+        saved.append(torch.load(tmp_path / f"out-{workers}/last.ckpt", weights_only=True)["state_dict"])
+    first = read_run(tmp_path / "run-1")
+    assert len(first.steps) == 28
+    for i, workers in enumerate(("2", "3"), start=1):
+        assert compare_runs(first, read_run(tmp_path / f"run-{workers}")).equal
+        assert said[i] == said[0]
+        assert logs[i] == logs[0], "every scalar, once for the job"
+        assert all(torch.equal(saved[i][n], saved[0][n]) for n in saved[0])
+    (accuracy,) = re.findall(r"^accuracy ([\d.]+)$", said[0], re.M)
+    assert float(accuracy) > 0.8
+
+
+@pytest.fixture
+def lit() -> Iterator[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import lightning
+    yield lightning
+    lightning.fabric.utilities.rank_zero.rank_zero_only.rank = 0
+
+
+def make_module(lit: Any, **changes: Any) -> Any:
+    class Module(lit.LightningModule):  # type: ignore[misc, name-defined]  # lightning is loaded late
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(3)
+            self.net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+            self.seen: list[float] = []
+
+        def training_step(self, batch: Any, _: int) -> Any:
+            loss = F.mse_loss(self.net(batch[0]), batch[1])
+            self.log("train_loss", loss)
+            return loss
+
+        def on_train_batch_end(self, outputs: Any, *_: Any) -> None:
+            self.seen.append(float(self.trainer.callback_metrics["train_loss"]))
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)]
+
+    for name, value in changes.items():
+        setattr(Module, name, value)
+    return Module()
+
+
+def loader(shuffle: bool = False) -> Any:
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    return torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(x, x.sum(1, keepdim=True).sin()), batch_size=20, shuffle=shuffle
+    )
+
+
+def fit(lit: Any, folder: Path, module: Any, *, strategy: Any = "auto", **options: Any) -> Any:
+    path = options.pop("ckpt_path", None)
+    trainer = lit.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        devices=1,
+        strategy=strategy,
+        max_epochs=4,
+        gradient_clip_val=0.1,
+        log_every_n_steps=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(module, loader(shuffle=strategy != "auto" and "callbacks" in options), ckpt_path=path)
+    return module
+
+
+def strategy_of(**changes: Any) -> Any:
+    from holdtrue.integrations.lightning import VirtualNodeStrategy
+
+    return VirtualNodeStrategy(**{"virtual_nodes": 3, "global_batch_size": 20} | changes)
+
+
+def test_losses_and_weights_are_those_of_lightning_itself(lit: Any, tmp_path: Path) -> None:
+    """Clipping, logged means, epoch schedules and short last batches mean what they mean there."""
+    theirs = fit(lit, tmp_path, make_module(lit), enable_checkpointing=False)
+    strategy = strategy_of()
+    ours = fit(lit, tmp_path, make_module(lit), strategy=strategy, enable_checkpointing=False)
+    strategy.run.close()
+    assert len(theirs.seen) == 12
+    assert ours.seen == pytest.approx(theirs.seen, rel=1e-5)
+    assert theirs.seen[-3] < theirs.seen[0]
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("step", [4, 6])
+def test_going_on_from_a_checkpoint_has_the_bits_of_an_undisturbed_run(
+    lit: Any, tmp_path: Path, step: int
+) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    def saving() -> Any:
+        return ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+
+    strategy = strategy_of()
+    whole = fit(lit, tmp_path, make_module(lit), strategy=strategy, callbacks=[saving()])
+    strategy.run.close()
+    again = strategy_of()
+    path = tmp_path / f"step={step}.ckpt"
+    resumed = fit(lit, tmp_path, make_module(lit), strategy=again, callbacks=[saving()], ckpt_path=path)
+    again.run.close()
+    assert len(resumed.seen) == 12 - step
+    assert resumed.seen == whole.seen[step:]
+    for mine, other in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def logs_an_object(self: Any, batch: Any, _: int) -> Any:
+    self.log("metric", {"a": 1})
+    return self.net(batch[0]).mean()
+
+
+REFUSED = {
+    "automatic_optimization=False": ({"automatic_optimization": False}, {}),
+    "accumulate_grad_batches is 2": ({}, {"accumulate_grad_batches": 2}),
+    "training_step logged a dict": ({"training_step": logs_an_object}, {}),
+    "training_step returned None": ({"training_step": lambda self, batch, _: None}, {}),
+    "overrides on_before_batch_transfer": ({"on_before_batch_transfer": lambda self, batch, _: batch}, {}),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_wrong_use_is_refused_in_a_sentence(lit: Any, tmp_path: Path, words: str) -> None:
+    module, options = REFUSED[words]
+    if "automatic_optimization=False" in words:
+        options = {"gradient_clip_val": None}
+    strategy = strategy_of()
+    with pytest.raises(UsageError, match=re.escape(words)) as error:
+        fit_plain(lit, tmp_path, make_module(lit, **module), strategy, options)
+    assert str(error.value).endswith(".")
+    with contextlib.suppress(UsageError):  # of the step that the error left open
+        strategy.run.close()
+
+
+def fit_plain(lit: Any, folder: Path, module: Any, strategy: Any, options: dict[str, Any]) -> None:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lit.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        devices=1,
+        strategy=strategy,
+        max_epochs=1,
+        **quiet,
+        **options,
+    )
+    trainer.fit(module, loader())

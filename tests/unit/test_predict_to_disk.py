@@ -1,0 +1,130 @@
+"""Outputs larger than memory: written as they come, in order, and completed after a kill at any pass."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+import holdtrue as ht
+from holdtrue.errors import UsageError
+from holdtrue.run import _outputs
+from holdtrue.testing import run_in_process
+
+EXAMPLES = [torch.tensor([float(i), 1.0]) for i in range(43)]
+UNEVEN = "0-2/4/3,5-6"
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_outputs, "PASSES_IN_SHARD", 2)
+    monkeypatch.setattr("holdtrue.run._evaluate.PASSES_IN_SHARD", 2)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+def start(seed: int = 0) -> tuple[Any, Any]:
+    run = ht.init(virtual_nodes=7, global_batch_size=21, seed=seed)
+    torch.manual_seed(4 + seed)
+    model = torch.nn.Linear(2, 3)
+    run.prepare(model)
+    return run, model
+
+
+def predict(out: Path | None, seen: list[int], kill_at: int | None = None, seed: int = 0) -> Any:
+    run, model = start(seed)
+
+    def outputs(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if kill_at is not None and kill_at in x[:, 0].int().tolist():
+            raise Killed
+        seen.extend(x[:, 0].int().tolist())
+        return {"logits": model(x), "noise": torch.rand(len(x)), "example": x[:, 0].long()}
+
+    try:
+        return run.predict(outputs, EXAMPLES, out=None if out is None else str(out))
+    finally:
+        run._core.has_failed = kill_at is not None
+        run.close()
+
+
+@pytest.mark.parametrize("mapping", ["0-6", UNEVEN])
+def test_what_is_on_disk_is_what_predict_returns_in_the_order_of_the_data_set(
+    mapping: str, tmp_path: Path
+) -> None:
+    (whole,) = run_in_process(lambda: predict(None, []))
+    seen: list[int] = []
+    for found in run_in_process(lambda: predict(tmp_path, seen), mapping=mapping):
+        loaded = found.load()
+        assert loaded.keys() == whole.keys()
+        assert all(torch.equal(loaded[name], whole[name]) for name in whole)
+        assert loaded["example"].tolist() == list(range(43))
+    assert sorted(seen) == list(range(43))
+    assert [len(part["example"]) for part in ht.Outputs(tmp_path)] == [6] * 7 + [1]
+
+
+@pytest.mark.parametrize("kill_at", range(0, 43, 4))
+def test_a_prediction_that_was_killed_is_completed_without_repeating_a_written_or_dropping_an_example(
+    kill_at: int, tmp_path: Path
+) -> None:
+    (whole,) = run_in_process(lambda: predict(None, []))
+    with pytest.raises(Killed):
+        run_in_process(lambda: predict(tmp_path, [], kill_at=kill_at))
+    with pytest.raises(UsageError, match="not complete"):
+        ht.Outputs(tmp_path)
+    written = len(list(tmp_path.glob("part-*")))
+    assert written == kill_at // 6
+    (tmp_path / ".part-000000000042.safetensors.1.aside").write_bytes(b"torn")
+    seen: list[int] = []
+    found = run_in_process(lambda: predict(tmp_path, seen), mapping=UNEVEN)[0].load()
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+    assert sorted(seen) == list(range(6 * written, 43))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_complete_prediction_is_not_computed_again(tmp_path: Path) -> None:
+    run_in_process(lambda: predict(tmp_path, []))
+    seen: list[int] = []
+    run_in_process(lambda: predict(tmp_path, seen), mapping="0-3/4-6")
+    assert seen == []
+
+
+def test_a_torn_shard_is_computed_again(tmp_path: Path) -> None:
+    run_in_process(lambda: predict(tmp_path, []))
+    shard = tmp_path / "part-000000000012.safetensors"
+    whole = safetensors.torch.load(shard.read_bytes())
+    shard.write_bytes(shard.read_bytes()[:-3])
+    seen: list[int] = []
+    run_in_process(lambda: predict(tmp_path, seen))
+    assert seen == list(range(12, 18))
+    again = safetensors.torch.load_file(shard)
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_outputs_of_another_model_are_not_mixed_in(tmp_path: Path) -> None:
+    run_in_process(lambda: predict(tmp_path, []))
+    with pytest.raises(UsageError, match=r"with other seed, weights"):
+        run_in_process(lambda: predict(tmp_path, [], seed=1))
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="a folder of their own"):
+        run_in_process(lambda: predict(tmp_path, []))
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_memory_holds_one_shard_and_not_the_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 0
+    own = _outputs.ShardFolder.write
+
+    def write(folder: Any, start: int, stop: int, passes: list[Any], pad_value: float | None) -> None:
+        nonlocal most
+        most = max(most, len(passes))
+        own(folder, start, stop, passes, pad_value)
+
+    monkeypatch.setattr(_outputs.ShardFolder, "write", write)
+    run_in_process(lambda: predict(tmp_path, []))
+    assert most == 2
