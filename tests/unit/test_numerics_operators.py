@@ -1,5 +1,6 @@
 """Every covered operator inside the mode: the value torch has within rounding, and one set of bits."""
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdtrue.errors import NumericsError
-from holdtrue.numerics import check_portable, portable_mode
+from holdtrue.numerics import _registry, check_portable, engine, portable_mode, register_operator
 from numerics_checks import bits
 
 G = torch.Generator().manual_seed(0)
@@ -314,8 +315,6 @@ def test_a_wrong_number_of_slices_is_refused() -> None:
 
 
 def test_the_checker_finds_a_function_whose_bits_depend_on_the_settings() -> None:
-    from holdtrue.numerics import engine
-
     def peek(x: Tensor) -> Tensor:
         return x + (0.0 if engine() == "reference" else 1.0)
 
@@ -324,8 +323,6 @@ def test_the_checker_finds_a_function_whose_bits_depend_on_the_settings() -> Non
 
 
 def test_a_form_that_is_registered_is_used_and_a_second_one_refused() -> None:
-    from holdtrue.numerics import _registry, register_operator
-
     with portable_mode(), pytest.raises(NumericsError, match="cumprod"):
         torch.cumprod(torch.ones(3), 0)
     register_operator("cumprod", lambda x, dim: x * 7)
@@ -336,6 +333,7 @@ def test_a_form_that_is_registered_is_used_and_a_second_one_refused() -> None:
             register_operator("cumprod", lambda x, dim: x)
     finally:
         del _registry.FORMS["cumprod"]
+        _registry.RUNNERS.clear()
 
 
 def test_random_numbers_of_the_mode_depend_on_its_key_alone() -> None:
@@ -360,6 +358,29 @@ def test_random_numbers_of_the_mode_depend_on_its_key_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, draw(1), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, draw(2), strict=True))
     check_portable(lambda x: [torch.randn(5) + x, torch.randperm(9), F.dropout(x, 0.5)], torch.ones(5), key=4)
+
+
+def test_defaults_of_forms_are_those_of_the_schemas() -> None:
+    """torch leaves out arguments that equal the schema's default when it calls the mode."""
+    wrong = []
+    for name, function in _registry.FORMS.items():
+        packet = getattr(torch.ops.aten, name, None)
+        signature = inspect.signature(function)
+        kinds = {p.kind for p in signature.parameters.values()}
+        if packet is None or kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+            continue
+        own = list(signature.parameters.values())
+        for overload in packet.overloads():
+            arguments = getattr(packet, overload)._schema.arguments
+            for i, argument in enumerate(a for a in arguments if not a.is_out):
+                if not argument.has_default_value() or argument.default_value in (None, []):
+                    continue
+                at = signature.parameters.get(argument.name) or (own[i] if i < len(own) else None)
+                given = at.default if at is not None else None
+                if at is not None and argument.default_value not in (given, [given], [given, given]):
+                    wrong.append(f"{name}.{overload}: {argument.name}={argument.default_value}, here {at}")
+    # bernoulli.float_out is for compilers: the mode never meets it
+    assert [w for w in wrong if not w.startswith("bernoulli.float_out")] == []
 
 
 def test_the_mode_leaves_torch_as_it_was() -> None:

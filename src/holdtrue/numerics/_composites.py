@@ -1,8 +1,11 @@
 """Functions that torch computes as one operator on some devices and as several on others: here always as several.
 
-They run above autograd, so their gradients are those of the operators they are made of.
+They run above autograd, so their gradients are those of the operators they are made of. They are put in place of
+torch's own functions, where torch's modules find them, and step aside where the mode is not open; a function mode would
+not do: it is off inside the functions that it sees, so in backward and in multi-head attention.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +15,6 @@ from torch import Tensor
 
 from holdtrue.errors import NumericsError
 
-from ._random import dropout_mask
-
 # T time, N sequences, E features in, H features of the state
 
 
@@ -22,7 +23,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     if not training or p == 0.0:
         return x
     with torch.no_grad():
-        mask = dropout_mask(x, p)
+        mask = torch.empty_like(x).bernoulli_(1.0 - p).div_(1.0 - p) if p < 1.0 else torch.zeros_like(x)
     return x.mul_(mask) if inplace else x * mask
 
 
@@ -139,3 +140,31 @@ def recurrent(kind: str) -> Callable[..., Any]:
         return (x.transpose(0, 1) if batch_first else x, *last)
 
     return run
+
+
+def _choose(
+    is_active: Callable[[], bool], portable: Callable[..., Any], plain: Callable[..., Any]
+) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def either(*args: Any, **kwargs: Any) -> Any:  # Any: torch's own signatures
+        return (portable if is_active() else plain)(*args, **kwargs)
+
+    either.__dict__["is_portable_choice"] = True
+    return either
+
+
+def take_over(is_active: Callable[[], bool]) -> None:
+    """Put the composites where torch's modules find them, once in a process.
+
+    Args:
+        is_active: Whether the mode is open here; elsewhere torch's own functions run.
+    """
+    places: list[tuple[Any, str, Callable[..., Any]]] = [
+        (torch.nn.functional, "scaled_dot_product_attention", attention),
+        (torch.nn.functional, "dropout", dropout),
+        *((torch._VF, kind, recurrent(kind)) for kind in STEPS),
+    ]
+    for place, name, portable in places:
+        plain = getattr(place, name)
+        if not getattr(plain, "is_portable_choice", False):
+            setattr(place, name, _choose(is_active, portable, plain))

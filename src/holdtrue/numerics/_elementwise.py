@@ -141,7 +141,7 @@ def relu(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x <= 0, torch.zeros((), dtype=x.dtype, device=x.device), x)
 
 
-@form("clamp", "clip", "hardtanh")
+@form("clamp", "clip")
 def clamp(x: torch.Tensor, min: Value | None = None, max: Value | None = None) -> torch.Tensor:
     """x held between two bounds, by comparisons."""
     if min is not None:
@@ -149,6 +149,12 @@ def clamp(x: torch.Tensor, min: Value | None = None, max: Value | None = None) -
     if max is not None:
         x = torch.where(x > max, torch.as_tensor(max, dtype=x.dtype, device=x.device), x)
     return x
+
+
+@form("hardtanh")
+def hardtanh(x: torch.Tensor, min_val: Number = -1, max_val: Number = 1) -> torch.Tensor:
+    """x held between two bounds, -1 and 1 by default."""
+    return clamp(x, min_val, max_val)
 
 
 @form("clamp_min")

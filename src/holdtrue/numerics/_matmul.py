@@ -28,6 +28,7 @@ from collections.abc import Iterator
 
 import torch
 
+from ._current import slices as current_slices
 from ._native import count, native, pointer
 
 PIECE = 65_536
@@ -35,16 +36,6 @@ PIECE = 65_536
 
 MORE_SLICES = 6
 SMALL_VECTOR = 8
-DEFAULT_SLICES = 4
-
-_slices = DEFAULT_SLICES
-
-
-def set_slices(slices: int) -> int:
-    """Use 3 or 4 slices for ordinary vectors from here on; returns what was used before."""
-    global _slices
-    before, _slices = _slices, slices
-    return before
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor, *, slices: int | None = None) -> torch.Tensor:
@@ -69,7 +60,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor, *, slices: int | None = None) -> to
         return out
     if a.shape[2] == 0:
         return out.zero_()
-    wanted = _slices if slices is None else slices
+    wanted = current_slices() if slices is None else slices
     found = native(a, b)
     if found is None:
         for at in range(batch):

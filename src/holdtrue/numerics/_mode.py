@@ -1,20 +1,19 @@
 """The mode: below autograd every ATen operator becomes its portable form, passes, or is refused by name."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from holdtrue.errors import NumericsError
 
 from . import (  # noqa: F401 - importing fills the registry
-    _composites,
     _elementwise,
     _indexing,
     _losses,
@@ -24,10 +23,10 @@ from . import (  # noqa: F401 - importing fills the registry
     _reductions,
     _windows,
 )
-from ._matmul import set_slices
+from ._composites import take_over
+from ._current import DEFAULT_SLICES, torch_stream, using
 from ._philox import RandomStream
-from ._random import set_stream
-from ._registry import FORMS, IEEE, MOVES, nearest
+from ._registry import FORMS, IEEE, MOVES, RUNNERS, nearest
 from ._selftest import check_engine
 
 Runner = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -119,9 +118,15 @@ def _knows(name: str) -> bool:
 
 
 def _find_runner(func: Any) -> Runner | None:
-    """How to run an operator, or None if it is not covered; decided once for each overload."""
+    """How to run an operator, or None if it is not covered; remembered until the next registration."""
+    if func not in RUNNERS:
+        RUNNERS[func] = _decide_runner(func)
+    return RUNNERS[func]
+
+
+def _decide_runner(func: Any) -> Runner | None:
     library, _, name = func._schema.name.partition("::")
-    if library in ("profiler", "inductor"):
+    if library in ("profiler", "c10d"):
         return _run_plain
     if library not in ("aten", "prim", "prims"):
         name = f"{library}::{name}"
@@ -176,13 +181,16 @@ class PortableDispatch(TorchDispatchMode):
     """Runs operators by their portable forms.
 
     Args:
+        stream: Random numbers.
+        slices: Digits of ordinary vectors in matrix products.
         models: Named models, so that a refusal can name the module.
     """
 
-    def __init__(self, models: Mapping[str, torch.nn.Module] | None = None) -> None:
+    def __init__(
+        self, stream: RandomStream, slices: int, models: Mapping[str, torch.nn.Module] | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own
-        self._models = models or {}
-        self._runners: dict[Any, Runner | None] = {}
+        self._stream, self._slices, self._models = stream, slices, models or {}
 
     def __torch_dispatch__(
         self,
@@ -193,11 +201,10 @@ class PortableDispatch(TorchDispatchMode):
     ) -> Any:
         """Run one operator. Any: torch's own signature."""
         kwargs = kwargs or {}
-        try:
-            runner = self._runners[func]
-        except KeyError:
-            runner = self._runners[func] = _find_runner(func)
-        with torch._C.DisableTorchFunction():
+        runner = _find_runner(func)
+        if runner is _run_plain:
+            return func(*args, **kwargs)
+        with torch._C.DisableTorchFunction(), using(self._stream, self._slices):
             if runner is None:
                 if _only_integers(args, kwargs) and not func._schema.name.startswith("aten::multinomial"):
                     return func(*args, **kwargs)
@@ -216,50 +223,47 @@ class PortableDispatch(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         return NumericsError(
             f"portable numerics does not cover {what} (operator {name}, called by {_module_in_stack(names)}): its bits may "
-            f"differ between devices; {nearest(name)}. Use a covered operator (`holdtrue numerics` lists them), add a form with "
-            f"holdtrue.numerics.register_operator, or pass numerics='exact'."
+            f"differ between devices; {nearest(name)}. Use a covered operator (`python -m holdtrue.numerics` lists them), "
+            f"add a form with holdtrue.numerics.register_operator, or pass numerics='exact'."
         )
 
 
-COMPOSITES: dict[Any, Callable[..., Any]] = {
-    torch.nn.functional.scaled_dot_product_attention: _composites.attention,
-    torch.nn.functional.dropout: _composites.dropout,
-    torch.dropout: lambda x, p, train: _composites.dropout(x, p, train),
-    torch.lstm: _composites.recurrent("lstm"),
-    torch.gru: _composites.recurrent("gru"),
-    torch.rnn_tanh: _composites.recurrent("rnn_tanh"),
-    torch.rnn_relu: _composites.recurrent("rnn_relu"),
-}
-"""Functions of torch taken over above autograd."""
+def is_active() -> bool:
+    """Whether the mode is open here: in this thread, or in a backward that autograd runs for it."""
+    if torch._C._len_torch_dispatch_stack() == 0:
+        return False
+    return any(isinstance(mode, PortableDispatch) for mode in _get_current_dispatch_mode_stack())
 
 
-class PortableFunctions(TorchFunctionMode):
-    """Takes over functions that torch computes in unlike ways on unlike devices."""
+_fast_path_lock = threading.Lock()
+_inside = 0
+_fast_path_before = True
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run one function. Any: torch's own signature."""
-        taken = COMPOSITES.get(func)
-        if taken is not None:
-            with self:
-                return taken(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+
+def _count_modes(change: int) -> None:
+    """While a mode is open in some thread, torch.nn's fused inference kernels are off."""
+    global _inside, _fast_path_before
+    with _fast_path_lock:
+        if _inside == 0:
+            _fast_path_before = torch.backends.mha.get_fastpath_enabled()
+        _inside += change
+        torch.backends.mha.set_fastpath_enabled(_fast_path_before and _inside == 0)
 
 
 @contextmanager
 def portable_mode(
-    *, key: int = 0, slices: int = 4, models: Mapping[str, torch.nn.Module] | None = None
-) -> Iterator[RandomStream]:
-    """Within it torch computes with one answer for every supported device.
+    *,
+    key: int | None = None,
+    slices: int = DEFAULT_SLICES,
+    models: Mapping[str, torch.nn.Module] | None = None,
+) -> Iterator[None]:
+    """Within it torch computes, in this thread, with one answer for every supported device.
 
     Args:
-        key: 64 bits: the stream of random numbers, such as `stream_key(seed, "pass", step, round, virtual_node)`.
+        key: Starts torch's CPU generator, which numbers the draws, at this key, and puts it back at the end; without a
+            key the draws go on from where that generator is.
         slices: Digits of ordinary vectors in matrix products: 4, or 3 for less time and 2^-20 of a row's largest value.
         models: Named models, so that a refusal can name the module.
-
-    Yields:
-        The stream of random numbers.
 
     Raises:
         NumericsError: within it, an operator that is not covered, by operator and module.
@@ -269,16 +273,16 @@ def portable_mode(
             f"slices is {slices}; matrix products have 4 digits a value, or 3 for less time. Pass 3 or 4."
         )
     check_engine()
-    stream = RandomStream(key)
-    before, width = set_stream(stream), set_slices(slices)
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(
-        False
-    )  # fused inference kernels of torch.nn.TransformerEncoderLayer
+    take_over(is_active)
+    stream = torch_stream(0 if key is None else key)
+    state = None if key is None else torch.get_rng_state()
+    if key is not None:
+        torch.default_generator.manual_seed(key % 2**63)
+    _count_modes(1)
     try:
-        with PortableFunctions(), PortableDispatch(models):
-            yield stream
+        with PortableDispatch(stream, slices, models):
+            yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        set_slices(width)
-        set_stream(before)
+        _count_modes(-1)
+        if state is not None:
+            torch.set_rng_state(state)

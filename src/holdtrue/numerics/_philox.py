@@ -4,7 +4,9 @@ Source: Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3
 """
 
 import ctypes
+import itertools
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -56,16 +58,16 @@ class RandomStream:
 
     Args:
         key: 64 bits, such as `stream_key(seed, "pass", step, round, virtual_node)`.
+        next_call: Gives the number of each call; 0, 1, 2, ... by default.
     """
 
-    def __init__(self, key: int) -> None:
-        self.key, self.calls = key % 2**64, 0
+    def __init__(self, key: int, next_call: Callable[[], int] | None = None) -> None:
+        self.key = key % 2**64
+        self._next_call = next_call or itertools.count().__next__
 
     def words(self, numbers: int, device: torch.device) -> torch.Tensor:
         """The next call's words."""
-        call = self.calls
-        self.calls += 1
-        return words(self.key, call, numbers, device)
+        return words(self.key, self._next_call(), numbers, device)
 
     def uniform(self, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Numbers in [0, 1): multiples of 2^-24, or of 2^-53 for float64."""

@@ -6,24 +6,10 @@ from typing import Any
 import torch
 
 from . import _functions as f
-from ._philox import RandomStream
+from ._current import stream
 from ._registry import form
 
 CPU = torch.device("cpu")
-
-_stream = RandomStream(0)
-
-
-def stream() -> RandomStream:
-    """The stream in use."""
-    return _stream
-
-
-def set_stream(new: RandomStream) -> RandomStream:
-    """Draw from another stream from here on; returns the one used before."""
-    global _stream
-    before, _stream = _stream, new
-    return before
 
 
 def _device(named: Any) -> torch.device:  # Any: a device, its name or None
@@ -48,7 +34,7 @@ def rand(
 ) -> torch.Tensor:  # Any: layout, device, pin_memory
     """Uniform numbers in [0, 1)."""
     _refuse_generator(generator)
-    return _stream.uniform(torch.Size(size), _device(device), dtype or torch.get_default_dtype())
+    return stream().uniform(torch.Size(size), _device(device), dtype or torch.get_default_dtype())
 
 
 @form("randn")
@@ -62,7 +48,7 @@ def randn(
 ) -> torch.Tensor:  # Any: layout, device, pin_memory
     """Standard normal numbers."""
     _refuse_generator(generator)
-    return _stream.normal(torch.Size(size), _device(device), dtype or torch.get_default_dtype())
+    return stream().normal(torch.Size(size), _device(device), dtype or torch.get_default_dtype())
 
 
 @form("rand_like")
@@ -70,7 +56,7 @@ def rand_like(
     x: torch.Tensor, *, dtype: torch.dtype | None = None, **_: Any
 ) -> torch.Tensor:  # Any: layout, format
     """Uniform numbers in the shape of x."""
-    return _stream.uniform(x.shape, x.device, dtype or x.dtype)
+    return stream().uniform(x.shape, x.device, dtype or x.dtype)
 
 
 @form("randn_like")
@@ -78,7 +64,7 @@ def randn_like(
     x: torch.Tensor, *, dtype: torch.dtype | None = None, **_: Any
 ) -> torch.Tensor:  # Any: as above
     """Standard normal numbers in the shape of x."""
-    return _stream.normal(x.shape, x.device, dtype or x.dtype)
+    return stream().normal(x.shape, x.device, dtype or x.dtype)
 
 
 @form("randint")
@@ -88,14 +74,14 @@ def randint(
     """Integers in [low, high). Any: (high, size) or (low, high, size); layout and device."""
     _refuse_generator(generator)
     low, high, size = (0, *bounds) if len(bounds) == 2 else bounds
-    return _stream.integers(low, high, torch.Size(size), _device(device)).to(dtype or torch.int64)
+    return stream().integers(low, high, torch.Size(size), _device(device)).to(dtype or torch.int64)
 
 
 @form("randint_like")
 def randint_like(x: torch.Tensor, *bounds: int, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:
     """Integers in the shape of x. Any: layout and format."""
     low, high = (0, bounds[0]) if len(bounds) == 1 else bounds
-    return _stream.integers(low, high, x.shape, x.device).to(dtype or x.dtype)
+    return stream().integers(low, high, x.shape, x.device).to(dtype or x.dtype)
 
 
 @form("randperm")
@@ -104,14 +90,14 @@ def randperm(
 ) -> torch.Tensor:  # Any: layout and device
     """A permutation of 0..n-1."""
     _refuse_generator(generator)
-    return _stream.permutation(n, _device(device)).to(dtype or torch.int64)
+    return stream().permutation(n, _device(device)).to(dtype or torch.int64)
 
 
 @form("uniform")
 def uniform(x: torch.Tensor, low: float = 0, high: float = 1, *, generator: Any = None) -> torch.Tensor:
     """Uniform numbers in [low, high): low + u * (high - low) in float64, rounded once and held below high."""
     _refuse_generator(generator)
-    u = _stream.uniform(x.shape, x.device, torch.float32).double()
+    u = stream().uniform(x.shape, x.device, torch.float32).double()
     return (u * (float(high) - float(low)) + float(low)).to(x.dtype)
 
 
@@ -123,7 +109,7 @@ def normal(x: torch.Tensor, mean: float = 0, std: float = 1, *, generator: Any =
         raise NotImplementedError(
             "normal numbers with tensors for mean or std; use mean + std * torch.randn(...)"
         )
-    z = _stream.normal(x.shape, x.device, torch.float64)
+    z = stream().normal(x.shape, x.device, torch.float64)
     return (z * float(std) + float(mean)).to(x.dtype)
 
 
@@ -131,7 +117,7 @@ def normal(x: torch.Tensor, mean: float = 0, std: float = 1, *, generator: Any =
 def exponential(x: torch.Tensor, lambd: float = 1, *, generator: Any = None) -> torch.Tensor:
     """Exponential numbers by inversion."""
     _refuse_generator(generator)
-    u = _stream.uniform(x.shape, x.device, torch.float64)
+    u = stream().uniform(x.shape, x.device, torch.float64)
     return (-f.log1p64(-u) / float(lambd)).to(x.dtype)
 
 
@@ -140,16 +126,16 @@ def bernoulli(x: torch.Tensor, p: Any = None, *, generator: Any = None) -> torch
     """Ones with probability p, or with the probabilities in x. Any: a number or a tensor."""
     _refuse_generator(generator)
     if isinstance(p, int | float):
-        return _stream.bernoulli(p, x.shape, x.device).to(x.dtype)
+        return stream().bernoulli(p, x.shape, x.device).to(x.dtype)
     chance = (x if p is None else p.expand(x.shape)).double()
-    words = _stream.words(x.numel(), x.device).reshape(x.shape)
+    words = stream().words(x.numel(), x.device).reshape(x.shape)
     return (words.double() < chance * 2.0**32).to(x.dtype)
 
 
-def dropout_mask(x: torch.Tensor, p: float) -> torch.Tensor:
-    """0 with probability p, else 1 / (1 - p), in x's dtype."""
-    keep = _stream.bernoulli(1.0 - p, x.shape, x.device)
-    return keep.to(x.dtype) * (0.0 if p == 1.0 else 1.0 / (1.0 - p))
+@form("bernoulli_")
+def bernoulli_in_place(x: torch.Tensor, p: Any = 0.5, *, generator: Any = None) -> torch.Tensor:
+    """Fills x; torch leaves out a p of 0.5 when it calls, so the default must not be x itself. Any: as above."""
+    return x.copy_(bernoulli(x, p, generator=generator))
 
 
 @form("native_dropout")
@@ -157,11 +143,20 @@ def native_dropout(x: torch.Tensor, p: float, train: bool | None) -> tuple[torch
     """x with values dropped, and which were kept."""
     if train is False or p == 0:
         return x.clone(), torch.ones_like(x, dtype=torch.bool)
-    mask = dropout_mask(x, p)
-    return x * mask, mask != 0
+    keep = stream().bernoulli(1.0 - p, x.shape, x.device)
+    return x * _scaled(keep, 1.0 - p, x.dtype), keep
+
+
+def _scaled(keep: torch.Tensor, chance: float, dtype: torch.dtype) -> torch.Tensor:
+    """1 / chance where kept, else 0: by division in dtype, as the composite of _composites.py has it."""
+    return (
+        torch.div(keep.to(dtype), torch.full((), chance, dtype=dtype, device=keep.device))
+        if chance
+        else keep.to(dtype)
+    )
 
 
 @form("native_dropout_backward")
 def native_dropout_backward(grad: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
     """Gradient of `native_dropout`."""
-    return grad * (mask.to(grad.dtype) * scale)
+    return grad * _scaled(mask, 1.0 / scale if scale else 0.0, grad.dtype)

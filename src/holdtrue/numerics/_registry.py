@@ -19,6 +19,10 @@ IEEE: set[str] = set()
 """Operators that are one IEEE operation for each element, for float32 and float64."""
 
 
+RUNNERS: dict[Any, Form | None] = {}
+"""How the mode runs an overload, as far as it has met it. Any: overloads of operators."""
+
+
 def form(*names: str) -> Callable[[F], F]:
     """Make a function the portable form of operators; in-place, `out=` and `_foreach_` variants follow from it."""
 
@@ -47,6 +51,7 @@ def register_operator(name: str, function: Form) -> None:
             f"Remove one of the registrations, or register the operator under a name of its own."
         )
     FORMS[name] = function
+    RUNNERS.clear()
 
 
 def covered_operators() -> dict[str, tuple[str, ...]]:

@@ -6,11 +6,11 @@ IEEE as it is. Optimizers and schedulers run with their settings as Steady numbe
 
 import decimal
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import Any
 
 from holdtrue.errors import NumericsError
@@ -126,10 +126,23 @@ def _plain(value: Any) -> Any:  # Any: as above
 COVERED_OPTIMIZERS = ("SGD", "Adam", "AdamW")
 """Optimizers of torch.optim whose every step is tested; others run if their operators are covered."""
 
-_MATH = SimpleNamespace(
-    **{name: getattr(math, name) for name in dir(math) if not name.startswith("_")}
-    | {"cos": steady_cos, "sin": steady_sin, "pow": steady_pow, "exp": steady_exp}
-)
+
+class _Depth(threading.local):
+    value = 0
+
+
+_depth = _Depth()
+
+
+class _Math:
+    """Stands for `math` in torch's schedulers: its own functions within `steady_scheduler`, else the real ones."""
+
+    def __getattr__(self, name: str) -> Any:  # Any: a function or constant of math
+        return STEADY_MATH[name] if _depth.value and name in STEADY_MATH else getattr(math, name)
+
+
+STEADY_MATH = {"cos": steady_cos, "sin": steady_sin, "pow": steady_pow, "exp": steady_exp}
+_MATH = _Math()
 
 
 @contextmanager
@@ -168,11 +181,11 @@ def steady_scheduler(scheduler: Any) -> Iterator[None]:  # Any: a torch schedule
         stack.enter_context(steady_optimizer(scheduler.optimizer))
         for name, value in before.items():
             setattr(scheduler, name, _steadied(value))
-        before_math = vars(module)["math"]
-        vars(module)["math"] = _MATH
+        vars(module)["math"] = _MATH  # stays: in another thread, and afterwards, it is the real one
+        _depth.value += 1
         try:
             yield
         finally:
-            vars(module)["math"] = before_math
+            _depth.value -= 1
             for name in before:
                 setattr(scheduler, name, _plain(getattr(scheduler, name)))
