@@ -136,6 +136,15 @@ def test_batches_are_products_of_their_members() -> None:
     assert torch.equal(matmul(a[:1], b), torch.stack([matmul(a[0], y) for y in b]))
 
 
+def test_a_batch_of_unlike_members_has_one_answer_on_every_engine() -> None:
+    kinds = ("plain", "wide", "special", "zeros", "one-hot")
+    a = torch.stack([sample(kind, 5, 40, i) for i, kind in enumerate(kinds)])
+    b = torch.stack([sample("plain", 40, 6, i) for i in range(5)])
+    whole = same_for_all_engines(lambda: matmul(a, b))
+    assert torch.equal(bits(whole), bits(torch.stack([matmul(x, y) for x, y in zip(a, b, strict=True)])))
+    same_for_all_engines(lambda: matmul(a.transpose(0, 1).contiguous().transpose(0, 1), b[:1]))
+
+
 def test_long_sums_are_cut_into_pieces_and_cannot_overflow() -> None:
     """The largest digits with one sign over more than one piece: int32 would wrap without the cut."""
     K = 2 * PIECE + 5

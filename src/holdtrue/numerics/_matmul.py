@@ -66,9 +66,37 @@ def matmul(a: torch.Tensor, b: torch.Tensor, *, slices: int | None = None) -> to
         for at in range(batch):
             out[at] = _reference(a[at % a.shape[0]], b[at % b.shape[0]], wanted)
         return out
-    for at in range(batch):
+    for at in _usual_products(a, b, out, wanted):
         _compiled(a[at % a.shape[0]], b[at % b.shape[0]], out[at], wanted)
     return out
+
+
+def _usual_products(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, slices: int) -> list[int]:
+    """Compute those of a batch that have neither wide rows nor special values; returns which are left to do."""
+    found = native(a, b)
+    assert found is not None, "the caller has the kernels"
+    done = torch.zeros(len(out), dtype=torch.int32)
+    status = found[0].ht_products(
+        pointer(a),
+        count(a.stride(2)),
+        count(a.stride(1)),
+        count(a.stride(0) if a.shape[0] > 1 else 0),
+        pointer(b),
+        count(b.stride(1)),
+        count(b.stride(2)),
+        count(b.stride(0) if b.shape[0] > 1 else 0),
+        pointer(out),
+        count(len(out)),
+        count(a.shape[1]),
+        count(b.shape[2]),
+        count(a.shape[2]),
+        slices,
+        pointer(done),
+        found[1],
+    )
+    if status < 0:
+        raise MemoryError("no memory for the digits of a matrix product")
+    return [at for at, is_done in enumerate(done.tolist()) if not is_done]
 
 
 def _compiled(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, slices: int) -> None:

@@ -377,6 +377,29 @@ int ht_product(const float *a, int64_t a_step, int64_t a_across, const float *b,
   return one_product(x, y, C, M, N, K, slices, ea, eb, engine);
 }
 
+/* A batch of products whose values all ask for `slices` digits; done[i] is 1 where that was so, and C[i] is written.
+ * The others (wide rows, values that are not finite) are left to the caller. */
+int ht_products(const float *a, int64_t a_step, int64_t a_across, int64_t a_batch, const float *b, int64_t b_step,
+                int64_t b_across, int64_t b_batch, float *C, int64_t batch, int64_t M, int64_t N, int64_t K, int slices,
+                int32_t *done, int engine) {
+  int *ea = malloc(sizeof(int) * (M + 1)), *eb = malloc(sizeof(int) * (N + 1));
+  int32_t *wa = malloc(sizeof(int32_t) * (M + 1)), *wb = malloc(sizeof(int32_t) * (N + 1));
+  int status = ea && eb && wa && wb ? 0 : -1;
+  for (int64_t i = 0; i < batch && status >= 0; i++) {
+    const float *x = a + i * a_batch, *y = b + i * b_batch;
+    int sa = ht_scan(x, a_step, a_across, M, K, ea, wa), sb = ht_scan(y, b_step, b_across, N, K, eb, wb);
+    int usual = sa == 0 && sb == 0;
+    for (int64_t r = 0; r < M && usual; r++) usual = !wa[r];
+    for (int64_t c = 0; c < N && usual; c++) usual = !wb[c];
+    done[i] = usual;
+    if (sa < 0 || sb < 0) status = -1;
+    else if (usual)
+      status = ht_product(x, a_step, a_across, y, b_step, b_across, C + i * M * N, M, N, K, slices, ea, eb, engine);
+  }
+  free(ea), free(eb), free(wa), free(wb);
+  return status;
+}
+
 /* What one engine makes of a diagonal of digits: for the self-test at the bounds. a: [k][MR][4], b: [k][NR][4] + 64. */
 void ht_diagonal(const uint8_t *a, const uint8_t *b, int64_t k4, int rows, int cols, int32_t *acc, int engine) {
   PICK_DIAGONAL(engine)(a, 0, b, 0, 0, k4, rows, cols, acc);
