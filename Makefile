@@ -24,7 +24,7 @@ help: ## this list
 venv: $(STAMP) ## .venv with holdtrue and all that its tests need
 	@echo "holdtrue is installed in .venv; its command is .venv/bin/holdtrue"
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(wildcard src/holdtrue/numerics/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "holdtrue needs Python 3.11 or later, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \

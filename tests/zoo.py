@@ -47,6 +47,7 @@ class Case:
     optimizer: str = "sgd"
     virtual_nodes: int = 7
     epochs: int = 2
+    numerics: str = "exact"
     bucket_bytes: int | None = None
     """Size of buckets; None leaves the product's own, which holds every tiny model in one bucket."""
 
@@ -180,7 +181,13 @@ def pin_torch() -> None:
 
 def start(case: Case, **settings: Any) -> ht.Run:
     """Join the job, and make the model's first values the same in every run."""
-    run = ht.init(virtual_nodes=case.virtual_nodes, global_batch_size=case.batch, seed=SEED, **settings)
+    run = ht.init(
+        virtual_nodes=case.virtual_nodes,
+        global_batch_size=case.batch,
+        seed=SEED,
+        numerics=case.numerics,
+        **settings,
+    )  # type: ignore[arg-type]  # a level's name
     torch.manual_seed(0)
     return run
 

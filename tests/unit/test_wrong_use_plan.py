@@ -5,7 +5,7 @@ import torch
 from wrong_use import Net, examples, refused, start, take_step, train, workers
 
 import holdtrue as ht
-from holdtrue.errors import CallMismatchError, MappingError, NumericsError, PlanError, UsageError
+from holdtrue.errors import CallMismatchError, MappingError, PlanError, UsageError
 
 
 def test_a_global_batch_smaller_than_the_number_of_virtual_nodes_is_refused() -> None:
@@ -29,11 +29,6 @@ def test_a_global_batch_smaller_than_the_number_of_virtual_nodes_is_refused() ->
 def test_a_plan_that_cannot_be_is_refused_with_value_rule_and_way_out(values, words) -> None:
     with refused(PlanError, *words):
         workers(lambda: start(**values), 1)
-
-
-def test_portable_numerics_are_refused_until_this_version_has_them() -> None:
-    with refused(NumericsError, "'portable'", "it has 'exact'", "'fast'", "Pass numerics='exact'"):
-        workers(lambda: start(numerics="portable"), 1)
 
 
 @pytest.mark.parametrize(

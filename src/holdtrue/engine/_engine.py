@@ -28,6 +28,7 @@ from holdtrue.reduce import GradientLayout, Group, OrderedReduce
 from ._buffers import BufferBook, Settlement
 from ._gradients import AccumulationWatch, BackwardOverlap, GradientTaker, Leaf
 from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals
+from ._portable import PassNumerics
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams
 from ._timing import make_timer
@@ -129,6 +130,7 @@ class Engine:
         self._overlaps = overlap and group.overlaps and group.device.type == device.type
         self.streams = PassStreams(device)
         self.timer = make_timer(device, group)
+        self.numerics = PassNumerics(plan.numerics, state)
         self.buffers = BufferBook(state.named_models(), plan.buffers)
         self._may_shorten = overlap
         self._taker = GradientTaker([])
@@ -500,6 +502,10 @@ class Engine:
         Returns:
             The total norm of the gradient before clipping, or None without `max_grad_norm`.
         """
+        with self.numerics.around_update(optimizers):
+            return self._update(optimizers, max_grad_norm)
+
+    def _update(self, optimizers: Sequence[Optimizer], max_grad_norm: float | None) -> float | None:
         norm = None
         scaled = [o for o in optimizers if _has_gradient(o)]
         for scaler in self.state.scalers:

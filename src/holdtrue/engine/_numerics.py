@@ -5,7 +5,6 @@ import sys
 
 import torch
 
-from holdtrue.errors import NumericsError
 from holdtrue.plan import NumericsLevel
 
 RECOMPILE_LIMIT = 64
@@ -16,17 +15,11 @@ def apply_numerics(level: NumericsLevel, *, threads: int) -> None:
     """Pin what the bits of a pass depend on besides its inputs.
 
     Args:
-        level: `"exact"` pins kernels; `"fast"` leaves torch its choice of them.
+        level: `"exact"` and `"portable"` pin kernels; `"fast"` leaves torch its choice of them. What else `"portable"`
+            asks for is around each pass: see `PassNumerics`.
         threads: Intra-op threads; on CPU their number changes bits, so it is pinned at every level.
 
-    Raises:
-        NumericsError: the level is `"portable"`, which this version does not have yet.
     """
-    if level == "portable":
-        raise NumericsError(
-            "numerics 'portable' is not in this version of holdtrue; it has 'exact' (bit-identical on one device type) and "
-            "'fast' (no promise about bits). Pass numerics='exact'."
-        )
     torch.set_num_threads(threads)
     if level == "fast":
         torch.use_deterministic_algorithms(False)

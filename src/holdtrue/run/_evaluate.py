@@ -215,7 +215,8 @@ def _passes(
         for chunk, (_, batch) in zip(mine, loader.load(c.fetch(order) for c in mine), strict=True):
             engine.streams.set(stream_key(plan.seed, "evaluate", number, chunk.index))
             torch.clear_autocast_cache()
-            yield chunk, batch
+            with engine.numerics.around_pass():
+                yield chunk, batch
     loader.close()
 
 

@@ -1,0 +1,131 @@
+"""Portable numerics against ordinary float32 on the same thread: products, sums, exp, and steps of two models.
+
+    python benchmarks/numerics.py --out benchmarks/raw/numerics.json
+
+Each pair is measured in turns, so that a busy moment meets both; ratios are of medians.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common import Transformer, describe, models, spread, write_json
+from holdtrue.numerics import engine, function, matmul, portable_mode, steady_optimizer, sum64
+
+PRODUCTS = ((1024, 1024, 1024), (256, 256, 256), (32, 784, 128), (64, 32, 64), (8, 1152, 49))
+
+
+def pair(ours: Callable[[], object], torchs: Callable[[], object], seconds: float) -> dict[str, Any]:
+    """Times of both in turns, in milliseconds."""
+    times: tuple[list[float], list[float]] = ([], [])
+    ours(), torchs()
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times[0]) < 5:
+        for own, run in zip(times, (ours, torchs), strict=True):
+            start = time.perf_counter()
+            run()
+            own.append((time.perf_counter() - start) * 1e3)
+    for own in times:
+        del own[400:]
+    mine, theirs = spread(times[0]), spread(times[1])
+    for found in (mine, theirs):
+        del found["values"]
+    return {
+        "portable_ms": mine,
+        "float32_ms": theirs,
+        "repeats": len(times[0]),
+        "ratio": mine["median"] / theirs["median"],
+    }
+
+
+def products(seconds: float) -> dict[str, Any]:
+    """Matrix products with 4 and 3 digits."""
+    found: dict[str, Any] = {}
+    for M, K, N in PRODUCTS:
+        a, b = torch.randn(M, K), torch.randn(K, N)
+        for slices in (4, 3):
+            name = f"{M}x{K}x{N}, {slices} slices"
+            found[name] = pair(
+                lambda a=a, b=b, s=slices: matmul(a, b, slices=s), lambda a=a, b=b: a @ b, seconds
+            )
+    a, b = torch.randn(128, 64, 32), torch.randn(128, 32, 64)
+    found["128 of 64x32x64, 4 slices"] = pair(lambda: matmul(a, b), lambda: a @ b, seconds)
+    return found
+
+
+def elementwise(seconds: float) -> dict[str, Any]:
+    """Sums and functions of a million numbers."""
+    x = torch.randn(1024, 1024)
+    found = {
+        "sum of rows": pair(lambda: sum64(x, [1]), lambda: x.sum(1), seconds),
+        "sum of columns": pair(lambda: sum64(x, [0]), lambda: x.sum(0), seconds),
+    }
+    for name in ("exp", "tanh", "sigmoid", "erf"):
+        found[name] = pair(lambda n=name: function(n, x), lambda n=name: getattr(torch, n)(x), seconds)
+    return found
+
+
+def step_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor, portable: bool) -> Callable[[], None]:
+    """One pass and update of AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def run() -> None:
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        if portable:
+            with steady_optimizer(optimizer):
+                optimizer.step()
+        else:
+            optimizer.step()
+        optimizer.zero_grad()
+
+    def inside() -> None:
+        with portable_mode(key=1):
+            run()
+
+    return inside if portable else run
+
+
+def steps(seconds: float) -> dict[str, Any]:
+    """Training steps of a CNN and of transformers."""
+    found: dict[str, Any] = {}
+    build, data, b = models("cnn", 2)
+    x, y = data[:b]
+    found[f"cnn, {b} images of 28x28"] = pair(
+        step_of(build(), x, y, True), step_of(build(), x, y, False), seconds
+    )
+    for width in (64, 256):
+        x, y = torch.randint(0, 1000, (8, 64)), torch.randint(0, 10, (8,))
+        sides = [step_of(Transformer(width=width, layers=2), x, y, portable) for portable in (True, False)]
+        found[f"transformer, width {width}, 2 layers, 8 sequences of 64"] = pair(*sides, seconds)
+    return found
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out")
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for each pair")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    found = {
+        **describe("python benchmarks/numerics.py"),
+        "engine": engine(),
+        "products": products(options.seconds),
+        "elementwise": elementwise(options.seconds),
+        "steps": steps(options.seconds),
+    }
+    for part in ("products", "elementwise", "steps"):
+        for name, value in found[part].items():
+            print(f"{name}: {value['ratio']:.2f} x ({value['portable_ms']['median']:.3f} ms)")
+    write_json(options.out, found)
+
+
+if __name__ == "__main__":
+    main()

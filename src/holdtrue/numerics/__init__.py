@@ -1,0 +1,39 @@
+"""Arithmetic that has one answer: the same bits on unlike processors.
+
+    with portable_mode(key=stream_key(seed, "pass", step, round, virtual_node)):
+        loss = F.cross_entropy(model(x), y)      # every operator by its portable form, or refused by name
+        loss.backward()
+
+    in:  ATen operators, below autograd
+    out: integer matrix products, sums in one order, float64 polynomials, counter-based random numbers
+
+Nothing here depends on the compiled kernels but the time: without them torch operations give the same bits.
+"""
+
+from ._check import check_portable
+from ._functions import function
+from ._matmul import matmul
+from ._mode import portable_mode
+from ._native import ENGINES, engine, engines, force_engine
+from ._philox import RandomStream
+from ._registry import covered_operators, register_operator
+from ._scalars import COVERED_OPTIMIZERS, steady_optimizer, steady_scheduler
+from ._sums import sum64
+
+__all__ = [
+    "COVERED_OPTIMIZERS",
+    "ENGINES",
+    "RandomStream",
+    "check_portable",
+    "covered_operators",
+    "engine",
+    "engines",
+    "force_engine",
+    "function",
+    "matmul",
+    "portable_mode",
+    "register_operator",
+    "steady_optimizer",
+    "steady_scheduler",
+    "sum64",
+]

@@ -1,0 +1,170 @@
+"""Functions that torch computes as one operator on some devices and as several on others: here always as several.
+
+They run above autograd, so their gradients are those of the operators they are made of. They are put in place of
+torch's own functions, where torch's modules find them, and step aside where the mode is not open; a function mode would
+not do: it is off inside the functions that it sees, so in backward and in multi-head attention.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holdtrue.errors import NumericsError
+
+# T time, N sequences, E features in, H features of the state
+
+
+def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """x with each element 0 with probability p, else divided by 1 - p; random numbers from the stream of the pass."""
+    if not training or p == 0.0:
+        return x
+    with torch.no_grad():
+        mask = torch.empty_like(x).bernoulli_(1.0 - p).div_(1.0 - p) if p < 1.0 else torch.zeros_like(x)
+    return x.mul_(mask) if inplace else x * mask
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(query @ key^T * scale + mask) @ value; a row that is masked whole gives zeros."""
+    if enable_gqa:
+        key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
+        value = value.repeat_interleave(query.size(-3) // value.size(-3), -3)
+    factor = 1.0 / math.sqrt(query.size(-1)) if scale is None else scale
+    scores = (query * factor) @ key.transpose(-2, -1)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, -math.inf)
+        else:
+            scores = scores + attn_mask
+    weights = torch.ops.aten._safe_softmax(scores, -1)
+    return dropout(weights, dropout_p) @ value
+
+
+def _lstm_step(
+    gates: Tensor, state: tuple[Tensor, ...], w_hh: Tensor, b_hh: Tensor | None
+) -> tuple[Tensor, ...]:
+    h, c = state
+    i, f, g, o = (gates + torch.nn.functional.linear(h, w_hh, b_hh)).chunk(4, -1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def _gru_step(
+    gates: Tensor, state: tuple[Tensor, ...], w_hh: Tensor, b_hh: Tensor | None
+) -> tuple[Tensor, ...]:
+    (h,) = state
+    xr, xz, xn = gates.chunk(3, -1)
+    hr, hz, hn = torch.nn.functional.linear(h, w_hh, b_hh).chunk(3, -1)
+    r, z = (xr + hr).sigmoid(), (xz + hz).sigmoid()
+    n = (xn + r * hn).tanh()
+    return (n + z * (h - n),)
+
+
+def _plain_step(act: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    def step(
+        gates: Tensor, state: tuple[Tensor, ...], w_hh: Tensor, b_hh: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        return (act(gates + torch.nn.functional.linear(state[0], w_hh, b_hh)),)
+
+    return step
+
+
+STEPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "lstm": _lstm_step,
+    "gru": _gru_step,
+    "rnn_tanh": _plain_step(torch.tanh),
+    "rnn_relu": _plain_step(torch.relu),
+}
+
+
+def _run_layer(
+    kind: str, x: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor | None], backwards: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One direction of one layer; x is [T, N, E]."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    assert w_ih is not None, "a layer has weights"
+    gates = torch.nn.functional.linear(x, w_ih, b_ih)
+    out: list[Tensor] = []
+    times = range(x.shape[0])
+    for t in reversed(times) if backwards else times:
+        state = STEPS[kind](gates[t], state, w_hh, b_hh)
+        out.append(state[0])
+    return torch.stack(out[::-1] if backwards else out), state
+
+
+def recurrent(kind: str) -> Callable[..., Any]:
+    """`torch.lstm`, `torch.gru`, `torch.rnn_tanh` or `torch.rnn_relu` made of products and elementwise operators."""
+
+    def run(*arguments: Any) -> Any:  # Any: torch's own signatures, with and without packed sequences
+        if isinstance(arguments[1], Tensor) and arguments[1].dtype == torch.int64 and arguments[1].dim() == 1:
+            raise NumericsError(
+                f"{kind} was given a packed sequence; portable numerics runs padded ones. Pass the padded tensor, and take the "
+                f"states at the lengths yourself."
+            )
+        x, hidden, weights, has_biases, layers, p, train, bidirectional, batch_first = arguments
+        states = list(hidden) if kind == "lstm" else [hidden]
+        x = x.transpose(0, 1) if batch_first else x
+        directions = 2 if bidirectional else 1
+        per = len(weights) // (layers * directions)
+        if per != (4 if has_biases else 2):
+            raise NumericsError(
+                f"{kind} has {per} weights a layer; portable numerics knows layers without projections. Leave out proj_size."
+            )
+        ends: list[tuple[Tensor, ...]] = []
+        for layer in range(layers):
+            parts = []
+            for d in range(directions):
+                at = layer * directions + d
+                own = list(weights[at * per : (at + 1) * per]) + ([] if has_biases else [None, None])
+                out, end = _run_layer(kind, x, tuple(s[at] for s in states), own, d == 1)
+                parts.append(out)
+                ends.append(end)
+            x = parts[0] if directions == 1 else torch.cat(parts, -1)
+            if layer + 1 < layers:
+                x = dropout(x, p, train)
+        last = tuple(torch.stack([end[i] for end in ends]) for i in range(len(states)))
+        return (x.transpose(0, 1) if batch_first else x, *last)
+
+    return run
+
+
+def _choose(
+    is_active: Callable[[], bool], portable: Callable[..., Any], plain: Callable[..., Any]
+) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def either(*args: Any, **kwargs: Any) -> Any:  # Any: torch's own signatures
+        return (portable if is_active() else plain)(*args, **kwargs)
+
+    either.__dict__["is_portable_choice"] = True
+    return either
+
+
+def take_over(is_active: Callable[[], bool]) -> None:
+    """Put the composites where torch's modules find them, once in a process.
+
+    Args:
+        is_active: Whether the mode is open here; elsewhere torch's own functions run.
+    """
+    places: list[tuple[Any, str, Callable[..., Any]]] = [
+        (torch.nn.functional, "scaled_dot_product_attention", attention),
+        (torch.nn.functional, "dropout", dropout),
+        *((torch._VF, kind, recurrent(kind)) for kind in STEPS),
+    ]
+    for place, name, portable in places:
+        plain = getattr(place, name)
+        if not getattr(plain, "is_portable_choice", False):
+            setattr(place, name, _choose(is_active, portable, plain))

@@ -1,0 +1,51 @@
+"""What the mode of this thread says to the forms below it: digits of products, and the random stream."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ._philox import RandomStream
+
+DEFAULT_SLICES = 4
+
+
+class _Current(threading.local):
+    slices = DEFAULT_SLICES
+    stream: RandomStream | None = None
+
+
+_current = _Current()
+
+
+def slices() -> int:
+    """Digits of ordinary vectors in matrix products."""
+    return _current.slices
+
+
+def stream() -> RandomStream:
+    """The random stream in use."""
+    if _current.stream is None:
+        _current.stream = torch_stream(0)
+    return _current.stream
+
+
+def torch_stream(key: int) -> RandomStream:
+    """A stream whose calls are numbered by words of torch's CPU generator.
+
+    That generator is integers (Mersenne twister), the same everywhere; what saves and restores it, such as activation
+    checkpointing, so repeats the draws of this stream.
+    """
+    return RandomStream(key, next_call=lambda: int(torch.empty((), dtype=torch.int64).random_()))
+
+
+@contextmanager
+def using(stream: RandomStream, slices: int) -> Iterator[None]:
+    """Use a stream and a number of digits in this thread."""
+    before = _current.stream, _current.slices
+    _current.stream, _current.slices = stream, slices
+    try:
+        yield
+    finally:
+        _current.stream, _current.slices = before

@@ -1,0 +1,288 @@
+"""The mode: below autograd every ATen operator becomes its portable form, passes, or is refused by name."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+
+from holdtrue.errors import NumericsError
+
+from . import (  # noqa: F401 - importing fills the registry
+    _elementwise,
+    _indexing,
+    _losses,
+    _norms,
+    _plain,
+    _random,
+    _reductions,
+    _windows,
+)
+from ._composites import take_over
+from ._current import DEFAULT_SLICES, torch_stream, using
+from ._philox import RandomStream
+from ._registry import FORMS, IEEE, MOVES, RUNNERS, nearest
+from ._selftest import check_engine
+
+Runner = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+"""(operator, args, kwargs) -> result; Any: as the operator's schema says."""
+
+_NARROW = (torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
+
+
+def _run_plain(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
+
+
+def _run_ieee(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    for leaf in args:
+        if isinstance(leaf, torch.Tensor) and leaf.dtype in _NARROW:
+            raise NotImplementedError(
+                f"arithmetic in {leaf.dtype}; portable numerics computes in float32 and float64"
+            )
+    return func(*args, **kwargs)
+
+
+def _run_form(name: str) -> Runner:
+    form = FORMS[name]
+
+    def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for leaf in args:
+            if isinstance(leaf, torch.Tensor) and leaf.dtype in _NARROW:
+                raise NotImplementedError(
+                    f"arithmetic in {leaf.dtype}; portable numerics computes in float32 and float64"
+                )
+        return form(*args, **kwargs)
+
+    return run
+
+
+def _run_in_place(name: str) -> Runner:
+    run = _run_form(name)
+
+    def into(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args[0].copy_(run(func, args, kwargs))
+        return args[0]
+
+    return into
+
+
+def _run_out(name: str) -> Runner:
+    run = _run_form(name)
+
+    def into(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = [a.name for a in func._schema.arguments if a.is_out]
+        targets = [kwargs.pop(n) for n in given]
+        found = run(func, args, kwargs)
+        for target, value in zip(targets, found if isinstance(found, tuple) else (found,), strict=True):
+            target.resize_(value.shape).copy_(value)
+        return targets[0] if len(targets) == 1 else tuple(targets)
+
+    return into
+
+
+def _run_foreach(name: str) -> Runner:
+    """An operator on lists, element by element in order."""
+    bare = name.removeprefix("_foreach_")
+    single = "linalg_vector_norm" if bare == "norm" else bare.rstrip("_")
+
+    def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        count = len(args[0])
+        lists = [isinstance(a, list | tuple) and len(a) == count for a in args]
+        out = []
+        for i in range(count):
+            own = tuple(a[i] if is_list else a for a, is_list in zip(args, lists, strict=True))
+            out.append(_result(single, own, kwargs))
+        if not bare.endswith("_"):
+            return out
+        for x, value in zip(args[0], out, strict=True):
+            x.copy_(value)
+        return None
+
+    return run
+
+
+def _result(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if name in FORMS:
+        return FORMS[name](*args, **kwargs)
+    return getattr(torch.ops.aten, name)(*args, **kwargs)
+
+
+def _knows(name: str) -> bool:
+    return name in FORMS or name in IEEE or name in MOVES
+
+
+def _find_runner(func: Any) -> Runner | None:
+    """How to run an operator, or None if it is not covered; remembered until the next registration."""
+    if func not in RUNNERS:
+        RUNNERS[func] = _decide_runner(func)
+    return RUNNERS[func]
+
+
+def _decide_runner(func: Any) -> Runner | None:
+    library, _, name = func._schema.name.partition("::")
+    if library in ("profiler", "c10d"):
+        return _run_plain
+    if library not in ("aten", "prim", "prims"):
+        name = f"{library}::{name}"
+    is_out = any(a.is_out for a in func._schema.arguments)
+    if name.startswith("_foreach_"):
+        bare = name.removeprefix("_foreach_").rstrip("_")
+        return _run_foreach(name) if _knows(bare) or bare == "norm" else None
+    if is_out:
+        base = name.removesuffix("_out")
+        return _run_out(base) if base in FORMS else (_run_plain if base in MOVES or base in IEEE else None)
+    if name in FORMS:
+        return _run_form(name)
+    if name in MOVES:
+        return _run_plain
+    if name in IEEE:
+        return _run_ieee
+    bare = name.removesuffix("_")
+    if name.endswith("_") and bare in FORMS:
+        return _run_in_place(bare)
+    if name.endswith("_") and bare in MOVES:
+        return _run_plain
+    if name.endswith("_") and bare in IEEE:
+        return _run_ieee
+    return None
+
+
+def _only_integers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator works on integers alone, which have one answer."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+    return (
+        bool(tensors)
+        and not any(t.is_floating_point() or t.is_complex() for t in tensors)
+        and not any(isinstance(x, float | torch.Generator) for x in leaves)
+    )
+
+
+def _module_in_stack(names: Mapping[int, str]) -> str:
+    """The innermost module whose code is running, for a message."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, torch.nn.Module):
+            name = names.get(id(owner))
+            kind = type(owner).__name__
+            return f"module {name!r} ({kind})" if name else f"a module {kind}"
+        frame = frame.f_back
+    return "code outside a module, or a backward"
+
+
+class PortableDispatch(TorchDispatchMode):
+    """Runs operators by their portable forms.
+
+    Args:
+        stream: Random numbers.
+        slices: Digits of ordinary vectors in matrix products.
+        models: Named models, so that a refusal can name the module.
+    """
+
+    def __init__(
+        self, stream: RandomStream, slices: int, models: Mapping[str, torch.nn.Module] | None = None
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
+        self._stream, self._slices, self._models = stream, slices, models or {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run one operator. Any: torch's own signature."""
+        kwargs = kwargs or {}
+        runner = _find_runner(func)
+        if runner is _run_plain:
+            return func(*args, **kwargs)
+        with torch._C.DisableTorchFunction(), using(self._stream, self._slices):
+            if runner is None:
+                if _only_integers(args, kwargs) and not func._schema.name.startswith("aten::multinomial"):
+                    return func(*args, **kwargs)
+                raise self._refusal(func, f"operator {func._schema.name.removeprefix('aten::')!r}")
+            try:
+                return runner(func, args, kwargs)
+            except NotImplementedError as error:
+                raise self._refusal(func, str(error)) from error
+
+    def _refusal(self, func: Any, what: str) -> NumericsError:
+        names = {
+            id(m): f"{n}.{k}".strip(".")
+            for n, model in self._models.items()
+            for k, m in model.named_modules()
+        }
+        name = func._schema.name.removeprefix("aten::")
+        return NumericsError(
+            f"portable numerics does not cover {what} (operator {name}, called by {_module_in_stack(names)}): its bits may "
+            f"differ between devices; {nearest(name)}. Use a covered operator (`python -m holdtrue.numerics` lists them), "
+            f"add a form with holdtrue.numerics.register_operator, or pass numerics='exact'."
+        )
+
+
+def is_active() -> bool:
+    """Whether the mode is open here: in this thread, or in a backward that autograd runs for it."""
+    if torch._C._len_torch_dispatch_stack() == 0:
+        return False
+    return any(isinstance(mode, PortableDispatch) for mode in _get_current_dispatch_mode_stack())
+
+
+_fast_path_lock = threading.Lock()
+_inside = 0
+_fast_path_before = True
+
+
+def _count_modes(change: int) -> None:
+    """While a mode is open in some thread, torch.nn's fused inference kernels are off."""
+    global _inside, _fast_path_before
+    with _fast_path_lock:
+        if _inside == 0:
+            _fast_path_before = torch.backends.mha.get_fastpath_enabled()
+        _inside += change
+        torch.backends.mha.set_fastpath_enabled(_fast_path_before and _inside == 0)
+
+
+@contextmanager
+def portable_mode(
+    *,
+    key: int | None = None,
+    slices: int = DEFAULT_SLICES,
+    models: Mapping[str, torch.nn.Module] | None = None,
+) -> Iterator[None]:
+    """Within it torch computes, in this thread, with one answer for every supported device.
+
+    Args:
+        key: Starts torch's CPU generator, which numbers the draws, at this key, and puts it back at the end; without a
+            key the draws go on from where that generator is.
+        slices: Digits of ordinary vectors in matrix products: 4, or 3 for less time and 2^-20 of a row's largest value.
+        models: Named models, so that a refusal can name the module.
+
+    Raises:
+        NumericsError: within it, an operator that is not covered, by operator and module.
+    """
+    if slices not in (3, 4):
+        raise NumericsError(
+            f"slices is {slices}; matrix products have 4 digits a value, or 3 for less time. Pass 3 or 4."
+        )
+    check_engine()
+    take_over(is_active)
+    stream = torch_stream(0 if key is None else key)
+    state = None if key is None else torch.get_rng_state()
+    if key is not None:
+        torch.default_generator.manual_seed(key % 2**63)
+    _count_modes(1)
+    try:
+        with PortableDispatch(stream, slices, models):
+            yield
+    finally:
+        _count_modes(-1)
+        if state is not None:
+            torch.set_rng_state(state)

@@ -1,0 +1,87 @@
+"""The compiled kernels, if they were built, and which instruction set they use.
+
+Without them every function of this room still gives the same bits, by torch operations, slower. The library has a
+plain C ABI: it knows neither Python's nor torch's headers, so one build serves every version of both.
+"""
+
+import ctypes
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from holdtrue.errors import NumericsError
+
+EngineName = Literal["reference", "generic", "avx2", "vnni"]
+
+ENGINES: tuple[EngineName, ...] = ("reference", "generic", "avx2", "vnni")
+"""From the slowest to the fastest; `reference` is torch operations alone."""
+
+VARIABLE = "HOLDTRUE_NUMERICS_ENGINE"
+"""Environment variable that names an engine; by default the fastest that this processor has."""
+
+ABI_VERSION = 2
+
+_forced: EngineName | None = None
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they were not built."""
+    for path in sorted(Path(__file__).parent.glob("_kernels*.so")):
+        found = ctypes.CDLL(str(path))
+        if found.ht_abi_version() == ABI_VERSION:
+            return found
+    return None
+
+
+def engines() -> tuple[EngineName, ...]:
+    """Engines that this installation has on this processor, from the slowest to the fastest."""
+    found = library()
+    return ENGINES[:1] if found is None else ENGINES[: 2 + found.ht_best_engine()]
+
+
+def engine() -> EngineName:
+    """The engine in use.
+
+    Raises:
+        NumericsError: an engine was named that is not here.
+    """
+    wanted = _forced or os.environ.get(VARIABLE)
+    here = engines()
+    if not wanted:
+        return here[-1]
+    for name in here:
+        if name == wanted:
+            return name
+    raise NumericsError(
+        f"the numerics engine {wanted!r} is not here; this installation has {', '.join(here)} on this processor. "
+        f"Name one of them in {VARIABLE}, or none for the fastest: the bits are the same."
+    )
+
+
+def force_engine(name: EngineName | None) -> None:
+    """Use one engine from here on, or with None the environment's again."""
+    global _forced
+    _forced = name
+
+
+def native(*tensors: torch.Tensor) -> tuple[ctypes.CDLL, int] | None:
+    """The library and the number of its engine if it can serve CPU tensors like these, else None."""
+    name = engine()
+    found = library()
+    if name == "reference" or found is None or any(t.device.type != "cpu" for t in tensors):
+        return None
+    return found, ENGINES.index(name) - 1
+
+
+def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
+    """Where a CPU tensor's first element lies; the caller keeps the tensor alive."""
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def count(value: int) -> ctypes.c_int64:
+    """An integer as the kernels take it."""
+    return ctypes.c_int64(value)

@@ -1,0 +1,162 @@
+"""Portable forms of operators that draw random numbers: from the stream of the mode, never from torch's generators."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from . import _functions as f
+from ._current import stream
+from ._registry import form
+
+CPU = torch.device("cpu")
+
+
+def _device(named: Any) -> torch.device:  # Any: a device, its name or None
+    return CPU if named is None else torch.device(named)
+
+
+def _refuse_generator(generator: torch.Generator | None) -> None:
+    if generator is not None:
+        raise NotImplementedError(
+            "a draw from a torch.Generator; portable numbers come from the stream of the pass"
+        )
+
+
+@form("rand")
+def rand(
+    size: Sequence[int],
+    *,
+    generator: Any = None,
+    dtype: torch.dtype | None = None,
+    device: Any = None,
+    **_: Any,
+) -> torch.Tensor:  # Any: layout, device, pin_memory
+    """Uniform numbers in [0, 1)."""
+    _refuse_generator(generator)
+    return stream().uniform(torch.Size(size), _device(device), dtype or torch.get_default_dtype())
+
+
+@form("randn")
+def randn(
+    size: Sequence[int],
+    *,
+    generator: Any = None,
+    dtype: torch.dtype | None = None,
+    device: Any = None,
+    **_: Any,
+) -> torch.Tensor:  # Any: layout, device, pin_memory
+    """Standard normal numbers."""
+    _refuse_generator(generator)
+    return stream().normal(torch.Size(size), _device(device), dtype or torch.get_default_dtype())
+
+
+@form("rand_like")
+def rand_like(
+    x: torch.Tensor, *, dtype: torch.dtype | None = None, **_: Any
+) -> torch.Tensor:  # Any: layout, format
+    """Uniform numbers in the shape of x."""
+    return stream().uniform(x.shape, x.device, dtype or x.dtype)
+
+
+@form("randn_like")
+def randn_like(
+    x: torch.Tensor, *, dtype: torch.dtype | None = None, **_: Any
+) -> torch.Tensor:  # Any: as above
+    """Standard normal numbers in the shape of x."""
+    return stream().normal(x.shape, x.device, dtype or x.dtype)
+
+
+@form("randint")
+def randint(
+    *bounds: Any, generator: Any = None, dtype: torch.dtype | None = None, device: Any = None, **_: Any
+) -> Any:
+    """Integers in [low, high). Any: (high, size) or (low, high, size); layout and device."""
+    _refuse_generator(generator)
+    low, high, size = (0, *bounds) if len(bounds) == 2 else bounds
+    return stream().integers(low, high, torch.Size(size), _device(device)).to(dtype or torch.int64)
+
+
+@form("randint_like")
+def randint_like(x: torch.Tensor, *bounds: int, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:
+    """Integers in the shape of x. Any: layout and format."""
+    low, high = (0, bounds[0]) if len(bounds) == 1 else bounds
+    return stream().integers(low, high, x.shape, x.device).to(dtype or x.dtype)
+
+
+@form("randperm")
+def randperm(
+    n: int, *, generator: Any = None, dtype: torch.dtype | None = None, device: Any = None, **_: Any
+) -> torch.Tensor:  # Any: layout and device
+    """A permutation of 0..n-1."""
+    _refuse_generator(generator)
+    return stream().permutation(n, _device(device)).to(dtype or torch.int64)
+
+
+@form("uniform")
+def uniform(x: torch.Tensor, low: float = 0, high: float = 1, *, generator: Any = None) -> torch.Tensor:
+    """Uniform numbers in [low, high): low + u * (high - low) in float64, rounded once and held below high."""
+    _refuse_generator(generator)
+    u = stream().uniform(x.shape, x.device, torch.float32).double()
+    return (u * (float(high) - float(low)) + float(low)).to(x.dtype)
+
+
+@form("normal")
+def normal(x: torch.Tensor, mean: float = 0, std: float = 1, *, generator: Any = None) -> torch.Tensor:
+    """Normal numbers: mean + std * z in float64, rounded once."""
+    _refuse_generator(generator)
+    if not isinstance(mean, int | float) or not isinstance(std, int | float):
+        raise NotImplementedError(
+            "normal numbers with tensors for mean or std; use mean + std * torch.randn(...)"
+        )
+    z = stream().normal(x.shape, x.device, torch.float64)
+    return (z * float(std) + float(mean)).to(x.dtype)
+
+
+@form("exponential")
+def exponential(x: torch.Tensor, lambd: float = 1, *, generator: Any = None) -> torch.Tensor:
+    """Exponential numbers by inversion."""
+    _refuse_generator(generator)
+    u = stream().uniform(x.shape, x.device, torch.float64)
+    return (-f.log1p64(-u) / float(lambd)).to(x.dtype)
+
+
+@form("bernoulli")
+def bernoulli(x: torch.Tensor, p: Any = None, *, generator: Any = None) -> torch.Tensor:
+    """Ones with probability p, or with the probabilities in x. Any: a number or a tensor."""
+    _refuse_generator(generator)
+    if isinstance(p, int | float):
+        return stream().bernoulli(p, x.shape, x.device).to(x.dtype)
+    chance = (x if p is None else p.expand(x.shape)).double()
+    words = stream().words(x.numel(), x.device).reshape(x.shape)
+    return (words.double() < chance * 2.0**32).to(x.dtype)
+
+
+@form("bernoulli_")
+def bernoulli_in_place(x: torch.Tensor, p: Any = 0.5, *, generator: Any = None) -> torch.Tensor:
+    """Fills x; torch leaves out a p of 0.5 when it calls, so the default must not be x itself. Any: as above."""
+    return x.copy_(bernoulli(x, p, generator=generator))
+
+
+@form("native_dropout")
+def native_dropout(x: torch.Tensor, p: float, train: bool | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """x with values dropped, and which were kept."""
+    if train is False or p == 0:
+        return x.clone(), torch.ones_like(x, dtype=torch.bool)
+    keep = stream().bernoulli(1.0 - p, x.shape, x.device)
+    return x * _scaled(keep, 1.0 - p, x.dtype), keep
+
+
+def _scaled(keep: torch.Tensor, chance: float, dtype: torch.dtype) -> torch.Tensor:
+    """1 / chance where kept, else 0: by division in dtype, as the composite of _composites.py has it."""
+    return (
+        torch.div(keep.to(dtype), torch.full((), chance, dtype=dtype, device=keep.device))
+        if chance
+        else keep.to(dtype)
+    )
+
+
+@form("native_dropout_backward")
+def native_dropout_backward(grad: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+    """Gradient of `native_dropout`."""
+    return grad * _scaled(mask, 1.0 / scale if scale else 0.0, grad.dtype)

@@ -1,0 +1,66 @@
+"""Which operators are covered, and by what."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from holdtrue.errors import NumericsError
+
+Form = Callable[..., Any]  # Any: what the operator's schema says
+F = TypeVar("F", bound=Form)
+
+FORMS: dict[str, Form] = {}
+"""Portable forms by operator name (`"softmax"` of ATen, or `"library::name"`); they take the operator's arguments."""
+
+MOVES: set[str] = set()
+"""Operators that move, select or compare values, for any dtype."""
+
+IEEE: set[str] = set()
+"""Operators that are one IEEE operation for each element, for float32 and float64."""
+
+
+RUNNERS: dict[Any, Form | None] = {}
+"""How the mode runs an overload, as far as it has met it. Any: overloads of operators."""
+
+
+def form(*names: str) -> Callable[[F], F]:
+    """Make a function the portable form of operators; in-place, `out=` and `_foreach_` variants follow from it."""
+
+    def keep(function: F) -> F:
+        for name in names:
+            FORMS[name] = function
+        return function
+
+    return keep
+
+
+def register_operator(name: str, function: Form) -> None:
+    """Add a portable form of an operator.
+
+    Args:
+        name: ATen's name without overload, such as `"cumprod"`, or `"library::name"` of a custom operator.
+        function: Takes the operator's arguments and returns what it returns, from operators that are covered, or from
+            kernels of its own. It runs below autograd, outside the mode. Test it with `check_portable`.
+
+    Raises:
+        NumericsError: the operator has a form already.
+    """
+    if name in FORMS:
+        raise NumericsError(
+            f"operator {name!r} has a portable form already; two would make its bits depend on which was registered last. "
+            f"Remove one of the registrations, or register the operator under a name of its own."
+        )
+    FORMS[name] = function
+    RUNNERS.clear()
+
+
+def covered_operators() -> dict[str, tuple[str, ...]]:
+    """Names of covered operators by kind: computed by forms of this room, IEEE by element, moves."""
+    return {"forms": tuple(sorted(FORMS)), "ieee": tuple(sorted(IEEE)), "moves": tuple(sorted(MOVES))}
+
+
+def nearest(name: str) -> str:
+    """The covered operator whose name is closest, as the end of a sentence."""
+    bare = name.split("::")[-1].strip("_")
+    found = difflib.get_close_matches(bare, sorted({*FORMS, *IEEE}), n=1, cutoff=0.5)
+    return f"the nearest covered operator is {found[0]!r}" if found else "no covered operator has a like name"

@@ -1,0 +1,211 @@
+"""The integer matrix product: one answer for every engine, within its bound."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdtrue.errors import NumericsError
+from holdtrue.numerics import ENGINES, _native, _selftest, engines, force_engine, matmul
+from holdtrue.numerics._matmul import PIECE, digits, exponents, is_wide
+from numerics_checks import bits, each_engine, same_for_all_engines
+
+KINDS = ("plain", "zeros", "wide", "denormal", "special", "huge", "one-hot")
+
+
+def sample(kind: str, rows: int, columns: int, seed: int) -> torch.Tensor:
+    """Awkward matrices."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, columns, generator=g)
+    if kind == "zeros":
+        return torch.where(torch.rand(rows, columns, generator=g) < 0.6, -0.0, x)
+    if kind == "wide":
+        return x * torch.pow(2.0, torch.randint(-60, 60, (rows, columns), generator=g).float())
+    if kind == "denormal":
+        return x * 2.0**-130
+    if kind == "huge":
+        return x * 2.0**126
+    if kind == "one-hot":
+        return (
+            torch.nn.functional.one_hot(torch.randint(0, columns, (rows,), generator=g), columns).float() * x
+        )
+    if kind == "special":
+        special = torch.tensor([math.inf, -math.inf, math.nan, 0.0, -0.0])
+        pick = torch.randint(0, 40, (rows, columns), generator=g)
+        return torch.where(pick < 5, special[pick.clamp(max=4)], x)
+    return x
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from(KINDS),
+    st.integers(1, 40),
+    st.integers(1, 140),
+    st.integers(1, 40),
+    st.sampled_from([3, 4]),
+    st.integers(0, 2**31),
+)
+def test_every_engine_has_the_same_bits(
+    kind_a: str, kind_b: str, M: int, K: int, N: int, slices: int, seed: int
+) -> None:
+    a, b = sample(kind_a, M, K, seed), sample(kind_b, K, N, seed + 1)
+    same_for_all_engines(lambda: matmul(a, b, slices=slices))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(KINDS[:4]), st.sampled_from(KINDS[:4]), st.integers(1, 300), st.integers(0, 2**31))
+def test_the_error_is_within_the_bound_of_the_definition(kind_a: str, kind_b: str, K: int, seed: int) -> None:
+    a, b = sample(kind_a, 9, K, seed), sample(kind_b, K, 7, seed + 1)
+    exact = a.double() @ b.double()
+    largest = a.abs().amax(1).double()[:, None] * b.abs().amax(0).double()[None, :]
+    rounding = exact.abs() * 2.0**-24 + 2.0**-150
+    for slices, unit in ((4, 2.0**-28), (3, 2.0**-21)):
+        # two expansions of half a unit each (a unit is 2 * 2^-(7S) of the largest), and slices - 1 dropped diagonals
+        bound = (slices + 3) * K * unit * largest * 1.01 + rounding
+        assert ((matmul(a, b, slices=slices).double() - exact).abs() <= bound).all()
+
+
+def test_the_error_is_below_that_of_float32_on_ordinary_matrices() -> None:
+    a, b = sample("plain", 64, 512, 0), sample("plain", 512, 64, 1)
+    exact = a.double() @ b.double()
+    assert (matmul(a, b).double() - exact).abs().max() < (a @ b - exact).abs().max()
+
+
+def test_a_peaked_softmax_times_values_keeps_what_float32_keeps() -> None:
+    """Column j of the values is small where the weights are large: four digits alone lose it."""
+    weights = torch.softmax(torch.linspace(0, -14, 64), 0).repeat(3, 1)
+    values = torch.logspace(-6, 0, 64)[:, None] * torch.tensor([[1.0, -0.7]])
+    exact = weights.double() @ values.double()
+    error = ((matmul(weights, values).double() - exact) / exact).abs().max()
+    from holdtrue.numerics._matmul import _sliced
+
+    four_digits = ((_sliced(weights, values, 4).double() - exact) / exact).abs().max()
+    assert error < 2e-7
+    assert four_digits > 10 * error
+
+
+def test_small_sums_and_single_terms_are_as_good_as_one_rounding() -> None:
+    a, b = sample("wide", 8, 1, 3).clamp(-1e15, 1e15), sample("wide", 1, 8, 4).clamp(-1e15, 1e15)
+    assert torch.equal(matmul(a, b), (a.double() @ b.double()).float())
+
+
+def test_digits_are_at_most_64_and_add_up() -> None:
+    x = torch.cat(
+        [sample("wide", 20, 50, 0), sample("denormal", 20, 50, 1), torch.tensor([[1 - 2.0**-24] * 50])]
+    )
+    e = exponents(x)
+    q = list(digits(x, e, 4))
+    assert max(float(d.abs().max()) for d in q) == 64.0
+    total = sum(d * 2.0 ** -(6 + 7 * s) for s, d in enumerate(q)) * torch.pow(2.0, e.double())[:, None]
+    assert ((x.double() - total).abs() <= torch.pow(2.0, e.double())[:, None] * 2.0**-28).all()
+
+
+def test_a_row_does_not_depend_on_the_rest_of_the_batch_or_on_zeros_behind_it() -> None:
+    a, b = torch.cat([sample("wide", 5, 64, 0), sample("plain", 9, 64, 1)]), sample("plain", 64, 11, 2)
+    whole = matmul(a, b)
+    assert torch.equal(torch.cat([matmul(a[i : i + 1], b) for i in range(14)]), whole)
+    padded = matmul(torch.nn.functional.pad(a, (0, 13)), torch.nn.functional.pad(b, (0, 0, 0, 13)))
+    assert torch.equal(padded, whole)
+
+
+def test_strides_and_alignment_do_not_matter() -> None:
+    a, b = sample("plain", 13, 37, 0), sample("plain", 37, 35, 1)
+    whole = matmul(a, b)
+    room = torch.zeros(3 * a.numel() + 1)
+    odd = room[1:].as_strided(a.shape, (3 * 37, 3)).copy_(a)
+    for other in (odd, a.t().contiguous().t()):
+        for second in (b, b.t().contiguous().t()):
+            same_for_all_engines(lambda other=other, second=second: matmul(other, second))
+            assert torch.equal(matmul(other, second), whole)
+    one = torch.ones(5, 1).as_strided((5, 1), (1, 7)), torch.ones(1, 4).as_strided((1, 4), (9, 1))
+    assert torch.equal(matmul(*one), torch.ones(5, 4))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0), (1, 1, 1)])
+def test_empty_and_single_dimensions(shape: tuple[int, int, int]) -> None:
+    M, K, N = shape
+    assert torch.equal(matmul(torch.ones(M, K), torch.ones(K, N)), torch.full((M, N), float(K)))
+
+
+def test_batches_are_products_of_their_members() -> None:
+    a, b = torch.randn(3, 5, 8), torch.randn(3, 8, 6)
+    assert torch.equal(matmul(a, b), torch.stack([matmul(x, y) for x, y in zip(a, b, strict=True)]))
+    assert torch.equal(matmul(a[:1], b), torch.stack([matmul(a[0], y) for y in b]))
+
+
+def test_a_batch_of_unlike_members_has_one_answer_on_every_engine() -> None:
+    kinds = ("plain", "wide", "special", "zeros", "one-hot")
+    a = torch.stack([sample(kind, 5, 40, i) for i, kind in enumerate(kinds)])
+    b = torch.stack([sample("plain", 40, 6, i) for i in range(5)])
+    whole = same_for_all_engines(lambda: matmul(a, b))
+    assert torch.equal(bits(whole), bits(torch.stack([matmul(x, y) for x, y in zip(a, b, strict=True)])))
+    same_for_all_engines(lambda: matmul(a.transpose(0, 1).contiguous().transpose(0, 1), b[:1]))
+
+
+def test_long_sums_are_cut_into_pieces_and_cannot_overflow() -> None:
+    """The largest digits with one sign over more than one piece: int32 would wrap without the cut."""
+    K = 2 * PIECE + 5
+    a, b = torch.full((2, K), 1 - 2.0**-24), torch.full((K, 3), -(1 - 2.0**-24))
+    same_for_all_engines(lambda: matmul(a, b))
+    assert torch.equal(matmul(a, b), (a.double() @ b.double()).float())
+    assert 6 * 64 * 64 * PIECE < 2**31
+
+
+def test_special_values_go_by_the_rules_of_ieee_addition() -> None:
+    a, b = sample("special", 12, 6, 5), sample("special", 6, 12, 6)
+    terms = a.double()[:, :, None] * b.double()[None]
+    expected = terms.sum(1)
+    got = matmul(a, b)
+    known = ~torch.isfinite(expected)
+    assert known.any()
+    assert (~known).any()
+    assert torch.equal(bits(got[known]), bits(expected[known].float()))
+    assert torch.isfinite(got[~known]).all()
+
+
+def test_a_sum_of_negative_zeros_is_plus_zero() -> None:
+    assert not matmul(torch.full((2, 3), -0.0), torch.ones(3, 2)).signbit().any()
+
+
+def test_the_rule_for_more_digits_looks_at_one_vector_and_not_at_zeros() -> None:
+    x = torch.tensor([[1.0] * 9, [1.0, *[1e-3] * 8], [0.0] * 9, [1.0, 1e-3, *[0.0] * 7], [*[1.0] * 8, 1e-3]])
+    assert is_wide(x).tolist() == [False, True, False, True, True]
+
+
+def test_an_engine_that_is_not_exact_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Saturating:
+        """Like vpmaddubsw beyond its range, or torch._int_mm without VNNI."""
+
+        @staticmethod
+        def ht_diagonal(
+            a: object, b: object, k4: object, rows: int, columns: int, out: object, engine: int
+        ) -> None:
+            return None
+
+    monkeypatch.setattr(_selftest, "native", lambda *_: (Saturating(), 1))
+    with pytest.raises(
+        NumericsError, match=r"is not exact here: 4 products of 64 and 64 gave .*HOLDTRUE_NUMERICS_ENGINE"
+    ):
+        _selftest._check_products("avx2", 1, 64, 64)
+
+
+def test_every_engine_here_passes_its_self_test() -> None:
+    for name in each_engine():
+        _selftest._check.cache_clear()
+        _selftest.check_engine()
+        assert _native.engine() == name
+
+
+def test_an_engine_that_is_not_here_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDTRUE_NUMERICS_ENGINE", "abacus")
+    with pytest.raises(NumericsError, match=r"'abacus' is not here; .* has reference.*Name one of them"):
+        _native.engine()
+
+
+def test_the_kernels_are_built_in_this_checkout() -> None:
+    """`make venv` builds them; without, all would pass and be slow."""
+    assert engines()[:2] == ENGINES[:2]
+    force_engine(None)
