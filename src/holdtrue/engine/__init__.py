@@ -8,10 +8,11 @@ The engine never hears of membership: who is in the group, and why, is decided e
 
 from ._checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, write_checkpoint
 from ._digest import digest_entries, flatten_state, hash_entry
-from ._engine import Engine, OrderFunction, RoundResult
+from ._engine import Engine
 from ._ledger import NOTICE_BYTES
 from ._memory import keep_freed_memory
 from ._numerics import apply_numerics, specialise_compiled_shapes
+from ._round import OrderFunction, RoundResult
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams, export_user_streams, import_user_streams
 from ._timing import CudaTimer, HostTimer, PassTimer, timed_by

@@ -7,9 +7,7 @@ The engine knows a group and a mapping; it does not know how workers came to be 
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Sequence
 
 import torch
 
@@ -20,82 +18,22 @@ from holdtrue.mapping import (
     evaluate_tree,
     order_by_tree,
     order_by_worker,
-    prune_tree,
 )
 from holdtrue.plan import Plan, stream_key
 from holdtrue.reduce import GradientLayout, Group, OrderedReduce
 
+from ._apply import apply_gradients
 from ._buffers import BufferBook, Settlement
 from ._gradients import AccumulationWatch, BackwardOverlap, GradientTaker, Leaf
 from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals
 from ._portable import PassNumerics
+from ._round import OpenPass, OrderFunction, Round, RoundResult, pruned_tree
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams
 from ._timing import make_timer
 
-OrderFunction = Callable[[Mapping], Tree]
-
 STREAMS_AHEAD = 16
 """Passes whose random streams are made ready at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundResult:
-    """What a round gives besides gradients; the same on every worker."""
-
-    loss: float
-    """Weighted mean loss over all virtual nodes; NaN if no virtual node has weight."""
-    losses: dict[int, float]
-    """Loss of each virtual node with weight."""
-    fingerprints: dict[int, int]
-    """Input fingerprint of each virtual node that ran; 0 where inputs are not traced."""
-    totals: dict[str, float]
-    """Sums of `step.sum` over all virtual nodes."""
-    notices: list[bytes]
-    """The run's own words of each worker, by rank."""
-
-    @property
-    def non_finite(self) -> list[int]:
-        """Virtual nodes whose loss is not a finite number."""
-        return [v for v, loss in self.losses.items() if not math.isfinite(loss)]
-
-
-@dataclass(slots=True, kw_only=True)
-class _Pass:
-    """The pass that is open on this worker."""
-
-    virtual_node: int
-    examples: int
-    backward_done: bool = False
-    leaf: Leaf | None = None
-    """Gradients after the backward; None for an absent leaf."""
-    merged: int = 0
-    """1 if they are already added to the sum before them."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Round:
-    """What this worker has of the round so far."""
-
-    step: int
-    round_: int
-    counts: Sequence[int]
-    nodes: tuple[int, ...]
-    unit_examples: int
-    """Examples of weight 1 in means of buffers: those of every pass if they are all alike, else 1."""
-    losses: dict[int, torch.Tensor] = field(default_factory=dict)
-    weights: dict[int, float | torch.Tensor] = field(default_factory=dict)
-    fingerprints: dict[int, int] = field(default_factory=dict)
-    totals: dict[str, dict[int, float | torch.Tensor]] = field(default_factory=dict)
-    continues: bool = False
-    """Whether it goes on after a loss, from sums that were kept: everything is sent at the end."""
-
-
-@lru_cache(maxsize=32)
-def _pruned(order: OrderFunction, mapping: Mapping, active: frozenset[int]) -> Tree:
-    tree = prune_tree(order(mapping), active)
-    assert tree is not None, "a step has at least one example"
-    return tree
 
 
 class Engine:
@@ -144,8 +82,8 @@ class Engine:
         self._checked_sparse: set[int] = set()
         self._keys: dict[int, int] = {}
         """Keys of the random streams of the next passes."""
-        self.open: _Pass | None = None
-        self.round: _Round | None = None
+        self.open: OpenPass | None = None
+        self.round: Round | None = None
 
     @property
     def held(self) -> tuple[int, ...]:
@@ -175,7 +113,7 @@ class Engine:
         """Start a round: `counts[v]` examples for each virtual node."""
         if round_ == 0:
             self._refresh_parameters()
-        tree = _pruned(self._order, self._ordered_by, frozenset(v for v, n in enumerate(counts) if n))
+        tree = pruned_tree(self._order, self._ordered_by, frozenset(v for v, n in enumerate(counts) if n))
         self._tree = tree
         if tree not in self._reduces:
             reduce = OrderedReduce(group=self.group, layout=self._layout, tree=tree, mapping=self.mapping)
@@ -186,7 +124,7 @@ class Engine:
         self._watch.respect_hooks()
         sizes = {n for n in counts if n}
         unit = sizes.pop() if len(sizes) == 1 else 1
-        self.round = _Round(
+        self.round = Round(
             step=step, round_=round_, counts=counts, nodes=self.nodes(counts), unit_examples=unit
         )
         self._keys = {}
@@ -213,7 +151,7 @@ class Engine:
     def open_pass(self, virtual_node: int, fingerprint: int = 0) -> None:
         """Set the random streams and buffers for one virtual node's pass."""
         work = self._round()
-        self.open = _Pass(virtual_node=virtual_node, examples=work.counts[virtual_node])
+        self.open = OpenPass(virtual_node=virtual_node, examples=work.counts[virtual_node])
         work.fingerprints[virtual_node] = fingerprint
         if self._is_last(virtual_node):
             self._reduce_now().open_last(virtual_node)
@@ -224,7 +162,7 @@ class Engine:
             self._prepare_streams(work, virtual_node)
         self.streams.set(self._keys[virtual_node])
 
-    def _prepare_streams(self, work: _Round, virtual_node: int) -> None:
+    def _prepare_streams(self, work: Round, virtual_node: int) -> None:
         """Make the streams of the next passes ready, this one's first."""
         at = work.nodes.index(virtual_node)
         self._keys = {
@@ -265,7 +203,7 @@ class Engine:
         self._run_backward(at, work, scaled, weight)
 
     def _run_backward(
-        self, at: _Pass, work: _Round, scaled: torch.Tensor, weight: float | torch.Tensor
+        self, at: OpenPass, work: Round, scaled: torch.Tensor, weight: float | torch.Tensor
     ) -> None:
         """Backward, with the shortcuts that keep the bits, and the gradients off the parameters."""
         reduce, watch = self._reduce_now(), self._watch
@@ -451,11 +389,11 @@ class Engine:
         """Sum of one number for each virtual node, in the order of the tree, in float64."""
         if not values:
             return 0.0
-        tree = _pruned(self._order, self._ordered_by, frozenset(values))
+        tree = pruned_tree(self._order, self._ordered_by, frozenset(values))
         leaves: dict[Tree, float] = {v: value for v, value in values.items()}  # noqa: C416 - widens the key type
         return evaluate_tree(tree, leaves, lambda a, b: a + b)
 
-    def _swap_ledger(self, work: _Round, present: list[bool], notice: bytes) -> Ledger:
+    def _swap_ledger(self, work: Round, present: list[bool], notice: bytes) -> Ledger:
         ledger = Ledger(present=present)
         ledger.flags = (FLAG_ODD_BUFFERS if self.buffers.has_odd else 0) | (FLAG_TOTALS if work.totals else 0)
         for v, loss in work.losses.items():
@@ -473,7 +411,7 @@ class Engine:
         merged.reports = [m[: len(report)] for m in messages]
         return merged
 
-    def _swap_totals(self, work: _Round, ledger: Ledger) -> dict[str, float]:
+    def _swap_totals(self, work: Round, ledger: Ledger) -> dict[str, float]:
         if not ledger.flags & FLAG_TOTALS:
             return {}
         own = {n: {str(v): float(x).hex() for v, x in values.items()} for n, values in work.totals.items()}
@@ -487,7 +425,7 @@ class Engine:
         if self._sums is not None:
             self._sums.push_rest()
 
-    def _swap_buffers(self, work: _Round, ledger: Ledger) -> Settlement | None:
+    def _swap_buffers(self, work: Round, ledger: Ledger) -> Settlement | None:
         if not self.buffers.has_families and not ledger.flags & FLAG_ODD_BUFFERS:
             return None
         first = next(v for v, n in enumerate(work.counts) if n)
@@ -503,50 +441,10 @@ class Engine:
             The total norm of the gradient before clipping, or None without `max_grad_norm`.
         """
         with self.numerics.around_update(optimizers):
-            return self._update(optimizers, max_grad_norm)
-
-    def _update(self, optimizers: Sequence[Optimizer], max_grad_norm: float | None) -> float | None:
-        norm = None
-        scaled = [o for o in optimizers if _has_gradient(o)]
-        for scaler in self.state.scalers:
-            scaler.scale(
-                torch.zeros((), device=self.device)
-            )  # a worker without passes has not met its scale yet
-            for optimizer in scaled:
-                scaler.unscale_(optimizer)
-        if max_grad_norm is not None:
-            parameters = [
-                p
-                for o in optimizers
-                for group in o.param_groups
-                for p in group["params"]
-                if p.grad is not None
-            ]
-            total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, total)
-            norm = float(total)
-        for optimizer in optimizers:
-            self._step(optimizer)
-        for scaler in self.state.scalers if scaled else ():
-            scaler.update()
+            norm = apply_gradients(self.state, self.device, optimizers, max_grad_norm)
         self.discard()
         torch.clear_autocast_cache()
         return norm
-
-    def _step(self, optimizer: Optimizer) -> None:
-        skipped = False
-        if self.state.scalers and _has_gradient(optimizer):  # a scaler refuses an optimizer without any
-            scaler = self.state.scalers[0]
-            before = scaler.get_scale()
-            scaler.step(optimizer)
-            found = scaler._found_inf_per_device(optimizer).values() if scaler.is_enabled() else []
-            skipped = any(float(inf) for inf in found)
-            assert before == scaler.get_scale(), "the scale changes in scaler.update() only"
-        else:
-            optimizer.step()
-        for scheduler in self.state.schedulers:
-            if scheduler.optimizer is optimizer and not skipped and not _needs_metric(scheduler):
-                scheduler.step()
 
     def skip_update(self) -> None:
         """Leave parameters and buffers as they were before the round."""
@@ -557,7 +455,7 @@ class Engine:
         """Leave all parameters without gradient."""
         self._taker.clear()
 
-    def _round(self) -> _Round:
+    def _round(self) -> Round:
         assert self.round is not None, "no round is open"
         return self.round
 
@@ -565,18 +463,10 @@ class Engine:
         assert self._reduce is not None, "no round is open"
         return self._reduce
 
-    def _pass(self, what: str) -> _Pass:
+    def _pass(self, what: str) -> OpenPass:
         if self.open is None:
             raise UsageError(
                 f"{what} came outside a pass; it belongs into the loop over the passes of a step. "
                 f"Write `for x, y in step: ...` around it."
             )
         return self.open
-
-
-def _has_gradient(optimizer: Optimizer) -> bool:
-    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-
-
-def _needs_metric(scheduler: object) -> bool:
-    return isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
