@@ -129,3 +129,11 @@ def test_the_wrong_order_of_additions_is_noticed_after_a_death() -> None:
     job = ElasticJob(lambda: train(case), workers=3, faults=[at(1, 1, "exchange")], order=order_by_worker)
     with pytest.raises(AssertionError, match="step"):
         check(case, job)
+
+
+def test_who_leaves_goes_on_if_those_who_stay_die_before_they_stand_alone() -> None:
+    case = Case(model="conv", optimizer="adamw", epochs=3)
+    job = ElasticJob(
+        lambda: train(case), workers=3, faults=[at(0, 1, act=resize(1)), at(0, -1, "form", 1)]
+    )
+    assert sorted(check(case, job)) == [1, 2]

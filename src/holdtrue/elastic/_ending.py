@@ -20,7 +20,8 @@ def end_job(turn: Turn) -> None:
         _end_in_the_dark(turn)
         return
     last = [worker for m in state.chain[-1].members if (worker := known.get(m.worker)) is not None]
-    finished = [worker for worker in last if worker.how_gone in ("finished", "left")]
+    well = ("finished",) if state.stop_reason is None else ("finished", "left")  # who left had not finished
+    finished = [worker for worker in last if worker.how_gone in well]
     died = [worker.number for worker in last if worker.has_state and worker not in finished]
     unknown = [worker for worker in last if worker.is_living and worker.lost_s is None]
     is_done = bool(finished and not died) or state.has_main_finished

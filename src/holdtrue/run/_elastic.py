@@ -18,7 +18,13 @@ import torch
 
 from holdtrue.elastic import Agent, View
 from holdtrue.engine import StateText, copy_state
-from holdtrue.errors import GroupError, WaitTimeoutError, WorkerLostError
+from holdtrue.errors import (
+    ExpelledError,
+    GroupError,
+    JobOverError,
+    WaitTimeoutError,
+    WorkerLostError,
+)
 from holdtrue.mapping import Mapping, even_mapping, parse_mapping, take_over_mapping
 from holdtrue.reduce import Group, Pending
 
@@ -244,11 +250,19 @@ class ElasticGroup(Group):
         self._enter(view)
 
     def enter_planned(self, generation: int) -> bool:
-        """Enter a planned view at the boundary that all agreed on; False if this worker is to leave instead."""
+        """Enter a planned view at the boundary that all agreed on; False if this worker is to leave instead.
+
+        A worker that leaves stays until the others stand without it: if they die before, it goes on with its state.
+        """
         view = self.agent.view(generation)
         if view.rank_of(self.agent.worker) is None:
             self._leave_group()
-            return False
+            self.generation = view.generation
+            what = f"generation {generation} to stand without this worker"
+            try:
+                view = self.agent.wait_for_view(generation, timeout_s=self._timeout_s, what=what)
+            except (ExpelledError, JobOverError, WaitTimeoutError):
+                return False
         self._enter(view)
         return True
 
