@@ -268,7 +268,8 @@ class TorchGroup(Group):
         for group in self._groups.values():
             with contextlib.suppress(RuntimeError):
                 group.abort()
-        self._groups.clear()
+        _parting[:] = [self._groups]
+        self._groups = {}
 
 
 _graveyard: list[TorchGroup] = []
@@ -280,3 +281,8 @@ def is_timeout(error: RuntimeError) -> bool:
     """Whether torch says that a wait ran out, and not that a connection broke."""
     text = str(error).lower()
     return "timed out" in text or "timeout" in text
+
+
+_parting: list[dict[str, Any]] = []
+"""The process groups of the generation that was left last. To free them waits, even after `abort`, for what was begun with
+others who have not closed their end: two survivors would wait for each other. By the next close nobody is in them."""
