@@ -276,13 +276,12 @@ _graveyard: list[TorchGroup] = []
 """Groups with a collective that still waits for a worker: to abort or to free them would hold up the whole
 process (torch keeps the interpreter's lock) until gloo's own time-out. They live as long as the process."""
 
+_parting: list[dict[str, Any]] = []
+"""The process groups of the generation that was left last. Freeing them was seen to wait, even after `abort`, for what had been
+begun with another survivor, who waited in the same way; by the next close nobody is in them. See docs/log.md."""
+
 
 def is_timeout(error: RuntimeError) -> bool:
     """Whether torch says that a wait ran out, and not that a connection broke."""
     text = str(error).lower()
     return "timed out" in text or "timeout" in text
-
-
-_parting: list[dict[str, Any]] = []
-"""The process groups of the generation that was left last. To free them waits, even after `abort`, for what was begun with
-others who have not closed their end: two survivors would wait for each other. By the next close nobody is in them."""
