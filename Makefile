@@ -51,7 +51,7 @@ test-slow: $(STAMP) ## the default tests and those that take minutes
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak" src tests
 
 soak: $(STAMP) ## randomised tests that run long
-	$(BIN)/python -m pytest -m soak tests
+	$(BIN)/python -m pytest -s -m soak tests
 
 gpu: $(STAMP) ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu tests

@@ -268,12 +268,17 @@ class TorchGroup(Group):
         for group in self._groups.values():
             with contextlib.suppress(RuntimeError):
                 group.abort()
-        self._groups.clear()
+        _parting[:] = [self._groups]
+        self._groups = {}
 
 
 _graveyard: list[TorchGroup] = []
 """Groups with a collective that still waits for a worker: to abort or to free them would hold up the whole
 process (torch keeps the interpreter's lock) until gloo's own time-out. They live as long as the process."""
+
+_parting: list[dict[str, Any]] = []
+"""The process groups of the generation that was left last. Freeing them was seen to wait, even after `abort`, for what had been
+begun with another survivor, who waited in the same way; by the next close nobody is in them. See docs/log.md."""
 
 
 def is_timeout(error: RuntimeError) -> bool:

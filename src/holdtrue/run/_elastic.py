@@ -28,6 +28,10 @@ from holdtrue.errors import (
 from holdtrue.mapping import Mapping, even_mapping, parse_mapping, take_over_mapping
 from holdtrue.reduce import Group, Pending
 
+VIEW_MARGIN_S = 15.0
+"""How much longer than a time-out a worker waits for the view after a loss: the membership itself waits as long for one
+that is silent, and then for its end, in seconds."""
+
 NO_STATE = -1
 """Gathers done by a worker that has no state yet."""
 
@@ -321,7 +325,9 @@ class ElasticGroup(Group):
     def _wait_for_view(self) -> View:
         what = f"the view after the loss in generation {self.generation}"
         try:
-            return self.agent.wait_for_view(self.generation, timeout_s=self._timeout_s, what=what)
+            return self.agent.wait_for_view(
+                self.generation, timeout_s=self._timeout_s + VIEW_MARGIN_S, what=what
+            )
         except WaitTimeoutError as error:
             # Another kind: there is no group from which this could be recovered.
             raise GroupError(str(error)) from error
