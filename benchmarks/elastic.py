@@ -40,13 +40,13 @@ SCRIPT = str(Path(__file__).with_name("elastic_train.py"))
 BIN = Path(sys.executable).parent
 STEPS = 10
 """Undisturbed steps before each change."""
-WAIT_S, LOOK_S = 60.0, 0.02
+WAIT_S, LOOK_S = 40.0, 0.02
 Stamp = tuple[str, int, float]
 T = TypeVar("T")
 
 
 def wait_for(find: Callable[[], T | None], what: str) -> T:
-    """What `find` finds, at most a minute later."""
+    """What `find` finds, at most `WAIT_S` later."""
     until_s = time.monotonic() + WAIT_S
     while time.monotonic() < until_s:
         found = find()
@@ -136,7 +136,20 @@ class Job:
 
     def wait_change(self, count: int) -> dict[str, Any]:
         """The next event of a change, once it is written."""
-        return wait_for(lambda: self.changes()[count:], "the change")[0]
+        try:
+            return wait_for(lambda: self.changes()[count:], "the change")[0]
+        except SystemExit:
+            self.show_stacks()
+            raise
+
+    def show_stacks(self) -> None:
+        """Where the workers hang."""
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
+        time.sleep(1.0)
+        for log in sorted((self.folder / "run" / "logs").glob("*")):
+            sys.stderr.write(f"{log.name}:\n{log.read_text()[-6000:]}\n")
 
 
 def measure_resize(job: Job, pid: int, workers: int) -> dict[str, Any]:

@@ -7,7 +7,9 @@ Every process appends to a file of its own when a step starts and ends, on the m
 
 import argparse
 import contextlib
+import faulthandler
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -128,6 +130,7 @@ def main() -> None:
     parser.add_argument("--model", choices=list(WIDTHS), default="big")
     parser.add_argument("--folder", type=Path, required=True)
     options = parser.parse_args()
+    faulthandler.register(signal.SIGUSR1)  # elastic.py asks where a worker hangs
     act = {"holdtrue": by_holdtrue, "ddp": by_ddp, "bandwidth": measure_bandwidth}[options.what]
     act(options.model, options.folder)
 
