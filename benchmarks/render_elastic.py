@@ -13,6 +13,7 @@ PAGE = ROOT / "docs" / "results" / "elastic.md"
 KILL_TARGET_S = 2.0
 RATIO_TARGET = 20.0
 DECISION_TARGET_S = 0.1
+LEAST_ROUNDS = 5
 
 
 def read(name: str) -> dict[str, Any]:
@@ -156,6 +157,11 @@ def control_plane(raw: dict[str, Any]) -> list[str]:
 def page() -> str:
     """The whole page."""
     elastic = read("elastic")
+    if elastic["rounds"] < LEAST_ROUNDS:
+        raise SystemExit(
+            f"the raw file has {elastic['rounds']} rounds; the page shows {LEAST_ROUNDS} or more. Measure the rest: "
+            f"python benchmarks/elastic.py --add benchmarks/raw/elastic.json --out benchmarks/raw/elastic.json"
+        )
     lines = [
         "# Elastic membership, measured",
         "",
