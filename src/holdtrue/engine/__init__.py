@@ -10,7 +10,7 @@ from ._checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, write_c
 from ._digest import digest_entries, flatten_state, hash_entry
 from ._engine import Engine
 from ._ledger import NOTICE_BYTES
-from ._memory import keep_freed_memory
+from ._memory import keep_freed_memory, warm_memory
 from ._numerics import apply_numerics, specialise_compiled_shapes
 from ._round import OrderFunction, RoundResult
 from ._state import Optimizer, TrainingState
@@ -53,6 +53,7 @@ __all__ = [
     "specialise_compiled_shapes",
     "state_to_bytes",
     "timed_by",
+    "warm_memory",
     "write_checkpoint",
     "write_state_text",
 ]

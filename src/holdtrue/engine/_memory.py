@@ -3,9 +3,12 @@
 import ctypes
 import sys
 
+import torch
+
 KEEP_BYTES = 1 << 30
 """Blocks below this size come from the heap, and up to this much free heap is kept, in bytes."""
 
+_BLOCK_BYTES = 1 << 24
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -26,3 +29,19 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, KEEP_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, KEEP_BYTES))
+
+
+def warm_memory(size_bytes: int) -> None:
+    """Touch so much memory and free it: the heap keeps its pages for what comes next.
+
+    A worker that joins does it while the others train. They wait while it takes their state, and a page of fresh memory
+    costs more than the bytes in it: 120 MB took 0.19 s to write for the first time and 0.035 s for the second.
+
+    Args:
+        size_bytes: How much; more than the heap keeps is left alone.
+    """
+    blocks = [
+        torch.empty(min(_BLOCK_BYTES, size_bytes - at), dtype=torch.uint8).fill_(0)
+        for at in range(0, min(size_bytes, KEEP_BYTES), _BLOCK_BYTES)
+    ]
+    del blocks

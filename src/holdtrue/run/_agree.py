@@ -66,9 +66,9 @@ def agree_on_entry(core: Core) -> None:
     """
     position = core.calls.position
     core.place(f"the boundary before step {position.step}")
-    digest, entries = core.state.digest(position.digested)
     if core.group.world_size == 1:
         return
+    digest, entries = core.state.digest(position.digested)
     everyone = _announce(
         core, position.step, "boundary", digest, f"all workers to meet before step {position.step}"
     )

@@ -12,7 +12,14 @@ import torch
 
 from holdtrue.data import set_host_streams
 from holdtrue.elastic import View
-from holdtrue.engine import Engine, StateText, TrainingState, apply_numerics, keep_freed_memory
+from holdtrue.engine import (
+    Engine,
+    StateText,
+    TrainingState,
+    apply_numerics,
+    keep_freed_memory,
+    warm_memory,
+)
 from holdtrue.errors import GroupError, HoldtrueError, UsageError
 from holdtrue.mapping import Mapping
 from holdtrue.plan import Plan, stream_key
@@ -43,6 +50,9 @@ class Wishes:
     interrupt_agreed: bool = False
     """A reduce carried someone's interrupt."""
 
+
+STATE_OF_WEIGHTS = 3
+"""How many times its parameters' bytes a joiner makes ready to take: themselves, and two moments for each."""
 
 PROGRESS_EVERY_S = 0.25
 """Shortest time between two words on progress to the membership, in seconds."""
@@ -187,6 +197,8 @@ class Core:
         group = self.elastic
         if group is None or group.has_state:
             return
+        sizes = (p.numel() * p.element_size() for _, p in self.state.named_parameters())
+        warm_memory(STATE_OF_WEIGHTS * sum(sizes))
         group.enter_first()
         self.take_up_mapping()
 

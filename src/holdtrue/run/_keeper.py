@@ -92,8 +92,12 @@ class Keeper:
         }
         self._shards = found.state["nodes"]["shards"]
         self.iterable_start = loop["epoch"], loop["step"]
-        digest, _ = core.state.digest(position.digested)
-        if found.digest and digest != found.digest:
+        if found.digest:
+            self._check_digest(found, core.state.digest(position.digested)[0])
+
+    @staticmethod
+    def _check_digest(found: _Found, digest: str) -> None:
+        if digest != found.digest:
             raise CheckpointError(
                 f"the state restored from {found.path} has the digest {digest[:16]}... and was saved with {found.digest[:16]}; "
                 f"an object's load_state_dict does not put back all of its state_dict. Look at what the script registers."
