@@ -1,6 +1,6 @@
 """`holdtrue verify` on real training: a script that holds true, and ones that break the promise in every way we know.
 
-The command runs on three of them; the rest are judged by its own rules on runs in this process.
+The command runs on four of them; the rest are judged by its own rules on runs in this process.
 """
 
 import os
