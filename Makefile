@@ -41,7 +41,7 @@ $(BENCH_STAMP): $(STAMP)
 	@$(PIP_INSTALL) -e ".[bench]"
 	@touch $@
 
-demo: $(STAMP) ## trains on 1, 2 and 3 workers and compares the bits; about a minute after set-up
+demo: $(STAMP) ## trains on 1, 2, 3 and changing workers and compares the bits; about two minutes after set-up
 	@$(BIN)/python examples/demo.py
 
 test: $(STAMP) ## the default tests and the examples in docstrings

@@ -1,10 +1,12 @@
-"""`make demo`: one training script on 1, 2 and 3 workers, and whether the bits are the same.
+"""`make demo`: one training script on 1, 2 and 3 workers, and on workers that change, and whether the bits are the same.
 
-Each run is an ordinary `holdtrue run`; what the table shows is read from the run directories.
+Each run is an ordinary `holdtrue run`; what the table shows is read from the run directories. In the last one the demo
+does what a user would do in another terminal: `holdtrue resize`, and `kill -9` of a worker.
 """
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +18,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from holdtrue.elastic import ControlClient, read_tokens
+from holdtrue.launch import find_job, jobs_folder
 from holdtrue.record import RunRecord, read_run
 
 SCRIPT = Path(__file__).resolve().parent / "digits" / "train.py"
@@ -28,6 +32,13 @@ MAPPINGS = (
 """What to call a run, and the virtual nodes of each of its workers. The last one does not follow the
 tree of additions, so that sums per worker would show."""
 
+CHANGES = "2, grows to 3, one killed, 1"
+HOLD_AT = (60, 120, 180)
+"""Before these steps the changing run waits for the change: training takes seconds, a worker's imports as long."""
+WAIT_S = 60.0
+"""Bound of every wait for the changing run."""
+LOOK_S = 0.05
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
@@ -35,6 +46,9 @@ class Shown:
 
     label: str
     mapping: str
+    """The mapping, or what happened to the workers."""
+    folder: str
+    """Name of its run directory."""
     seconds: float
     """From the command to its end, the start of Python included."""
     record: RunRecord
@@ -51,17 +65,96 @@ class Shown:
         return float(self.record.metrics[-1].values["accuracy"])
 
 
+def start_run(folder: str, *options: str, hold_at: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+    """Start `holdtrue run` on the script, in this terminal; before the steps of `hold_at` it waits for its workers to change."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("HOLDTRUE_")}
+    if hold_at:
+        own["HOLDTRUE_HOLD_AT"] = ",".join(map(str, hold_at))
+    command = [
+        str(Path(sys.executable).with_name("holdtrue")), "run", *options,
+        "--device", "cpu", "--digest-every", "1", "--run-dir", folder, str(SCRIPT),
+    ]  # fmt: skip
+    return subprocess.Popen(command, cwd=FOLDER, env=own)
+
+
 def train_on(label: str, mapping: str) -> Shown:
     """Train once on the workers of `mapping`; ends the demo with the run's own status if it fails."""
-    folder = FOLDER / mapping.replace("/", "_")
-    options = ["--mapping", mapping, "--device", "cpu", "--digest-every", "1", "--run-dir", folder.name]
-    command = [str(Path(sys.executable).with_name("holdtrue")), "run", *options, str(SCRIPT)]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("HOLDTRUE_")}
+    folder = mapping.replace("/", "_")
     started_s = time.monotonic()
-    status = subprocess.run(command, cwd=FOLDER, env=own, check=False).returncode
+    status = start_run(folder, "--mapping", mapping).wait()
     if status:
         raise SystemExit(status)
-    return Shown(label=label, mapping=mapping, seconds=time.monotonic() - started_s, record=read_run(folder))
+    seconds = time.monotonic() - started_s
+    return Shown(
+        label=label, mapping=mapping, folder=folder, seconds=seconds, record=read_run(FOLDER / folder)
+    )
+
+
+def train_on_changing_workers(console: Console) -> Shown:
+    """Train on 2 workers, grow to 3, kill one, shrink to 1, while it trains."""
+    name, started_s = f"demo-{os.getpid()}", time.monotonic()
+    run = start_run("changing", "--workers", "2", "--name", name, hold_at=HOLD_AT)
+    try:
+        job = RunningJob(name, run)
+        job.wait_for_step(HOLD_AT[0])
+        show_command(console, "holdtrue resize demo 3")
+        job.client().resize(3)
+        job.wait_for_step(HOLD_AT[1])
+        victim = job.pids()[-1]
+        show_command(console, f"kill -9 {victim}  [dim](one of {len(job.pids())} workers)[/dim]")
+        os.kill(victim, signal.SIGKILL)
+        job.wait_for_step(HOLD_AT[2])
+        show_command(console, "holdtrue resize demo 1")
+        job.client().resize(1)
+        status = run.wait()
+    finally:
+        if run.poll() is None:
+            run.terminate()
+            run.wait()
+    if status:
+        raise SystemExit(status)
+    record = read_run(FOLDER / "changing")
+    generations = {step.generation for step in record.steps.values()}
+    if len(generations) < 4:
+        raise SystemExit(f"The run was over before all changes were in (generations {sorted(generations)}).")
+    seconds = time.monotonic() - started_s
+    return Shown(label="changing workers", mapping=CHANGES, folder="changing", seconds=seconds, record=record)
+
+
+def show_command(console: Console, command: str) -> None:
+    """Print what a user would type, in the place of the run's progress line, which is drawn anew below."""
+    if console.is_terminal:
+        console.file.write("\r\x1b[2K")
+    console.print(f"[dim]$[/dim] [bold]{command}[/bold]")
+
+
+class RunningJob:
+    """A job of this user, by its name, as `holdtrue status` finds it."""
+
+    def __init__(self, name: str, run: subprocess.Popen[bytes]) -> None:
+        self._name, self._run = name, run
+
+    def client(self) -> ControlClient:
+        """Its controller."""
+        entry = find_job(jobs_folder(os.environ), self._name)[0]
+        tokens = read_tokens(Path(entry.token_file))
+        return ControlClient(url=entry.url, token=tokens.by_scope["admin"])
+
+    def pids(self) -> list[int]:
+        """Process id of each worker, by rank."""
+        workers = [worker for worker in self.client().job()["workers"] if worker["rank"] is not None]
+        return [worker["pid"] for worker in sorted(workers, key=lambda worker: worker["rank"])]
+
+    def wait_for_step(self, step: int) -> None:
+        """Until the run stands before `step`, as its record says."""
+        record, until_s = FOLDER / "changing" / "steps.jsonl", time.monotonic() + WAIT_S
+        while time.monotonic() < until_s:
+            if self._run.poll() is not None:
+                raise SystemExit(f"The run ended before step {step}.")
+            if record.exists() and record.read_bytes().count(b"\n") >= step:
+                return
+            time.sleep(LOOK_S)
+        raise SystemExit(f"The run did not come to step {step} within {WAIT_S:g} s.")
 
 
 def find_difference(runs: list[Shown]) -> int | None:
@@ -78,7 +171,7 @@ def draw_table(runs: list[Shown]) -> Table:
     """One row for each run."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("\nrun", no_wrap=True)
-    table.add_column("mapping of\nvirtual nodes", no_wrap=True)
+    table.add_column("mapping of virtual nodes,\nor what happened", no_wrap=True)
     for name in ("final\nloss", "test\naccuracy", "\nseconds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("\ndigest", no_wrap=True)
@@ -106,6 +199,9 @@ def main() -> int:
         console.print(Rule(f"[bold]{label}[/bold]", align="left", style="dim"))
         runs.append(train_on(label, mapping))
         console.print()
+    console.print(Rule("[bold]workers that change[/bold]", align="left", style="dim"))
+    runs.append(train_on_changing_workers(console))
+    console.print()
     console.print(
         Rule("[bold]a convolutional network on 1,437 handwritten digits[/bold]", align="left", style="dim")
     )
@@ -114,14 +210,13 @@ def main() -> int:
     different = find_difference(runs)
     if different is not None:
         console.print(f"[bold red]The digests differ[/bold red], first after step {different + 1}: look with")
-        console.print(
-            f"    holdtrue compare {' '.join(str(FOLDER / r.mapping.replace('/', '_')) for r in runs[:2])}"
-        )
+        other = next(run for run in runs if run.digests != runs[0].digests)
+        console.print(f"    holdtrue compare {FOLDER / runs[0].folder} {FOLDER / other.folder}")
         return 1
     steps = len(runs[0].digests)
     console.print(
         f"[bold green]The digests are equal[/bold green] after every one of the {steps} steps: "
-        "1, 2 and 3 workers computed the same bits."
+        "1, 2, 3 and changing workers computed the same bits."
     )
     return 0
 

@@ -37,7 +37,7 @@ def kill_everything(name: str, step: int) -> None:
     """SIGKILL the launcher, whose workers die with it, and this process, if KILL_AT names this moment."""
     if os.environ.get("KILL_AT") == f"{name}:{step}":
         Path(os.environ["KILLED"]).write_text(f"{name}:{step}")
-        if "HOLDTRUE_WORKER_RANK" in os.environ:
+        if "HOLDTRUE_WORKER_WORKER" in os.environ:
             os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 

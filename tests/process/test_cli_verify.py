@@ -77,7 +77,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def verify(capfd: pytest.CaptureFixture[str], script: str, mode: str, *options: str) -> tuple[int, str, str]:
-    return run(capfd, "verify", "--device", "cpu", "--steps", "4", *options, script, mode)
+    return run(capfd, "verify", "--device", "cpu", "--steps", "4", "--no-changes", *options, script, mode)
 
 
 def test_a_script_that_holds_true_passes_with_a_row_for_each_run(capfd, script, tmp_path) -> None:

@@ -1,6 +1,6 @@
 """`holdtrue verify` on real training: a script that holds true, and ones that break the promise in every way we know.
 
-The command runs on three of them; the rest are judged by its own rules on runs in this process.
+The command runs on four of them; the rest are judged by its own rules on runs in this process.
 """
 
 import os
@@ -30,18 +30,44 @@ for step in run.steps(examples(), epochs=2):
 RANDOM = "model.line.weight.sum() * int.from_bytes(os.urandom(2), 'big') / 65536"
 
 
-def verify(tmp_path: Path, extra: str) -> Ended:
-    write_script(tmp_path, SCRIPT.replace("EXTRA", extra))
+def verify(tmp_path: Path, extra: str, *, steps: int = 3, script: str = SCRIPT) -> Ended:
+    write_script(tmp_path, script.replace("EXTRA", extra))
     own = {"TMPDIR": str(tmp_path)}
-    return holdtrue("verify", "--device", "cpu", "--steps", "3", "train.py", cwd=tmp_path, env=own)
+    return holdtrue("verify", "--device", "cpu", "--steps", str(steps), "train.py", cwd=tmp_path, env=own)
 
 
 @pytest.mark.process
 def test_a_script_that_holds_true_passes_with_status_0(tmp_path) -> None:
-    ended = verify(tmp_path, "0")
+    ended = verify(tmp_path, "0", steps=6)
     assert ended.status == 0, ended.text
-    assert "PASS  5 runs of 3 steps on 2 virtual nodes: the same bits after every step." in ended.out
-    assert "different" not in ended.out
+    assert "PASS  7 runs of 6 steps on 2 virtual nodes: the same bits after every step." in ended.out
+    rows = [line.split() for line in ended.out.splitlines() if line.startswith(("resize", "kill", "joiner"))]
+    assert [row[0] for row in rows] == ["resize", "kill", "joiner"]
+    assert [row[-1] for row in rows] == ["equal"] * 3, ended.out
+
+
+UNREGISTERED = """
+run, model = start(virtual_nodes=2, global_batch_size=6)
+average = torch.zeros(())
+for step in run.steps(examples(), epochs=2):
+    for batch in step:
+        step.backward(loss_of(model, batch) + average * model.line.weight.sum())
+    step.update()
+    average = 0.9 * average + 0.1 * model.line.weight.detach().sum()
+"""
+
+
+@pytest.mark.process
+def test_state_that_a_new_worker_lacks_is_caught_by_the_resize_row_and_named(tmp_path) -> None:
+    ended = verify(tmp_path, "", steps=6, script=UNREGISTERED)
+    assert ended.status == 1, ended.text
+    verdicts = {line.split("  ")[0]: line.split()[-1] for line in ended.out.splitlines() if line}
+    assert [verdicts[row] for row in ("1, again", "2")] == ["equal", "equal"], ended.out
+    assert [verdicts[row] for row in ("resize", "kill", "joiner")] == ["different", "equal", "different"]
+    flat = " ".join(ended.out.split())
+    assert "FAIL a run with the change `resize`" in flat
+    assert "weights/line.weight" in flat
+    assert "run.register" in flat
 
 
 @pytest.mark.process

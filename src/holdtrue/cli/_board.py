@@ -111,7 +111,7 @@ class Board:
         """Print the table to stdout, for good."""
         console = Console(highlight=False)
         width = console.width if console.is_terminal else _PLAIN_COLUMNS
-        console.print(draw_table(self.rows, columns=width), width=width)
+        Console(highlight=False, width=width).print(draw_table(self.rows, columns=width))
 
 
 def draw_table(rows: tuple[Row, ...], *, columns: int, spinner: Spinner | None = None) -> Table:
@@ -124,7 +124,7 @@ def draw_table(rows: tuple[Row, ...], *, columns: int, spinner: Spinner | None =
         word, style = _LOOKS[row.verdict]
         table.add_row(
             row.trial.label,
-            shorten(row.trial.mapping or "all", room),
+            shorten(row.trial.what, room),
             "" if row.steps is None else str(row.steps),
             "" if row.loss is None else format_value(row.loss),
             "" if row.digest is None else row.digest[:12],

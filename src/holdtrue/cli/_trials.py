@@ -12,6 +12,19 @@ Verdict = Literal["waiting", "running", "reference", "equal", "different", "fail
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change of the workers while a run goes on."""
+
+    step: int
+    """Before this step the run is held until the change is known."""
+    kind: Literal["resize", "kill", "leave"]
+    """Another number of workers; SIGKILL to the last one; SIGTERM to the first one, which then leaves."""
+    workers: int = 0
+    """Of a resize: to how many."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One run to make."""
 
@@ -20,17 +33,35 @@ class Trial:
     workers: int
     mapping: str | None = None
     """Text form of the mapping; None for the even one."""
+    changes: tuple[Change, ...] = ()
+    """What happens to the workers in mid-run, in order."""
 
     @property
     def folder(self) -> str:
         """Name of its run directory."""
-        return "workers-" + self.label.replace(",", "").replace(" ", "-")
+        words = self.label.replace(",", "").replace(" ", "-")
+        return words if self.changes else f"workers-{words}"
 
     @property
     def title(self) -> str:
         """What it is, in a sentence."""
+        if self.changes:
+            return f"a run with the change `{self.label}` ({self.what})"
         count, _, kind = self.label.partition(", ")
         return f"{count} worker{'s' if count != '1' else ''}" + (f" ({kind})" if kind else "")
+
+    @property
+    def what(self) -> str:
+        """What its workers hold, or what happens to them, for the table."""
+        if not self.changes:
+            return self.mapping or "all"
+        counts = [str(self.workers)]
+        for change in self.changes:
+            if change.kind == "resize":
+                counts.append(str(change.workers))
+            else:
+                counts.append("the joiner" if change.kind == "leave" else "1 by kill -9")
+        return " -> ".join(counts)
 
 
 REFERENCE = Trial(label="1", workers=1)
@@ -63,6 +94,28 @@ def trials_of(virtual_nodes: int) -> tuple[Trial, ...]:
             distinct.append(trial)
             seen.add(trial.mapping)
     return tuple(distinct)
+
+
+LEAST_STEPS = 3
+"""Steps without which no worker can come and go in mid-run."""
+
+
+def changing_trials(steps: int) -> tuple[Trial, ...]:
+    """The runs whose workers change in mid-run, for a run of so many steps; none for fewer than `LEAST_STEPS`.
+
+    >>> [(trial.label, trial.what) for trial in changing_trials(20)]
+    [('resize', '1 -> 2 -> 1'), ('kill', '2 -> 1 by kill -9'), ('joiner', '1 -> 2 -> the joiner')]
+    """
+    if steps < LEAST_STEPS:
+        return ()
+    early, late = max(1, steps // 3), max(2, 2 * steps // 3)
+    grow = Change(step=early, kind="resize", workers=2)
+    shrink = Change(step=late, kind="resize", workers=1)
+    return (
+        Trial(label="resize", workers=1, changes=(grow, shrink)),
+        Trial(label="kill", workers=2, changes=(Change(step=steps // 2, kind="kill"),)),
+        Trial(label="joiner", workers=1, changes=(grow, Change(step=late, kind="leave"))),
+    )
 
 
 def _interleaved(virtual_nodes: int) -> Trial:
@@ -139,6 +192,11 @@ def explain_difference(trial: Trial) -> str:
     if trial == REPEAT:
         return (
             "The same mapping run twice gave different bits: the script does not repeat itself on one worker."
+        )
+    if trial.changes:
+        return (
+            f"{trial.title} gave other bits than 1 worker, which repeats itself. What the script keeps "
+            f"outside the run, and a new worker therefore lacks, goes through run.register."
         )
     return f"{trial.title} gave other bits than 1 worker, which repeats itself."
 

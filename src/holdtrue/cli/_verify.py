@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, final
 import typer
 
 from holdtrue.errors import UsageError
-from holdtrue.launch import JobResult, JobSpec, launch_job, name_of_script
+from holdtrue.launch import JobResult, JobSpec, launch_elastic_job, launch_job, name_of_script
 from holdtrue.record import RunRecord, read_run
 from holdtrue.wire import Setting
 
 from . import _options as options
+from ._changes import Changer, name_missing_change
 from ._say import describe_failure
 from ._trials import (
     NO_STEP,
@@ -24,6 +25,7 @@ from ._trials import (
     Finding,
     Row,
     Trial,
+    changing_trials,
     explain_difference,
     judge_reference,
     judge_trial,
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
 
 _HELP = (
     "Show that a training script holds true on the steps it runs.\n\n"
-    "Runs it on 1 worker, on 1 worker again, on 2, and on uneven and interleaved mappings onto 3, and "
-    "compares the training state after every step. Prints PASS, or the first step and tensors that differ "
+    "Runs it on 1 worker, on 1 worker again, on 2, on uneven and interleaved mappings onto 3, and while workers "
+    "join, leave and are killed in mid-run. It compares the training state after every step. Prints PASS, or the "
+    "first step and tensors that differ "
     "and where to look. Fails too if no step ran or the weights never changed.\n\n"
     "Exit status 0 for PASS, 1 for a difference or a failed run, 2 for wrong use."
 )
@@ -56,6 +59,10 @@ def verify(
             "--steps", parser=options.read_whole_number, metavar="N", help="Steps of each run, at most."
         ),
     ] = 20,
+    changes: Annotated[
+        bool,
+        typer.Option("--changes/--no-changes", help="Also runs whose workers join, leave and die."),
+    ] = True,
     keep: Annotated[
         Path | None,
         typer.Option(
@@ -100,6 +107,7 @@ def verify(
         script=script,
         arguments=tuple(arguments or ()),
         steps=steps,
+        has_changes=changes,
         settings=given,
         in_force=options.settings_in_force(given, os.environ),
         root=root,
@@ -125,6 +133,8 @@ class VerifyRequest:
     arguments: tuple[str, ...]
     steps: int
     """Steps of each run, at most."""
+    has_changes: bool
+    """Whether there are runs whose workers change."""
     settings: Mapping[str, Setting]
     """Settings that the command line gives."""
     in_force: Mapping[str, Setting]
@@ -157,13 +167,19 @@ def verify_script(request: VerifyRequest, board: "Board") -> Outcome:
     if finding.verdict != "reference":
         return Outcome(exit_code=1, title="FAIL", sentences=finding.sentences)
     trials = trials_of(reference.plan.virtual_nodes)
+    if request.has_changes:
+        trials += changing_trials(len(reference.steps))
     board.show((board.rows[0], *(Row(trial=trial) for trial in trials)))
     different: list[tuple[Trial, Finding]] = []
     for trial in trials:
-        result, run = _make_run(request, trial, board)
+        changer = Changer(trial, board)
+        result, run = _make_run(request, trial, board, changer)
         if run is None:
             return _fail_run(trial, result, board)
         finding = judge_trial(reference, run)
+        missing = name_missing_change(trial, result, run, changer)
+        if missing is not None:
+            finding = Finding(verdict="failed", sentences=(missing,))
         _show_finding(board, trial, finding, result, run)
         if finding.verdict != "equal":
             different.append((trial, finding))
@@ -172,7 +188,9 @@ def verify_script(request: VerifyRequest, board: "Board") -> Outcome:
     return _pass(reference, trials, request.steps)
 
 
-def _make_run(request: VerifyRequest, trial: Trial, board: "Board") -> tuple[JobResult, RunRecord | None]:
+def _make_run(
+    request: VerifyRequest, trial: Trial, board: "Board", changer: Changer | None = None
+) -> tuple[JobResult, RunRecord | None]:
     """Make one run; None for the record if it failed, or left none."""
     folder = request.root / trial.folder
     own: dict[str, Setting] = {
@@ -183,12 +201,15 @@ def _make_run(request: VerifyRequest, trial: Trial, board: "Board") -> tuple[Job
         "trace": True,
         "checkpoint_every": 0,
     }
+    if trial.changes:
+        own["hold_at"] = ",".join(str(change.step) for change in trial.changes)
     force = request.in_force
     spec = JobSpec(
         script=request.script,
         arguments=request.arguments,
         run_dir=folder,
         name=name_of_script(request.script),
+        is_name_given=False,
         workers=trial.workers,
         mapping=trial.mapping,
         device=str(force.get("device", "auto")),
@@ -197,7 +218,11 @@ def _make_run(request: VerifyRequest, trial: Trial, board: "Board") -> tuple[Job
         interrupt_wait_s=10.0,  # nothing here is worth a long wait
     )
     board.begin(trial)
-    result = launch_job(spec, board)
+    if trial.changes and changer is not None:
+        result = launch_elastic_job(spec, changer, on_start=changer.see_start)
+        changer.wait()
+    else:
+        result = launch_job(spec, board)
     has_record = result.exit_code == 0 and (folder / "plan.json").exists()
     return result, read_run(folder) if has_record else None
 
@@ -232,10 +257,11 @@ def _fail_run(trial: Trial, result: JobResult, board: "Board") -> Outcome:
 
 def _fail_difference(trial: Trial, finding: Finding, *, count: int, root: Path) -> Outcome:
     more = f" ({count} runs differ; this is the first.)" if count > 1 else ""
+    said = f"{trial.title} proves nothing." if finding.verdict == "failed" else explain_difference(trial)
     a, b = root / REFERENCE.folder, root / trial.folder
     return Outcome(
         exit_code=1,
-        title=f"FAIL  {explain_difference(trial)}{more}",
+        title=f"FAIL  {said}{more}",
         sentences=(*finding.sentences, f"Look closer with: holdtrue compare {a} {b}"),
         leaves_runs=True,
     )

@@ -23,6 +23,7 @@ from ._calls import Call
 from ._core import Core
 from ._elastic import Regrouped
 from ._feed import Feed
+from ._hold import hold_if_asked
 from ._keeper import Keeper
 from ._notice import Notice, read_notices
 from ._step import Step
@@ -103,6 +104,7 @@ class Loop:
             while not self._is_ending() and feed.advance():
                 yield from self._one_step(first + epoch)
                 self._cross_boundary()
+                hold_if_asked(core)
             if self._is_ending():
                 return
             self._step_in_epoch = 0

@@ -52,6 +52,8 @@ class Settings:
     """`cpu`, `cuda` or `auto`: cuda where there is one."""
     overlap: bool = True
     """Whether the exchange overlaps with the last backward."""
+    hold_at: str = ""
+    """Elastic: steps, parted by commas, before which the run waits for its workers to change; for proofs."""
     expected: str = ""
     """What the profile that the mapping came from was measured with, as JSON; empty where there is none."""
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -154,7 +156,7 @@ def _read_config(path: str) -> dict[str, Any]:  # Any: TOML values, checked by P
         raise UsageError(
             f"the config file {path} is not TOML: {error}; it has lines such as `seed = 1`. Write it so."
         ) from error
-    known = sorted(set(SETTING_VARIABLES) - {"config", "resume", "expected"})
+    known = sorted(set(SETTING_VARIABLES) - {"config", "resume", "expected", "hold_at"})
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise UsageError(

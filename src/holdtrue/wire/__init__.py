@@ -65,6 +65,7 @@ from ._settings import (
     Setting,
     decode_cli_settings,
     encode_settings,
+    held_note,
     parse_setting,
 )
 from ._text import escape_text
@@ -124,6 +125,7 @@ __all__ = [
     "encode_report",
     "encode_settings",
     "escape_text",
+    "held_note",
     "parse_setting",
     "redirect_output",
     "watch_life",

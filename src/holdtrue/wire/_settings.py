@@ -29,6 +29,7 @@ _KINDS: dict[str, Kind] = {
     "overlap": "flag",
     "device": "text",
     "expected": "text",
+    "hold_at": "text",
     "config": "text",
 }
 
@@ -116,6 +117,11 @@ def decode_cli_settings(env: Mapping[str, str]) -> dict[str, Setting]:
     for name in values:
         _kind_of(name)
     return values
+
+
+def held_note(step: int) -> str:
+    """What a run says that is held before `step` (setting `hold_at`); whoever drives it waits for this."""
+    return f"held before step {step} until the workers change"
 
 
 def _kind_of(name: str) -> Kind:
