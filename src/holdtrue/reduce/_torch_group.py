@@ -63,6 +63,7 @@ class TorchGroup(Group):
         super().__init__(rank=rank, world_size=world_size, device=device)
         self.timeout_s = timeout_s
         self._is_stuck = False
+        self._is_broken = False
         self._asking: threading.Thread | None = None
         self._store = dist.PrefixStore(f"{name}/positions", store)
         self._groups = {
@@ -151,6 +152,7 @@ class TorchGroup(Group):
         )
 
     def _lost(self, what: str) -> WorkerLostError | CallMismatchError:
+        self._is_broken = True
         ended = sorted(r for r, at in self._positions().items() if at == ENDED)
         if ended:
             return CallMismatchError(
@@ -268,13 +270,20 @@ class TorchGroup(Group):
         for group in self._groups.values():
             with contextlib.suppress(RuntimeError):
                 group.abort()
-        _parting[:] = [self._groups]
+        if self._is_broken:
+            _broken.append(self._groups)
+        else:
+            _parting[:] = [self._groups]
         self._groups = {}
 
 
 _graveyard: list[TorchGroup] = []
 """Groups with a collective that still waits for a worker: to abort or to free them would hold up the whole
 process (torch keeps the interpreter's lock) until gloo's own time-out. They live as long as the process."""
+
+_broken: list[dict[str, Any]] = []
+"""The process groups of generations that ended with a loss. What was begun with the one that died may never end, and to free
+them would wait for it: they live as long as the process, a few threads and sockets for each loss."""
 
 _parting: list[dict[str, Any]] = []
 """The process groups of the generation that was left last. Freeing them was seen to wait, even after `abort`, for what had been

@@ -332,6 +332,13 @@ class ElasticGroup(Group):
             # Another kind: there is no group from which this could be recovered.
             raise GroupError(str(error)) from error
 
+    def _refuse_void(self, generation: int, what: str) -> None:
+        """End a long wait in a generation that the membership has given up: its own connections may not have noticed."""
+        if self.agent.newest_forced() > generation:
+            raise WorkerLostError(
+                f"generation {generation} is void: a newer one came while {what} was awaited."
+            )
+
     def _leave_group(self) -> None:
         inner, self._inner = self._inner, None
         if inner is not None:
@@ -347,7 +354,7 @@ class ElasticGroup(Group):
         inner = self._former.form(view, rank)
         self._inner = inner
         inner.position = self._position
-        inner.on_slow_wait = self.on_slow_wait
+        inner.on_slow_wait = lambda what: self._refuse_void(view.generation, what)
         heads = [
             _Head.decode(m) for m in inner.gather_bytes(self._head().encode(), what="where every worker is")
         ]
