@@ -126,6 +126,8 @@ def show_command(console: Console, command: str) -> None:
     if console.is_terminal:
         console.file.write("\r\x1b[2K")
     console.print(f"[dim]$[/dim] [bold]{command}[/bold]")
+    if console.is_terminal:
+        console.print()  # the progress line may have two lines, and erases as many
 
 
 class RunningJob:

@@ -40,7 +40,7 @@ def verify(tmp_path: Path, extra: str, *, steps: int = 3, script: str = SCRIPT) 
 def test_a_script_that_holds_true_passes_with_status_0(tmp_path) -> None:
     ended = verify(tmp_path, "0", steps=6)
     assert ended.status == 0, ended.text
-    assert "PASS  7 runs of 6 steps on 2 virtual nodes: the same bits after every step." in ended.out
+    assert "PASS  8 runs of 6 steps on 2 virtual nodes: the same bits after every step." in ended.out
     rows = [line.split() for line in ended.out.splitlines() if line.startswith(("resize", "kill", "joiner"))]
     assert [row[0] for row in rows] == ["resize", "kill", "joiner"]
     assert [row[-1] for row in rows] == ["equal"] * 3, ended.out
