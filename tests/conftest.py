@@ -1,6 +1,7 @@
 """What all tests share: the pool of living gloo workers."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -15,6 +16,15 @@ def jobs_of_the_tests() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="holdtrue-test-") as folder:
         os.environ["XDG_RUNTIME_DIR"] = folder
         yield
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """Tests of portable numerics leave a choice in torch's own functions, which a compiled model would trace."""
+    yield
+    composites = sys.modules.get("holdtrue.numerics._composites")
+    if composites is not None:
+        composites.give_back()
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def test_answers_are_as_described_whatever_is_asked(service: Service) -> None:
 
         check()
         asked.add(operation.label)
-    assert len(asked) == 6
+    assert len(asked) == 7
 
 
 def test_every_operation_says_how_it_refuses(service: Service) -> None:
@@ -63,7 +63,7 @@ def test_every_operation_says_how_it_refuses(service: Service) -> None:
     described = json.loads(connection.getresponse().read())
     connection.close()
     operations = [operation for path in described["paths"].values() for operation in path.values()]
-    assert len(operations) == 6
+    assert len(operations) == 7
     for operation in operations:
         assert operation["security"] == [{"HTTPBearer": []}]
         assert {"200", "401", "403", "409", "413", "421", "422"} <= set(operation["responses"])

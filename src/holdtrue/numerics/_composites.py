@@ -159,12 +159,23 @@ def take_over(is_active: Callable[[], bool]) -> None:
     Args:
         is_active: Whether the mode is open here; elsewhere torch's own functions run.
     """
-    places: list[tuple[Any, str, Callable[..., Any]]] = [
+    for place, name, portable in _places():
+        plain = getattr(place, name)
+        if not getattr(plain, "is_portable_choice", False):
+            setattr(place, name, _choose(is_active, portable, plain))
+
+
+def give_back() -> None:
+    """Put torch's own functions back: for a process that compiles after it was portable, since dynamo sees the choice."""
+    for place, name, _ in _places():
+        choice = getattr(place, name)
+        if getattr(choice, "is_portable_choice", False):
+            setattr(place, name, choice.__wrapped__)
+
+
+def _places() -> list[tuple[Any, str, Callable[..., Any]]]:
+    return [
         (torch.nn.functional, "scaled_dot_product_attention", attention),
         (torch.nn.functional, "dropout", dropout),
         *((torch._VF, kind, recurrent(kind)) for kind in STEPS),
     ]
-    for place, name, portable in places:
-        plain = getattr(place, name)
-        if not getattr(plain, "is_portable_choice", False):
-            setattr(place, name, _choose(is_active, portable, plain))

@@ -178,7 +178,8 @@ def _end_outside(error: ExpelledError | JobOverError) -> NoReturn:
     if _present is not None:
         _present.has_failed = True
         _present.outlet.close()
-    sys.stderr.write(f"holdtrue: {error}\n")
+    if isinstance(error, ExpelledError):  # how the job ended is told by whoever started it
+        sys.stderr.write(f"holdtrue: {error}\n")
     _leave(0 if isinstance(error, JobOverError) else EXIT_FAILED)
 
 
