@@ -100,10 +100,10 @@ def test_a_kill_at_every_point_of_a_checkpoint_changes_no_bit(
 @pytest.mark.parametrize(
     "faults",
     [
-        "0:5:first-bucket;1:5:first-bucket",
+        pytest.param("0:5:first-bucket;1:5:first-bucket", marks=pytest.mark.slow),
+        "0:5:update;1:5:backward",
         pytest.param("1:5:backward;2:5:backward", marks=pytest.mark.slow),
         pytest.param("0:5:ledger-sent;2:5:ledger", marks=pytest.mark.slow),
-        pytest.param("0:5:update;1:5:backward", marks=pytest.mark.slow),
     ],
 )
 def test_two_workers_killed_at_once_change_no_bit(

@@ -30,10 +30,12 @@ for step in run.steps(examples(), epochs=2):
 RANDOM = "model.line.weight.sum() * int.from_bytes(os.urandom(2), 'big') / 65536"
 
 
-def verify(tmp_path: Path, extra: str, *, steps: int = 3, script: str = SCRIPT) -> Ended:
+def verify(tmp_path: Path, extra: str, *options: str, steps: int = 3, script: str = SCRIPT) -> Ended:
     write_script(tmp_path, script.replace("EXTRA", extra))
     own = {"TMPDIR": str(tmp_path)}
-    return holdtrue("verify", "--device", "cpu", "--steps", str(steps), "train.py", cwd=tmp_path, env=own)
+    return holdtrue(
+        "verify", "--device", "cpu", "--steps", str(steps), *options, "train.py", cwd=tmp_path, env=own
+    )
 
 
 @pytest.mark.process
@@ -72,7 +74,7 @@ def test_state_that_a_new_worker_lacks_is_caught_by_the_resize_row_and_named(tmp
 
 @pytest.mark.process
 def test_a_script_that_does_not_repeat_itself_fails_with_status_1_and_where_to_look(tmp_path) -> None:
-    ended = verify(tmp_path, RANDOM)
+    ended = verify(tmp_path, RANDOM, "--no-changes")
     assert ended.status == 1, ended.text
     flat = " ".join(ended.out.split())
     for words in (
@@ -88,7 +90,7 @@ def test_a_script_that_does_not_repeat_itself_fails_with_status_1_and_where_to_l
 
 @pytest.mark.process
 def test_a_script_that_depends_on_the_mapping_fails_with_status_1_and_where_to_look(tmp_path) -> None:
-    ended = verify(tmp_path, "model.line.weight.sum() * run.mapping.world_size")
+    ended = verify(tmp_path, "model.line.weight.sum() * run.mapping.world_size", "--no-changes")
     assert ended.status == 1, ended.text
     flat = " ".join(ended.out.split())
     assert "FAIL 2 workers gave other bits than 1 worker, which repeats itself." in flat

@@ -184,8 +184,10 @@ def test_one_worker_that_leaves_alone_ends_the_job_soon_and_both_are_named(tmp_p
     check_sentence(
         ended,
         1,
-        f"worker {1 - leaver} is at step 4",
-        f"while worker {leaver} is at the end of the script",
+        f"worker {leaver}",
+        f"worker {1 - leaver}",
+        "at step 4",
+        "the end of the script",
         "same calls",
         "run.stop(reason)",
     )
