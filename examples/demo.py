@@ -27,12 +27,12 @@ FOLDER = Path("runs") / "demo"
 MAPPINGS = (
     ("1 worker", "0-7"),
     ("2 workers", "0-3/4-7"),
-    ("3 workers, uneven", "0-2/3-6/7"),
+    ("3, uneven", "0-2/3-6/7"),
 )
 """What to call a run, and the virtual nodes of each of its workers. The last one does not follow the
 tree of additions, so that sums per worker would show."""
 
-CHANGES = "2, grows to 3, one killed, 1"
+CHANGES = "2, 3, killed, 1"
 HOLD_AT = (60, 120, 180)
 """Before these steps the changing run waits for the change: training takes seconds, a worker's imports as long."""
 WAIT_S = 60.0
@@ -97,14 +97,14 @@ def train_on_changing_workers(console: Console) -> Shown:
     try:
         job = RunningJob(name, run)
         job.wait_for_step(HOLD_AT[0])
-        show_command(console, "holdtrue resize demo 3")
+        show_command(console, f"holdtrue resize {name} 3")
         job.client().resize(3)
         job.wait_for_step(HOLD_AT[1])
         victim = job.pids()[-1]
         show_command(console, f"kill -9 {victim}  [dim](one of {len(job.pids())} workers)[/dim]")
         os.kill(victim, signal.SIGKILL)
         job.wait_for_step(HOLD_AT[2])
-        show_command(console, "holdtrue resize demo 1")
+        show_command(console, f"holdtrue resize {name} 1")
         job.client().resize(1)
         status = run.wait()
     finally:
@@ -118,7 +118,7 @@ def train_on_changing_workers(console: Console) -> Shown:
     if len(generations) < 4:
         raise SystemExit(f"The run was over before all changes were in (generations {sorted(generations)}).")
     seconds = time.monotonic() - started_s
-    return Shown(label="changing workers", mapping=CHANGES, folder="changing", seconds=seconds, record=record)
+    return Shown(label="changing", mapping=CHANGES, folder="changing", seconds=seconds, record=record)
 
 
 def show_command(console: Console, command: str) -> None:
@@ -173,7 +173,7 @@ def draw_table(runs: list[Shown]) -> Table:
     """One row for each run."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("\nrun", no_wrap=True)
-    table.add_column("mapping of virtual nodes,\nor what happened", no_wrap=True)
+    table.add_column("mapping, or\nworkers", no_wrap=True)
     for name in ("final\nloss", "test\naccuracy", "\nseconds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("\ndigest", no_wrap=True)
