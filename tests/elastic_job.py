@@ -7,7 +7,7 @@ is killed raises `Killed` in the middle of what it does: the others see what the
 import contextlib
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ from holdtrue.elastic import (
     first_state,
     next_deadline_s,
 )
-from holdtrue.errors import ExpelledError, GroupError, JobOverError
+from holdtrue.errors import ExpelledError, JobOverError
 from holdtrue.reduce import AloneGroup, Group, InProcessJob, Pending
 from holdtrue.run import Membership, joined_as
 from holdtrue.testing import restore_globals, save_globals
@@ -346,13 +346,3 @@ class FaultyGroup(Group):
     @property
     def overlaps(self) -> bool:
         return self._inner.overlaps
-
-
-@contextlib.contextmanager
-def expecting(error: type[BaseException]) -> Iterator[None]:
-    """Passes if the block raises `error`."""
-    try:
-        yield
-    except error:
-        return
-    raise GroupError(f"{error.__name__} was not raised")

@@ -124,7 +124,7 @@ class OrderedReduce:
         layout: Buckets of the parameters.
         tree: The order, pruned to the virtual nodes that have examples in this step.
         mapping: Who holds which virtual nodes.
-        eager: Send contributions as soon as they are complete. False sends everything in `push_last`: for
+        eager: Send contributions as soon as they are complete. False sends everything in `push_rest`: for
             a second reduction in the same step, whose collectives must not mix with the first's, and for a step
             that goes on after a loss.
         kept: Sums of subtrees that this worker has already, from the same step under another mapping. Their tensors
