@@ -28,6 +28,7 @@ FAULTS = 200
 STEPS, PACE_S, TIMEOUT_S = 400, 0.04, 8
 PLACES = (*PHASES, "form", "formed", "give", "take")
 LOOK_S, ORDER_S = 0.02, 1.5
+RESIZES, ENDED_BY_RULE = "resizes", "jobs ended by the rule of a pass that kills two in a row"
 
 
 class Driver:
@@ -67,7 +68,7 @@ class Driver:
         if kind == "resize":
             with contextlib.suppress(Exception):  # refused where the job is about to end
                 self._job.client().resize(self._draw.randint(2, 4))
-                self._faults["resize"] += 1
+                self._faults[RESIZES] += 1
         elif kind in ("kill", "stop"):
             self._send(victims[0], signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
         else:
@@ -128,13 +129,13 @@ def test_random_kills_stops_and_resizes_of_real_jobs_change_no_bit(tmp_path: Pat
     base = read_undisturbed(tmp_path / "alone")
     faults: Counter[str] = Counter()
     failures: list[str] = []
-    jobs = 0
-    while faults.total() < wanted and time.monotonic() < until_s:
+    jobs, begun_s = 0, time.monotonic()
+    while deaths(faults) < wanted and time.monotonic() < until_s:
         wrong = run_one(tmp_path / f"job-{jobs}", base, random.Random(f"{seed}/{jobs}"), faults)
         failures += [f"job {jobs}: {text}" for text in wrong]
-        print(f"job {jobs}: {faults.total()} faults so far; {wrong or 'all bits are right'}", flush=True)
+        print(f"job {jobs}: {deaths(faults)} faults so far; {wrong or 'all bits are right'}", flush=True)
         jobs += 1
-        write_result(seed, jobs, faults, failures)
+        write_result(seed, jobs, faults, failures, begun_s)
     assert not failures, "\n".join(failures)
 
 
@@ -150,7 +151,7 @@ def run_one(folder: Path, base: Undisturbed, draw: random.Random, faults: Counte
         ended = job.end()
         driver.close()
         if "killed two workers in a row" in ended.text:
-            faults["jobs ended by the rule of a pass that kills two in a row"] += 1
+            faults[ENDED_BY_RULE] += 1
             return []
         wrong = differences(folder, ended, base, dead=driver.dead)
         return [*wrong, ended.text[-3000:]] if wrong else []
@@ -160,7 +161,12 @@ def run_one(folder: Path, base: Undisturbed, draw: random.Random, faults: Counte
         job.close()
 
 
-def write_result(seed: int, jobs: int, faults: Counter[str], failures: list[str]) -> None:
+def deaths(faults: Counter[str]) -> int:
+    """How many workers were killed or stopped; a resize is no fault."""
+    return faults.total() - faults[RESIZES] - faults[ENDED_BY_RULE]
+
+
+def write_result(seed: int, jobs: int, faults: Counter[str], failures: list[str], begun_s: float) -> None:
     """The result so far, where `HOLDTRUE_SOAK_OUT` says."""
     if "HOLDTRUE_SOAK_OUT" not in os.environ:
         return
@@ -171,8 +177,9 @@ def write_result(seed: int, jobs: int, faults: Counter[str], failures: list[str]
         "seed": seed,
         "jobs": jobs,
         "steps_of_a_job": STEPS,
-        "faults": faults.total(),
+        "faults": deaths(faults),
         "by_kind_and_phase": dict(sorted(faults.items())),
+        "wall_s": round(time.monotonic() - begun_s, 1),
         "failures": failures,
     }
     Path(os.environ["HOLDTRUE_SOAK_OUT"]).write_text(json.dumps(result, indent=1) + "\n")

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,8 @@ import torch.distributed as dist
 from holdtrue.elastic import Agent, View
 from holdtrue.errors import GroupError, WaitTimeoutError, WorkerLostError
 from holdtrue.reduce import AloneGroup, GlooGroup, Group, NcclGroup
+
+T = TypeVar("T")
 
 LOOK_S = 0.2
 """How long one wait lasts before the worker looks whether the view still holds, in seconds."""
@@ -68,19 +70,37 @@ class Meeting:
         """
         if len(view.members) == 1:
             return AloneGroup(self._device)
-        store = dist.PrefixStore(f"generation-{view.generation}", self._store_of(view, rank))
-        self._wait_for_all(store, view, rank)
-        return self._within(lambda: self._group_on(store, view, rank), view)
+        at = f"the store of worker {view.members[0].worker}, where generation {view.generation} meets"
+        remote = self._within(lambda: self._store_of(view, rank), view, at, self._timeout_s)
+        store = dist.PrefixStore(f"generation-{view.generation}", remote)
+        everyone = f"all workers to come to generation {view.generation}"
+        self._within(
+            lambda: self._wait_for_all(store, view, rank, everyone), view, everyone, self._timeout_s + REACH_S
+        )
+        connections = f"the connections of generation {view.generation}"
+        return self._within(lambda: self._group_on(store, view, rank), view, connections, self._timeout_s)
 
     def give_up(self, view: View) -> None:
-        """Tell those who wait in the forming of a view that this worker will not come."""
+        """Tell those who wait in the forming of a view that this worker will not come.
+
+        Blocks:
+            At most `LOOK_S`: whoever holds the store may be stopped, and then learns it otherwise.
+        """
         rank = view.rank_of(self._agent.worker)
-        if rank is not None and len(view.members) > 1:
+        if rank is None or len(view.members) == 1:
+            return
+
+        def leave_word() -> None:
             with contextlib.suppress(GroupError, RuntimeError):
                 store = self._store_of(view, rank)
                 dist.PrefixStore(f"generation-{view.generation}", store).set("given-up", "1")
 
+        thread = threading.Thread(target=leave_word, name="holdtrue-give-up", daemon=True)
+        thread.start()
+        thread.join(LOOK_S)
+
     def _store_of(self, view: View, rank: int) -> Any:
+        """The store of the view's first worker; torch's connection waits without a bound for one that is stopped."""
         if rank == 0:
             return self._own
         first = view.members[0]
@@ -99,9 +119,8 @@ class Meeting:
                 f"generation {view.generation} meets there."
             ) from error
 
-    def _wait_for_all(self, store: Any, view: View, rank: int) -> None:
+    def _wait_for_all(self, store: Any, view: View, rank: int, what: str) -> None:
         keys = [f"here/{m.worker}" for m in view.members]
-        what = f"all workers to come to generation {view.generation}"
         until_s = time.monotonic() + self._timeout_s
         try:
             store.set(keys[rank], f"{socket.gethostname()}/{self._device}")
@@ -150,30 +169,32 @@ class Meeting:
             hostname=self._host,
         )
 
-    def _within(self, build: Callable[[], Group], view: View) -> Group:
-        """What `build` gives; left alone in its thread if the view becomes void, since it cannot be interrupted."""
-        found: list[Group] = []
+    def _within(self, act: Callable[[], T], view: View, what: str, limit_s: float) -> T:
+        """What `act` gives; left alone in its thread if it takes too long or the view becomes void.
+
+        Nothing that speaks with another worker's store or makes connections can be interrupted: a worker that is
+        stopped (SIGSTOP) accepts connections and never answers.
+        """
+        found: list[T] = []
         errors: list[Exception] = []
 
         def run() -> None:
             try:
-                found.append(build())
+                found.append(act())
             except (RuntimeError, GroupError) as error:
                 errors.append(error)
 
         thread = threading.Thread(target=run, name="holdtrue-form", daemon=True)
         thread.start()
-        until_s = time.monotonic() + self._timeout_s
+        until_s = time.monotonic() + limit_s
         while thread.is_alive():
             thread.join(LOOK_S)
             if thread.is_alive():
                 self._refuse_void(None, view)
                 if time.monotonic() > until_s:
-                    raise WaitTimeoutError(
-                        f"waited {self._timeout_s:.0f} s for the connections of generation {view.generation}."
-                    )
+                    raise WaitTimeoutError(f"waited {limit_s:.0f} s for {what}.")
+        if errors and isinstance(errors[0], GroupError):
+            raise errors[0]
         if errors:
-            raise WorkerLostError(
-                f"the connections of generation {view.generation} could not be made: {errors[0]}"
-            ) from errors[0]
+            raise WorkerLostError(f"{what} failed: {errors[0]}") from errors[0]
         return found[0]
