@@ -5,6 +5,7 @@ processes that began, and their code after update ran once per step.
 """
 
 import contextlib
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from elastic_jobs import ElasticJob
+from elastic_jobs import ElasticJob, kill_9, members_of
 from faulty_jobs import Undisturbed, differences, mark, read_undisturbed, start, wait_for_mark
 from faulty_train import PHASES
 
@@ -139,6 +140,35 @@ def test_a_taker_and_then_the_giver_killed_in_the_middle_of_the_states_copy_chan
     job.client().resize(3)
     wait_for_mark(job, "fired-0")
     check(job, undisturbed, faults)
+
+
+def test_a_joiner_that_is_not_needed_any_more_ends_and_does_the_job_no_harm(
+    begin: Begin, undisturbed: Undisturbed
+) -> None:
+    job = begin("--workers", "1", holds="4:2")
+    job.wait_for_workers(1)
+    kill_9(job.controller_pid())  # the next one learns who is there, and resizes without waiting for more
+    job.wait_until(lambda facts: bool(members_of(facts)), "the job in the eyes of a new controller")
+    job.client().resize(3)
+    late = wait_for_mark(job, "born-2")["pid"]
+    os.kill(late, signal.SIGSTOP)  # the other joiner waits for it a moment
+    job.wait_until(lambda facts: phase_of(facts, 1) == "ready", "worker 1 ready to enter")
+    job.client().resize(1)
+    os.kill(late, signal.SIGCONT)
+    job.wait_until(
+        lambda facts: phase_of(facts, 1) == phase_of(facts, 2) == "gone", "the end of both joiners"
+    )
+    job.client().resize(2)
+    ended = job.end()
+    assert differences(job.folder, ended, undisturbed, dead={1, 2}) == [], ended.text
+    assert "error" not in ended.text
+    events = (job.folder / "run" / "events.jsonl").read_text().splitlines()
+    kinds = [json.loads(line)["kind"] for line in events]
+    assert kinds.count("controller") == 1, "its restart is in the record, once"
+
+
+def phase_of(facts: dict[str, Any], worker: int) -> str:
+    return next((each["phase"] for each in facts.get("workers", []) if each["worker"] == worker), "gone")
 
 
 def test_the_main_worker_killed_while_it_saves_is_replaced_by_another(

@@ -489,6 +489,24 @@ def test_a_controller_without_memory_learns_views_numbers_and_size() -> None:
     assert view_from_text(views[0]).joiners == (2,)
 
 
+def test_a_new_controller_resizes_as_soon_as_every_member_and_a_host_are_back() -> None:
+    old = Job(2)
+    views = tuple(
+        m.view
+        for d in old.decisions
+        for m in sent_to(d, 0)
+        if isinstance(m, ViewSent) and m.view.generation == 1
+    )
+    new = Job(2, is_founded=False, life=1, settle_s=10.0)
+    new.host(running=(0, 1), slots=4)
+    new.hello(0, generation=1, views=views)
+    asked = new.feed(ResizeAsked(workers=3))
+    assert not orders(asked), "worker 1 may live or not: nobody is started yet"
+    told = new.hello(1, generation=1, views=views)
+    assert [type(order) for order in orders(told)] == [Start], "now it is known who is there"
+    assert told.state.settings.settle_s == 10.0
+
+
 def test_a_controller_that_comes_too_late_does_not_begin_the_job_again() -> None:
     for statuses, how in (((0, 0), "finished"), ((0, -9), "failed")):
         job = Job(2, is_founded=False, life=1, settle_s=10.0)

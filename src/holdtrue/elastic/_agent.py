@@ -25,6 +25,11 @@ class Agent(ABC):
         """Generation of the newest planned view that this worker knows, 0 for none: one attribute read, no waiting."""
 
     @property
+    def controller_life(self) -> int:
+        """Controllers of the job that died before the one that this worker speaks with: one attribute read."""
+        return 0
+
+    @property
     @abstractmethod
     def stop_reason(self) -> str | None:
         """Why the job should end at the next boundary with a checkpoint; None if it should not."""

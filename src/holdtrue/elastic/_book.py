@@ -35,6 +35,8 @@ class Book:
     pid: int
     is_welcome: bool = False
     is_joiner: bool = False
+    life: int = 0
+    """Controllers of the job that lived before the one that welcomed it last."""
     generation: int = 0
     """Newest generation that it entered, 0 for none."""
     step: int = 0
@@ -69,9 +71,9 @@ class Book:
     def hear(self, message: ToWorker) -> tuple["Book", tuple[WorkerMessage, ...]]:
         """The book after a message, and what to answer."""
         match message:
-            case Welcome(is_joiner=is_joiner):
+            case Welcome(is_joiner=is_joiner, life=life):
                 is_joiner = self.is_joiner if self.is_welcome else is_joiner
-                return replace(self, is_welcome=True, is_joiner=is_joiner), ()
+                return replace(self, is_welcome=True, is_joiner=is_joiner, life=life), ()
             case ViewSent(view=text):
                 return self._take(view_from_text(text))
             case Stop(reason=reason):

@@ -84,6 +84,11 @@ class ControllerAgent(Agent):
         return self._newest_planned
 
     @property
+    def controller_life(self) -> int:
+        """Controllers of the job that died before the one that this worker speaks with."""
+        return self._book.life
+
+    @property
     def stop_reason(self) -> str | None:
         """Why the job should end at the next boundary with a checkpoint; None if it should not."""
         return self._book.stop_reason

@@ -106,7 +106,7 @@ def _answer(turn: Turn, hello: Hello) -> None:
     worker = state.worker(hello.worker)
     assert worker is not None
     is_joiner = state.phase == "running" and not worker.has_state
-    turn.tell(hello.worker, Welcome(is_joiner=is_joiner))
+    turn.tell(hello.worker, Welcome(is_joiner=is_joiner, life=state.settings.life))
     if state.stop_reason is not None:
         turn.tell(hello.worker, Stop(reason=state.stop_reason))
     knows = {view.generation for view in hello.views}

@@ -116,6 +116,7 @@ class Core:
         """Number by which the launcher knows this worker."""
         self.mark = PassMark(worker.at_fd if worker is not None else None)
         self._told_s = 0.0
+        self._controller_life: int | None = None
         sender = (
             ReportSender(worker.report_fd) if worker is not None and worker.report_fd is not None else None
         )
@@ -172,8 +173,11 @@ class Core:
 
     def tell_progress(self, *, step: int, total: int | None, epoch: int, loss: float, seconds: float) -> None:
         """Tell the membership how far the run is, a few times a second."""
+        if self.elastic is None:
+            return
+        self._record_controller(self.elastic.agent.controller_life, step)
         now_s = time.monotonic()
-        if self.elastic is None or not self.is_main or now_s - self._told_s < PROGRESS_EVERY_S:
+        if not self.is_main or now_s - self._told_s < PROGRESS_EVERY_S:
             return
         self._told_s = now_s
         facts = {
@@ -186,6 +190,13 @@ class Core:
             "generation": self.generation,
         }
         self.elastic.agent.say_progress(facts)
+
+    def _record_controller(self, life: int, step: int) -> None:
+        """Note that the job's controller died and another one took its place; training did not wait for it."""
+        known, self._controller_life = self._controller_life, life
+        if known is not None and life > known:
+            reason = f"the controller was started again ({life} before it ended); training went on"
+            self.outlet.event("controller", step=step, reason=reason, details={"life": life})
 
     @property
     def must_stop(self) -> bool:

@@ -174,7 +174,13 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
 
 
 def _end_outside(error: ExpelledError | JobOverError) -> NoReturn:
-    """End a worker that is no member of its job: no failure of the job, and nothing of its own is written any more."""
+    """End a worker that is no member of its job: no failure of the job, and nothing of its own is written any more.
+
+    Its host learns why it ends, or it would take the status for a failure of the script.
+    """
+    if _worker is not None and _worker.report_fd is not None:
+        report = FailedReport(rank=_worker.worker, kind=type(error).__name__, sentence=str(error))
+        ReportSender(_worker.report_fd).send(report)
     if _present is not None:
         _present.has_failed = True
         _present.outlet.close()

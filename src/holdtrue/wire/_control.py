@@ -166,6 +166,8 @@ class Welcome:
     event: ClassVar[str] = "welcome"
     is_joiner: bool
     """Whether the job trains already."""
+    life: int = 0
+    """Controllers of the job that lived before this one."""
 
 
 @final
