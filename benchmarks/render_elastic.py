@@ -1,4 +1,4 @@
-"""Writes docs/results/elastic.md from benchmarks/raw/elastic.json and control_plane.json: no figure is typed.
+"""Writes docs/results/elastic.md from elastic.json, control_plane.json and soak.json in benchmarks/raw: no figure is typed.
 
 python benchmarks/render_elastic.py
 """
@@ -154,6 +154,32 @@ def control_plane(raw: dict[str, Any]) -> list[str]:
     return [*lines, "", f"{conditions(raw)} [Raw](../../benchmarks/raw/control_plane.json)", ""]
 
 
+def soak(raw: dict[str, Any]) -> list[str]:
+    """Random faults of real jobs."""
+    by_kind = raw["by_kind_and_phase"]
+    kills_by_phase = {k.removeprefix("SIGKILL/"): n for k, n in by_kind.items() if k.startswith("SIGKILL/")}
+    at_any_moment = kills_by_phase.pop("any", 0)
+    stops = sum(n for k, n in by_kind.items() if k.startswith("SIGSTOP/"))
+    found = "none" if not raw["failures"] else f"**{len(raw['failures'])}**"
+    phases = ", ".join(f"{name} {n}" for name, n in sorted(kills_by_phase.items(), key=lambda item: -item[1]))
+    return [
+        "## Random faults",
+        "",
+        f"`{raw['command']}` with seed {raw['seed']}: {raw['jobs']} jobs of {raw['steps_of_a_job']} steps (batch norm, dropout, AdamW,",
+        f"an EMA, evaluation, checkpoints) on 2 to 4 workers, disturbed until {raw['faults']} workers had been killed or stopped:",
+        f"{sum(kills_by_phase.values())} killed themselves in the phase that they were told, {at_any_moment} were killed and {stops} stopped with",
+        f"SIGSTOP at any moment; {by_kind.get('resizes', 0)} resizes besides. The digest and loss of every step, the saved weights, the processes",
+        "of the survivors and the count of the code after `update` were compared with one undisturbed worker.",
+        f"Differences: {found}.",
+        "",
+        f"By phase: {phases}.",
+        "",
+        f"{raw['device']}, torch {raw['versions']['torch']}, {raw['wall_s'] / 60:.0f} minutes, with other work on the same cores.",
+        "[Raw](../../benchmarks/raw/soak.json)",
+        "",
+    ]
+
+
 def page() -> str:
     """The whole page."""
     elastic = read("elastic")
@@ -173,6 +199,7 @@ def page() -> str:
         *kills(elastic),
         *against(elastic),
         *control_plane(read("control_plane")),
+        *soak(read("soak")),
         "GPU: not measured.",
         "",
     ]

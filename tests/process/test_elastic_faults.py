@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from elastic_jobs import ElasticJob, kill_9, members_of
 from faulty_jobs import Undisturbed, differences, mark, read_undisturbed, start, wait_for_mark
@@ -189,4 +190,25 @@ def test_a_worker_that_sleeps_past_the_time_out_does_the_run_no_harm_when_it_wak
         os.kill(pid, signal.SIGCONT)
     check(job, undisturbed, faults)
     assert "worker 1 is killed: it is silent" in (job.folder / "run" / "logs" / "controller.log").read_text()
+    assert mark(job.folder, "end-1") is None
+
+
+@pytest.mark.slow
+def test_a_sleeper_whose_host_sleeps_too_wakes_outside_the_membership_and_leaves(
+    begin: Begin, undisturbed: Undisturbed
+) -> None:
+    faults = "1:8:forward:0:STOP"
+    job = begin("--workers", "1", "--timeout", "4", faults=faults, holds="4:2;10:4")
+    job.wait_for_workers(1)
+    host = job.join("--device", "cpu")
+    sleeper = psutil.Process(wait_for_mark(job, "fired-1")["pid"])
+    os.kill(host.pid, signal.SIGSTOP)  # nobody can kill the sleeper
+    log = job.folder / "run" / "logs" / "controller.log"
+    job.wait_until(lambda _: "it is expelled" in log.read_text(), "the sleeper's expulsion")
+    for pid in (sleeper.pid, host.pid):
+        os.kill(pid, signal.SIGCONT)
+    gone, _ = psutil.wait_procs([sleeper], timeout=30)
+    assert gone, "the sleeper woke, and is still there"
+    job.client().resize(2)
+    check(job, undisturbed, faults)
     assert mark(job.folder, "end-1") is None

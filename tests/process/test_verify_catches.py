@@ -30,9 +30,11 @@ for step in run.steps(examples(), epochs=2):
 RANDOM = "model.line.weight.sum() * int.from_bytes(os.urandom(2), 'big') / 65536"
 
 
-def verify(tmp_path: Path, extra: str, *options: str, steps: int = 3, script: str = SCRIPT) -> Ended:
+def verify(
+    tmp_path: Path, extra: str, *options: str, steps: int = 3, script: str = SCRIPT, warnings: str = "error"
+) -> Ended:
     write_script(tmp_path, script.replace("EXTRA", extra))
-    own = {"TMPDIR": str(tmp_path)}
+    own = {"TMPDIR": str(tmp_path), "PYTHONWARNINGS": warnings}
     return holdtrue(
         "verify", "--device", "cpu", "--steps", str(steps), *options, "train.py", cwd=tmp_path, env=own
     )
@@ -45,6 +47,25 @@ def test_a_script_that_holds_true_passes_with_status_0(tmp_path) -> None:
     assert "PASS  8 runs of 6 steps on 2 virtual nodes: the same bits after every step." in ended.out
     rows = [line.split() for line in ended.out.splitlines() if line.startswith(("resize", "kill", "joiner"))]
     assert [row[0] for row in rows] == ["resize", "kill", "joiner"]
+    assert [row[-1] for row in rows] == ["equal"] * 3, ended.out
+
+
+COMPILED = """
+run, model = start(virtual_nodes=2, global_batch_size=6)
+model.line = torch.compile(model.line)
+for step in run.steps(examples(), epochs=2):
+    for batch in step:
+        step.backward(loss_of(model, batch))
+    step.update()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_compiled_model_is_resized_killed_and_joined_with_the_same_bits(tmp_path) -> None:
+    ended = verify(tmp_path, "", steps=6, script=COMPILED, warnings="ignore")  # torch.compile has its own
+    assert ended.status == 0, ended.text
+    rows = [line.split() for line in ended.out.splitlines() if line.startswith(("resize", "kill", "joiner"))]
     assert [row[-1] for row in rows] == ["equal"] * 3, ended.out
 
 
