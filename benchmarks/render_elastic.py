@@ -161,20 +161,22 @@ def soak(raw: dict[str, Any]) -> list[str]:
     at_any_moment = kills_by_phase.pop("any", 0)
     stops = sum(n for k, n in by_kind.items() if k.startswith("SIGSTOP/"))
     found = "none" if not raw["failures"] else f"**{len(raw['failures'])}**"
-    phases = ", ".join(f"{name} {n}" for name, n in sorted(kills_by_phase.items(), key=lambda item: -item[1]))
+    scripted, resizes = sum(kills_by_phase.values()), by_kind.get("resizes", 0)
+    phases = ", ".join(f"{k} {n}" for k, n in sorted(kills_by_phase.items(), key=lambda item: -item[1]))
     return [
         "## Random faults",
         "",
-        f"`{raw['command']}` with seed {raw['seed']}: {raw['jobs']} jobs of {raw['steps_of_a_job']} steps (batch norm, dropout, AdamW,",
-        f"an EMA, evaluation, checkpoints) on 2 to 4 workers, disturbed until {raw['faults']} workers had been killed or stopped:",
-        f"{sum(kills_by_phase.values())} killed themselves in the phase that they were told, {at_any_moment} were killed and {stops} stopped with",
-        f"SIGSTOP at any moment; {by_kind.get('resizes', 0)} resizes besides. The digest and loss of every step, the saved weights, the processes",
-        "of the survivors and the count of the code after `update` were compared with one undisturbed worker.",
+        f"`{raw['command']}` with seed {raw['seed']}: {raw['jobs']} jobs of {raw['steps_of_a_job']} steps",
+        "(batch norm, dropout, AdamW, an EMA, evaluation, checkpoints) on 2 to 4 workers, disturbed until",
+        f"{raw['faults']} workers had been killed or stopped: {scripted} killed themselves in the phase that they were",
+        f"told, {at_any_moment} were killed and {stops} stopped with SIGSTOP at any moment; {resizes} resizes besides.",
+        "The digest and loss of every step, the saved weights, the processes of the survivors and the count of",
+        "the code after `update` were compared with one undisturbed worker.",
         f"Differences: {found}.",
         "",
         f"By phase: {phases}.",
         "",
-        f"{raw['device']}, torch {raw['versions']['torch']}, {raw['wall_s'] / 60:.0f} minutes, with other work on the same cores.",
+        f"{raw['device']}, torch {raw['versions']['torch']}, {raw['wall_s'] / 60:.0f} minutes, other work beside it.",
         "[Raw](../../benchmarks/raw/soak.json)",
         "",
     ]
