@@ -24,6 +24,8 @@ COMMANDS = (
     "_profile",
     "_plan",
     "_simulate",
+    "_cluster",
+    "_queue",
     "_predict",
     "_plot",
 )

@@ -64,8 +64,8 @@ def write_png(outcomes: Sequence[Outcome], path: Path) -> None:
 def write_html(outcomes: Sequence[Outcome], path: Path) -> bool:
     """The same chart, to zoom and point at, as one HTML file; False, and nothing written, without plotly."""
     try:
-        import plotly.graph_objects as go  # type: ignore[import-not-found,unused-ignore]  # optional
-        from plotly.subplots import make_subplots  # type: ignore[import-not-found,unused-ignore]  # optional
+        import plotly.graph_objects as go
+        from plotly.subplots import make_subplots
     except ImportError:
         return False
     figure = make_subplots(

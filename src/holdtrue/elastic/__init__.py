@@ -9,6 +9,8 @@ out: views, one for each generation, which the workers enter
 Importing loads neither torch nor a web framework; a link loads `websockets` when it connects.
 """
 
+from holdtrue.service import SCOPES, Tokens, read_tokens
+
 from ._agent import Agent
 from ._client import ControllerAgent
 from ._control_client import ControlClient
@@ -32,7 +34,6 @@ from ._events import (
 from ._host_link import HostLink
 from ._membership import decide, replay
 from ._state import MOST_WORKERS, JobSettings, State, first_state
-from ._tokens import SCOPES, Tokens, read_tokens
 from ._translate import view_from_text, view_to_text
 from ._view import Member, View
 

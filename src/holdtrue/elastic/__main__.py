@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from holdtrue.errors import UsageError
+from holdtrue.service import read_tokens
 
 from ._state import JobSettings
-from ._tokens import read_tokens
 
 
 def main(arguments: list[str] | None = None) -> int:

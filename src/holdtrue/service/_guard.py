@@ -90,7 +90,8 @@ def _judge_token(given: list[str], tokens: Tokens, needed: str) -> Verdict | Non
     scope = tokens.scope_of(token) if scheme.lower() == "bearer" else None
     if scope is None:
         return Verdict(
-            status=401, sentence="the request has no token of this job; send `Authorization: Bearer TOKEN`."
+            status=401,
+            sentence="the request has no token of this service; send `Authorization: Bearer TOKEN`.",
         )
     if not allows(scope, needed):
         return Verdict(

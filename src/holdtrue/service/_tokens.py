@@ -3,6 +3,7 @@
 import hmac
 import json
 import os
+import secrets
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ def allows(scope: str, needed: str) -> bool:
     (True, False)
     """
     return SCOPES.index(scope) >= SCOPES.index(needed)
+
+
+def make_tokens() -> Tokens:
+    """New tokens; they are as good as the system's random numbers."""
+    return Tokens(by_scope={scope: secrets.token_urlsafe(32) for scope in SCOPES})
 
 
 def read_tokens(path: Path) -> Tokens:

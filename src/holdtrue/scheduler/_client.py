@@ -1,0 +1,197 @@
+"""A command's side: finding a cluster's scheduler, asking it, and starting it."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from holdtrue.cluster import LogRecord, parse_cluster, record_from_values
+from holdtrue.errors import GroupError, UsageError, WaitTimeoutError
+from holdtrue.service import Caller, CallerWords, read_tokens
+
+from ._records import Place
+from ._request import JobRequest, request_to_values
+from ._serve import check_not_alive, is_alive, read_address
+
+START_WAIT_S = 30.0
+"""What a scheduler has until it answers."""
+_LOOK_S = 0.05
+_SLOTS_PER_CORE = 4
+_WORDS = CallerWords(
+    who="the scheduler",
+    silent="Jobs go on without it; ask again, or see scheduler.log in its folder.",
+    gone="Jobs go on without it; `holdtrue cluster start` finds them again.",
+    found_by="`holdtrue cluster start`",
+)
+
+
+def cluster_folder(env: Mapping[str, str], folder: Path | None = None) -> Path:
+    """The folder of the user's cluster: the given one, `HOLDTRUE_CLUSTER`, or one among the user's state files."""
+    if folder is not None:
+        return folder.absolute()
+    if env.get("HOLDTRUE_CLUSTER"):
+        return Path(env["HOLDTRUE_CLUSTER"]).absolute()
+    state = env.get("XDG_STATE_HOME") or os.path.join(
+        env.get("HOME") or os.path.expanduser("~"), ".local", "state"
+    )
+    return Path(state) / "holdtrue" / "cluster"
+
+
+def check_devices(text: str, queues: str, cores: int) -> None:
+    """Refuse devices that the embedded engine does not have.
+
+    Raises:
+        UsageError: another kind than cpu, or far more slots than cores.
+    """
+    cluster = parse_cluster(text, queues)
+    if cluster.kinds != ("cpu",):
+        raise UsageError(
+            f"--devices is {text}; the embedded engine runs jobs on CPU slots of this machine, and has no way yet to give "
+            f"single GPUs to jobs. Write --devices cpu:{cores}."
+        )
+    if cluster.total > _SLOTS_PER_CORE * cores:
+        raise UsageError(
+            f"--devices is {text}, and this machine has {cores} cores; jobs can have at most {_SLOTS_PER_CORE} slots a "
+            f"core. Write --devices cpu:{cores}."
+        )
+
+
+@final
+class ClusterClient:
+    """The scheduler of a cluster on this machine.
+
+    Raises:
+        UsageError: no scheduler lives in the folder.
+    """
+
+    def __init__(self, folder: Path, *, timeout_s: float = 15.0) -> None:
+        """Find it; nothing is sent yet."""
+        self._place = Place(folder=folder)
+        address = read_address(self._place)
+        if address is None:
+            raise UsageError(
+                f"no cluster is running in {folder}; jobs are submitted to one that is. Start it with "
+                f"`holdtrue cluster start --devices cpu:2`, or name its --dir."
+            )
+        self.address = address
+        token = read_tokens(Path(address.token_file)).by_scope["admin"]
+        self._caller = Caller(url=address.url, token=token, timeout_s=timeout_s, words=_WORDS)
+
+    def health(self) -> dict[str, Any]:  # Any: JSON values
+        """Process id and policy."""
+        return self._caller.ask("GET", "/v1/health")
+
+    def queue(self) -> dict[str, Any]:  # Any: JSON values
+        """Devices, policy and jobs: the fields of `GET /v1/queue`."""
+        return self._caller.ask("GET", "/v1/queue")
+
+    def submit(self, requests: Sequence[JobRequest]) -> list[str]:
+        """Submit jobs, all of them or none; their names.
+
+        Raises:
+            UsageError: one can never run there.
+        """
+        jobs = [request_to_values(request) for request in requests]
+        return [str(name) for name in self._caller.ask("POST", "/v1/submit", {"jobs": jobs})["names"]]
+
+    def cancel(self, name: str) -> str:
+        """End a job; what becomes of it.
+
+        Raises:
+            UsageError: there is no such job.
+        """
+        return str(self._caller.ask("POST", "/v1/cancel", {"name": name})["reason"])
+
+    def choose_policy(self, policy: str) -> str:
+        """Decide by another policy from now on.
+
+        Raises:
+            UsageError: there is none of that name for live jobs.
+        """
+        return str(self._caller.ask("POST", "/v1/policy", {"policy": policy})["reason"])
+
+    def stop(self, *, ends_jobs: bool, wait_s: float) -> list[str]:
+        """End the scheduler; names of the jobs that ran.
+
+        Raises:
+            WaitTimeoutError: it still lives after `wait_s` seconds.
+        """
+        running = [str(n) for n in self._caller.ask("POST", "/v1/stop", {"ends_jobs": ends_jobs})["running"]]
+        until_s = time.monotonic() + wait_s
+        while is_alive(self._place):
+            if time.monotonic() > until_s:
+                raise WaitTimeoutError(
+                    f"the scheduler (process {self.address.pid}) still lives after {wait_s:g} s; it waits for jobs to come "
+                    f"to a step boundary. Wait on, or see {self._place.log}."
+                )
+            time.sleep(_LOOK_S)
+        return running
+
+    def log(self) -> list[LogRecord]:
+        """The whole log."""
+        records: list[LogRecord] = []
+        while True:
+            after = records[-1].number if records else 0
+            page = self._caller.ask("GET", f"/v1/log?after={after}&limit=1000")["records"]
+            if not page:
+                return records
+            records += [record_from_values(values) for values in page]
+
+
+def start_cluster(folder: Path, *, devices: str, queues: str, policy: str) -> ClusterClient:
+    """Start a scheduler in the background.
+
+    Args:
+        folder: Where it keeps its files.
+        devices: `cpu:2`; empty for those that the folder's cluster had.
+        queues: `research=1,product=1`.
+        policy: Name; empty for the one that was in force, or wfs.
+
+    Raises:
+        UsageError: a scheduler lives there, or the cluster cannot be as asked.
+        WaitTimeoutError: it does not answer in time.
+
+    Blocks:
+        Until it answers, at most 30 s.
+    """
+    place = Place(folder=folder)
+    check_not_alive(place)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with place.log.open("ab") as log:
+        begin = log.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "holdtrue.scheduler", str(folder), devices, queues, policy],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    until_s = time.monotonic() + START_WAIT_S
+    while (address := read_address(place)) is None or address.pid != process.pid:
+        if process.poll() is not None:
+            raise _why_not(
+                place.log.read_bytes()[begin:].decode(errors="replace"), process.returncode, place.log
+            )
+        if time.monotonic() > until_s:
+            process.kill()
+            process.wait()
+            raise WaitTimeoutError(
+                f"the scheduler did not answer within {START_WAIT_S:g} s and was ended. See {place.log}, and start it again."
+            )
+        time.sleep(_LOOK_S)
+    process.returncode = 0  # it goes on without this process
+    client = ClusterClient(folder)
+    client.health()
+    return client
+
+
+def _why_not(said: str, status: int, log: Path) -> Exception:
+    errors = [line.removeprefix("error: ") for line in said.splitlines() if line.startswith("error: ")]
+    if status == 2 and errors:
+        return UsageError(errors[-1])
+    return GroupError(
+        f"the scheduler ended with status {status} before it answered. See {log}, and start it again."
+    )

@@ -1,0 +1,229 @@
+"""The embedded engine: jobs are `holdtrue run` processes on this machine, each with a keeper of its own."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, final
+
+from holdtrue.elastic import ControlClient, read_tokens
+from holdtrue.errors import HoldtrueError, UsageError
+from holdtrue.launch import JobEntry, find_job, jobs_folder
+
+from ._engine import ClusterEngine, Look
+from ._evidence import Evidence
+from ._records import JobRecord, Place
+
+_KEEPER = Path(__file__).with_name("_keeper.py")
+_ASK_S = 5.0
+"""Bound of each question to a job's controller."""
+
+
+@final
+class EmbeddedEngine(ClusterEngine):
+    """Starts, looks at, resizes and ends jobs. All is found again by name and by folder."""
+
+    def __init__(self, place: Place) -> None:
+        """Use the folders of a cluster."""
+        self._place = place
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def begin(self, record: JobRecord, workers: int) -> None:
+        """Start the present attempt of a job.
+
+        Guarantee:
+            Whoever is killed in between, the attempt runs at most once: its lock is taken before the keeper is
+            forked, and is held by the keeper from its first moment.
+
+        Raises:
+            UsageError: the attempt runs already.
+        """
+        folder = self._place.attempt(record)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = _take_lock(folder)
+        if lock is None:
+            raise UsageError(
+                f"attempt {record.attempt} of job {record.request.name!r} runs already. Nothing was started."
+            )
+        try:
+            (folder / "order.json").write_text(json.dumps(self._order(record, workers)))
+            (folder / "order.json").chmod(0o600)
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_KEEPER), str(folder), str(lock)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(lock,),
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            os.close(lock)
+        self._children.append(process)
+
+    def reap(self) -> None:
+        """Take the statuses of keepers that ended; what they have to say is in their folders."""
+        self._children = [child for child in self._children if child.poll() is None]
+
+    def _order(self, record: JobRecord, workers: int) -> dict[str, Any]:  # Any: JSON values
+        request, run_dir = record.request, self._place.run_dir(record)
+        words = [
+            "--name",
+            request.name,
+            "--workers",
+            str(workers),
+            "--device",
+            "cpu",
+            "--run-dir",
+            str(run_dir),
+        ]
+        if (run_dir / "plan.json").exists():
+            words.append("--resume")
+        for option in (
+            "virtual_nodes",
+            "global_batch_size",
+            "seed",
+            "numerics",
+            "digest_every",
+            "checkpoint_every",
+        ):
+            if (value := getattr(request, option)) is not None:
+                words += [f"--{option.replace('_', '-')}", str(value)]
+        return {
+            "command": [
+                sys.executable,
+                "-P",
+                "-m",
+                "holdtrue",
+                "run",
+                *words,
+                request.script,
+                *request.arguments,
+            ],
+            "folder": request.folder,
+            "environment": dict(os.environ) | dict(request.environment),
+        }
+
+    def look(self, record: JobRecord) -> Look:
+        """What there is to see of a job's present attempt.
+
+        Blocks:
+            Until its controller answers, at most 5 s.
+        """
+        evidence = self.evidence(record)
+        if not evidence.is_locked:
+            return Look(evidence=evidence)
+        try:
+            return Look(evidence=evidence, facts=self._client(record, "read").job())
+        except HoldtrueError:
+            return Look(evidence=evidence)
+
+    def evidence(self, record: JobRecord) -> Evidence:
+        """What the present attempt left behind."""
+        folder = self._place.attempt(record)
+        lock = _take_lock(folder) if folder.is_dir() else None
+        is_locked = lock is None and folder.is_dir()
+        if lock is not None:
+            os.close(lock)
+        # Read after the lock: what wrote these files has ended, or they are not looked at.
+        exit_code = _read_number(folder / "exit")
+        if exit_code is None and not is_locked:
+            entry = self._entry(record)
+            exit_code = entry.exit_code if entry is not None else None
+        return Evidence(is_locked=is_locked, is_started=(folder / "started").exists(), exit_code=exit_code)
+
+    def name_is_taken(self, name: str) -> bool:
+        """Whether a job of that name runs on this machine."""
+        try:
+            return find_job(jobs_folder(os.environ), name)[1] == "running"
+        except UsageError:
+            return False
+
+    def keeper(self, record: JobRecord) -> int | None:
+        """Process id of a job's keeper, as it wrote it."""
+        with suppress(OSError, ValueError, KeyError):
+            return int(json.loads((self._place.attempt(record) / "started").read_text())["keeper"])
+        return None
+
+    def resize(self, record: JobRecord, workers: int) -> str:
+        """Aim at another number of workers; what became of it.
+
+        Raises:
+            HoldtrueError: the job cannot, or its controller does not answer.
+        """
+        return self._client(record, "admin").resize(workers)
+
+    def stop(self, record: JobRecord, reason: str) -> str:
+        """Ask a job to end at its next step boundary, with a checkpoint.
+
+        Raises:
+            HoldtrueError: its controller does not answer.
+        """
+        return self._client(record, "admin").stop(reason)
+
+    def kill(self, record: JobRecord) -> None:
+        """End a job that did not end when asked: two interrupts, at which its launcher kills the workers."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            command = int(json.loads((self._place.attempt(record) / "started").read_text())["command"])
+            if self.evidence(record).is_locked:
+                os.kill(command, signal.SIGTERM)
+                os.kill(command, signal.SIGINT)
+
+    def last_words(self, record: JobRecord) -> str:
+        """The last line that a job's launcher printed: its error, if it has one."""
+        with suppress(OSError):
+            lines = (
+                (self._place.attempt(record) / "output.log")
+                .read_bytes()[-4096:]
+                .decode(errors="replace")
+                .splitlines()
+            )
+            said = [line for line in lines if line.startswith("error: ")]
+            return (said or [""])[-1].removeprefix("error: ")
+        return ""
+
+    def _client(self, record: JobRecord, scope: str) -> ControlClient:
+        entry = self._entry(record)
+        if entry is None or entry.exit_code is not None:
+            raise UsageError(f"job {record.request.name!r} has no controller yet. Ask again.")
+        tokens = read_tokens(Path(entry.token_file))
+        return ControlClient(url=entry.url, token=tokens.by_scope[scope], timeout_s=_ASK_S)
+
+    def _entry(self, record: JobRecord) -> JobEntry | None:
+        """The job among the user's jobs, if it is this attempt and no other of its name."""
+        try:
+            entry, _ = find_job(jobs_folder(os.environ), record.request.name)
+        except UsageError:
+            return None
+        begun_s = _begun_s(self._place.attempt(record))
+        is_this = entry.run_dir == str(self._place.run_dir(record)) and begun_s is not None
+        return entry if is_this and entry.started_s >= (begun_s or 0.0) - 0.05 else None
+
+
+def _take_lock(folder: Path) -> int | None:
+    """The attempt's lock, or None while someone holds it."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _begun_s(folder: Path) -> float | None:
+    try:
+        return (folder / "order.json").stat().st_mtime
+    except OSError:
+        return None

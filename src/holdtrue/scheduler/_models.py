@@ -1,0 +1,117 @@
+"""Bodies of the scheduler's HTTP requests and answers. pydantic is used here alone, where the web framework brings it."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Body(BaseModel):
+    """Strict: unknown fields and other types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SubmitBody(Body):
+    """Jobs to take, all of them or none."""
+
+    jobs: Annotated[
+        list[dict[str, Any]], Field(min_length=1, max_length=1000)
+    ]  # Any: checked as a job's file is
+
+
+class CancelBody(Body):
+    """The job to end."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}$")]
+
+
+class PolicyBody(Body):
+    """The policy from now on."""
+
+    policy: Annotated[str, Field(min_length=1, max_length=63)]
+
+
+class StopBody(Body):
+    """How to end the scheduler."""
+
+    ends_jobs: bool = False
+    """Ask running jobs to end with a checkpoint; they wait for the next start."""
+
+
+class Answer(Body):
+    """What became of a request, as a sentence."""
+
+    reason: str
+
+
+class SubmitAnswer(Body):
+    """Names of the jobs that were taken."""
+
+    names: list[str]
+
+
+class StopAnswer(Body):
+    """Names of the jobs that run."""
+
+    running: list[str]
+
+
+class HealthAnswer(Body):
+    """The scheduler answers."""
+
+    pid: int
+    policy: str
+
+
+class JobAnswer(Body):
+    """One job."""
+
+    number: int
+    name: str
+    state: str
+    """waiting, running, finished, failed or cancelled."""
+    devices: int
+    """That the last decision gives it."""
+    workers: int | None
+    """Processes of it that live, coming and going; None while nobody knows."""
+    min_devices: int
+    max_devices: int
+    percent: int
+    weight: float
+    queue: str
+    step: int | None
+    total: int | None
+    attempt: int
+    crashes: int
+    purpose: str
+    submitted_s: float
+    started_s: float | None
+    ended_s: float | None
+    exit_code: int | None
+    ending: str
+    run_dir: str
+    output: str
+
+
+class QueueAnswer(Body):
+    """The cluster now."""
+
+    policy: str
+    devices: dict[str, int]
+    queues: dict[str, int]
+    reason: str
+    """Of the last decision."""
+    jobs: list[JobAnswer]
+
+
+class LogAnswer(Body):
+    """Records of the log after a number."""
+
+    records: list[dict[str, Any]]  # Any: as `record_to_values` writes them
+    newest: int
+
+
+class Refusal(Body):
+    """A request that was not carried out, and why: a sentence with the way out."""
+
+    error: str

@@ -1,0 +1,160 @@
+"""The scheduler's process: one a cluster, behind a token, on loopback."""
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import socket
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast, final
+
+from holdtrue.cluster import Cluster
+from holdtrue.errors import UsageError
+from holdtrue.service import App, make_tokens, serve_app
+
+from ._records import Place
+
+if TYPE_CHECKING:
+    import uvicorn
+
+_MOST_MESSAGE_BYTES = 65_536
+_log = logging.getLogger("holdtrue.scheduler")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a living scheduler is found."""
+
+    url: str
+    pid: int
+    token_file: str
+
+
+def serve_cluster(folder: Path, cluster: Cluster | None, policy: str | None) -> None:
+    """Serve the cluster of a folder until it is stopped.
+
+    Raises:
+        UsageError: a scheduler lives there, or the cluster cannot be as asked.
+
+    Blocks:
+        Until `holdtrue cluster stop`, SIGTERM or SIGINT.
+    """
+    place = Place(folder=folder)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise UsageError(_already(place)) from None
+    try:
+        asyncio.run(_serve(place, cluster, policy))
+    finally:
+        place.address.unlink(missing_ok=True)
+        place.tokens.unlink(missing_ok=True)
+        os.close(lock)
+
+
+async def _serve(place: Place, cluster: Cluster | None, policy: str | None) -> None:
+    # The web framework and the database load here: a command that only looks for a scheduler does not need them.
+    from ._embedded import EmbeddedEngine
+    from ._scheduler import Scheduler
+    from ._service import build_app
+    from ._store import Store
+
+    store = Store(place.database)
+    scheduler = Scheduler(store, EmbeddedEngine(place), cluster, policy)
+    tokens = make_tokens()
+    write_private(place.tokens, json.dumps(dict(tokens.by_scope)))
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        port = listener.getsockname()[1]
+        address = Address(url=f"http://127.0.0.1:{port}", pid=os.getpid(), token_file=str(place.tokens))
+        write_private(place.address, json.dumps(asdict(address)))
+        _log.info("the scheduler of %s listens on %s", place.folder, address.url)
+
+        async def work(server: "uvicorn.Server") -> None:
+            await scheduler.work()
+            server.should_exit = True
+
+        try:
+            await serve_app(
+                cast(App, build_app(scheduler, store, place)),
+                tokens=tokens,
+                listener=listener,
+                most_message_bytes=_MOST_MESSAGE_BYTES,
+                beside=work,
+            )
+        finally:
+            store.close()
+
+
+def is_alive(place: Place) -> bool:
+    """Whether a scheduler lives in a folder."""
+    try:
+        lock = os.open(place.lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def read_address(place: Place) -> Address | None:
+    """Where the scheduler of a folder listens; None for none, or one that is about to."""
+    try:
+        return Address(**json.loads(place.address.read_text())) if is_alive(place) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _already(place: Place) -> str:
+    address = read_address(place)
+    who = f" (process {address.pid}, {address.url})" if address is not None else ""
+    return (
+        f"a cluster is running already in {place.folder}{who}; there is one scheduler in a folder. "
+        f"Submit to it, end it with `holdtrue cluster stop`, or name another --dir."
+    )
+
+
+def check_not_alive(place: Place) -> None:
+    """Refuse a second scheduler.
+
+    Raises:
+        UsageError: one lives in the folder.
+    """
+    if is_alive(place):
+        raise UsageError(_already(place))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this user can read, whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(file, text.encode())
+    finally:
+        os.close(file)
+    os.replace(aside, path)
+
+
+def main(arguments: list[str]) -> int:
+    """The process that `holdtrue cluster start` starts: FOLDER DEVICES QUEUES POLICY, empty for what the folder has."""
+    from holdtrue.cluster import parse_cluster
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    folder, devices, queues, policy = arguments
+    try:
+        serve_cluster(Path(folder), parse_cluster(devices, queues) if devices else None, policy or None)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

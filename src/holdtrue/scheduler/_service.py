@@ -1,0 +1,153 @@
+"""The scheduler over HTTP."""
+
+import os
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
+
+from holdtrue.cluster import record_to_values
+from holdtrue.errors import UsageError
+from holdtrue.wire import escape_text
+
+from ._models import (
+    Answer,
+    CancelBody,
+    HealthAnswer,
+    JobAnswer,
+    LogAnswer,
+    PolicyBody,
+    QueueAnswer,
+    Refusal,
+    StopAnswer,
+    StopBody,
+    SubmitAnswer,
+    SubmitBody,
+)
+from ._records import JobRecord, Place
+from ._request import request_from_values
+from ._scheduler import Scheduler
+from ._store import Store
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {  # Any: as FastAPI has it
+    status: {"model": Refusal} for status in (400, 401, 403, 405, 409, 413, 421, 422)
+}
+
+
+def build_app(scheduler: Scheduler, store: Store, place: Place) -> FastAPI:
+    """The application, without the guard that stands before it."""
+    app = FastAPI(
+        title="holdtrue scheduler",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        dependencies=[Security(HTTPBearer(auto_error=False, description="A token of the scheduler"))],
+        responses=_REFUSALS,
+    )
+    _add_errors(app)
+    _add_reads(app, scheduler, store, place)
+    _add_actions(app, scheduler)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(UsageError)
+    async def refuse(request: Request, error: UsageError) -> JSONResponse:
+        return JSONResponse({"error": escape_text(str(error))}, status_code=409)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_body(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0] if error.errors() else {}
+        at = ".".join(str(part) for part in first.get("loc", ()))
+        sentence = f"the request's {escape_text(at)[:100]} is refused: {escape_text(str(first.get('msg', '')))[:200]}."
+        return JSONResponse({"error": sentence}, status_code=422)
+
+    @app.exception_handler(HTTPException)
+    async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
+        sentence = f"{request.method[:10]} is not answered here: {error.detail}. See /openapi.json."
+        return JSONResponse({"error": escape_text(sentence)}, status_code=error.status_code)
+
+
+def _add_reads(app: FastAPI, scheduler: Scheduler, store: Store, place: Place) -> None:
+    @app.get("/v1/health")
+    async def read_health() -> HealthAnswer:
+        """Whether the scheduler answers."""
+        return HealthAnswer(pid=os.getpid(), policy=scheduler.schedule.policy)
+
+    @app.get("/v1/queue")
+    async def read_queue() -> QueueAnswer:
+        """Devices, policy and jobs."""
+        cluster = scheduler.schedule.cluster
+        return QueueAnswer(
+            policy=scheduler.schedule.policy,
+            devices=dict(cluster.devices),
+            queues={queue.name: queue.guaranteed for queue in cluster.queues},
+            reason=scheduler.reason,
+            jobs=[_describe(scheduler, record, place) for record in scheduler.jobs.values()],
+        )
+
+    @app.get("/v1/log")
+    async def read_log(
+        after: Annotated[int, Query(ge=0, le=2**53)] = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 200
+    ) -> LogAnswer:
+        """Records of the log after a number, the oldest first."""
+        records = store.log(after, limit)
+        return LogAnswer(records=[record_to_values(record) for record in records], newest=scheduler.newest)
+
+
+def _add_actions(app: FastAPI, scheduler: Scheduler) -> None:
+    @app.post("/v1/submit")
+    async def submit(body: SubmitBody) -> SubmitAnswer:
+        """Take jobs, all of them or none."""
+        requests = [request_from_values(values) for values in body.jobs]
+        return SubmitAnswer(names=[record.request.name for record in scheduler.submit(requests)])
+
+    @app.post("/v1/cancel")
+    async def cancel(body: CancelBody) -> Answer:
+        """End a job."""
+        return Answer(reason=scheduler.cancel(body.name))
+
+    @app.post("/v1/policy")
+    async def choose_policy(body: PolicyBody) -> Answer:
+        """Decide by another policy from now on."""
+        return Answer(reason=scheduler.choose_policy(body.policy))
+
+    @app.post("/v1/stop")
+    async def stop(body: StopBody) -> StopAnswer:
+        """End the scheduler."""
+        return StopAnswer(running=scheduler.close(ends_jobs=body.ends_jobs))
+
+
+def _describe(scheduler: Scheduler, record: JobRecord, place: Place) -> JobAnswer:
+    grant = scheduler.schedule.grant_of(record.id)
+    facts = scheduler.facts_of(record.number)
+    progress = (facts or {}).get("progress", {})
+    request = record.request
+    return JobAnswer(
+        number=record.number,
+        name=request.name,
+        state=record.state,
+        devices=grant.devices if grant is not None else 0,
+        workers=len(facts["workers"]) if facts is not None else None,
+        min_devices=request.min_devices,
+        max_devices=request.max_devices,
+        percent=request.percent,
+        weight=request.weight,
+        queue=request.queue,
+        step=progress.get("step"),
+        total=progress.get("total"),
+        attempt=record.attempt,
+        crashes=record.crashes,
+        purpose=record.purpose,
+        submitted_s=record.submitted_s,
+        started_s=record.started_s,
+        ended_s=record.ended_s,
+        exit_code=record.exit_code,
+        ending=record.ending,
+        run_dir=str(place.run_dir(record)),
+        output=str(place.attempt(record) / "output.log"),
+    )
