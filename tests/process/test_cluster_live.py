@@ -1,0 +1,265 @@
+"""A live cluster: real jobs under a scheduler in a process of its own, found and asked as users do."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from commands import HOLDTRUE, Ended, call, write_script
+
+from holdtrue.cluster import replay_schedule
+from holdtrue.record import read_run
+from holdtrue.scheduler import ClusterClient
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+BODY = """
+run = ht.init(virtual_nodes=4, global_batch_size=8)
+model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
+run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+mark = pathlib.Path(sys.argv[1])
+for step in run.steps(examples(240), epochs=int(sys.argv[2])):
+    take_step(step, model)
+    if step.index == 3 and "crash" in sys.argv[1] and not mark.exists():
+        mark.touch()
+        os._exit(5)
+    if "endless" in sys.argv[1] or mark.exists():
+        time.sleep(0.05)
+run.print(run.digest())
+"""
+WAIT_S = 90.0
+
+
+class LiveCluster:
+    """A scheduler and its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        write_script(folder, BODY)
+
+    def command(self, *words: str) -> Ended:
+        """`holdtrue WORDS` in the cluster's folder."""
+        return call(
+            [HOLDTRUE, *words], cwd=self.folder, env={"HOLDTRUE_CLUSTER": str(self.folder / "cluster")}
+        )
+
+    def start(self, *words: str) -> None:
+        ended = self.command("cluster", "start", *words)
+        assert ended.status == 0, ended.text
+
+    def job(self, name: str, *, epochs: int = 4, mark: str = "none", **keys: object) -> str:
+        """Write a job's file."""
+        lines = [
+            f'name = "{name}"',
+            'script = "train.py"',
+            f'arguments = ["{mark}", "{epochs}"]',
+            "digest_every = 1",
+        ]
+        lines += [f"{key} = {value!r}" for key, value in keys.items()]
+        (self.folder / f"{name}.toml").write_text("\n".join(lines) + "\n")
+        return f"{name}.toml"
+
+    @property
+    def client(self) -> ClusterClient:
+        return ClusterClient(self.folder / "cluster")
+
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        return {job["name"]: job for job in self.client.queue()["jobs"]}
+
+    def wait_until(
+        self, is_so: Callable[[dict[str, dict[str, Any]]], bool], what: str
+    ) -> dict[str, dict[str, Any]]:
+        until_s = time.monotonic() + WAIT_S
+        while time.monotonic() < until_s:
+            jobs = self.jobs()
+            if is_so(jobs):
+                return jobs
+            time.sleep(0.05)
+        raise AssertionError(f"{what} did not come in {WAIT_S} s: {self.jobs()} {self.log()}")
+
+    def log(self) -> str:
+        return (self.folder / "cluster" / "scheduler.log").read_text()
+
+    def kill_scheduler(self) -> None:
+        scheduler = psutil.Process(self.client.address.pid)
+        scheduler.send_signal(signal.SIGKILL)
+        # init, or whoever started it, takes its status
+        while scheduler.is_running() and scheduler.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that runs with a path of this cluster in its words."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(self.folder) in word for word in process.info["cmdline"] or ()):
+                found.append(process)
+        return found
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[LiveCluster]:
+    live = LiveCluster(tmp_path)
+    yield live
+    for process in live.processes():
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def over(*names: str) -> Callable[[dict[str, dict[str, Any]]], bool]:
+    return lambda jobs: all(jobs[name]["ended_s"] is not None for name in names)
+
+
+def test_a_job_is_submitted_runs_and_finishes(cluster: LiveCluster) -> None:
+    cluster.start("--devices", "cpu:2")
+    again = cluster.command("cluster", "start")
+    assert again.status == 2
+    assert "a cluster is running already in" in again.err
+    wrong = cluster.command("submit", cluster.job("good"), cluster.job("big", max_devices=3))
+    assert wrong.status == 2
+    assert "asks for 3 devices of one type and the cluster has at most 2" in wrong.err
+    assert cluster.jobs() == {}, "nothing is half-submitted"
+    assert cluster.command("submit", "good.toml").status == 0
+    jobs = cluster.wait_until(over("good"), "the end")
+    assert (jobs["good"]["state"], jobs["good"]["exit_code"]) == ("finished", 0)
+    shown = cluster.command("queue", "--all")
+    assert "good  finished" in shown.out
+    assert cluster.command("cluster", "stop").status == 0
+    gone = cluster.command("queue")
+    assert gone.status == 2
+    assert "no cluster is running" in gone.err
+
+
+def test_jobs_grow_and_shrink_survive_the_scheduler_and_keep_their_bits(cluster: LiveCluster) -> None:
+    cluster.start("--devices", "cpu:2")
+    assert (
+        cluster.command("submit", cluster.job("first", epochs=40, max_devices=2, mark="slow-1")).status == 0
+    )
+    (cluster.folder / "slow-1").touch()
+    cluster.wait_until(
+        lambda jobs: jobs["first"]["workers"] == 2 and (jobs["first"]["step"] or 0) > 3, "two workers"
+    )
+    cluster.kill_scheduler()
+    assert cluster.command("queue").status == 2
+    cluster.start()
+    assert (
+        cluster.command(
+            "submit",
+            cluster.job("second", epochs=4, weight=5),
+            cluster.job("third", epochs=4, retries=1, mark="crash-3"),
+        ).status
+        == 0
+    )
+    cluster.wait_until(
+        lambda jobs: jobs["second"]["state"] == "running" and jobs["first"]["workers"] == 1, "a shrink"
+    )
+    cluster.kill_scheduler()
+    cluster.start()
+    cluster.wait_until(over("second", "third"), "the ends of two")
+    cluster.wait_until(lambda jobs: jobs["first"]["workers"] == 2, "growth again")
+    (cluster.folder / "slow-1").unlink()
+    jobs = cluster.wait_until(over("first"), "the end")
+    assert {name: (j["state"], j["attempt"], j["crashes"]) for name, j in jobs.items()} == {
+        "first": ("finished", 1, 0), "second": ("finished", 1, 0), "third": ("finished", 2, 1),
+    }  # fmt: skip
+    replay = replay_schedule(cluster.client.log())
+    assert replay.decisions >= 8
+    assert replay.differences == ()
+    one = cluster.command(
+        "run", "--device", "cpu", "--digest-every", "1", "--run-dir", "one", "train.py", "none", "40"
+    )
+    assert one.status == 0, one.text
+    reference = read_run(cluster.folder / "one").digests
+    for name, job in jobs.items():
+        digests = read_run(Path(job["run_dir"])).digests
+        assert len(digests) == 1 + (1200 if name == "first" else 120), "before the first step, and after each"
+        assert {step: d.digest for step, d in digests.items()} == {
+            step: reference[step].digest for step in digests
+        }
+
+
+def test_exit_statuses_of_jobs_that_ended_while_no_scheduler_lived_are_read(cluster: LiveCluster) -> None:
+    cluster.start("--devices", "cpu:2")
+    files = [cluster.job("bad", mark="crash-1"), cluster.job("good", mark="slow-2")]
+    (cluster.folder / "slow-2").touch()
+    assert cluster.command("submit", *files).status == 0
+    cluster.wait_until(lambda jobs: all(job["attempt"] == 1 for job in jobs.values()), "both started")
+    cluster.kill_scheduler()
+    folders = [cluster.folder / "cluster" / "attempts" / name / "exit" for name in ("1-1", "2-1")]
+    until_s = time.monotonic() + WAIT_S
+    while not all(path.exists() for path in folders) and time.monotonic() < until_s:
+        time.sleep(0.05)
+    cluster.start()
+    jobs = cluster.wait_until(over("bad", "good"), "what had happened")
+    assert {name: (j["state"], j["exit_code"]) for name, j in jobs.items()} == {
+        "bad": ("failed", 5),
+        "good": ("finished", 0),
+    }
+    assert "exit status 5" in jobs["bad"]["ending"]
+
+
+def test_a_job_whose_launcher_and_keeper_are_killed_is_retried_when_its_workers_are_gone(
+    cluster: LiveCluster,
+) -> None:
+    cluster.start("--devices", "cpu:2")
+    assert cluster.command("submit", cluster.job("a", mark="endless", epochs=1000, retries=1)).status == 0
+    cluster.wait_until(lambda jobs: (jobs["a"]["step"] or 0) > 3, "steps")
+    keeper = next(p for p in cluster.processes() if "_keeper.py" in " ".join(p.cmdline()))
+    launcher = keeper.children()[0]
+    keeper.kill()
+    assert cluster.jobs()["a"]["state"] == "running", "its launcher lives"
+    launcher.kill()
+    jobs = cluster.wait_until(
+        lambda jobs: jobs["a"]["attempt"] == 2 and (jobs["a"]["step"] or 0) > 5, "the second attempt"
+    )
+    assert (jobs["a"]["state"], jobs["a"]["crashes"]) == ("running", 1)
+    assert cluster.command("cancel", "a").status == 0
+    jobs = cluster.wait_until(over("a"), "the cancelled end")
+    assert (jobs["a"]["state"], jobs["a"]["exit_code"]) == ("cancelled", 130)
+    assert cluster.processes() == [psutil.Process(cluster.client.address.pid)], "nothing of the job is left"
+
+
+def test_stopping_with_jobs_writes_checkpoints_from_which_they_go_on(cluster: LiveCluster) -> None:
+    cluster.start("--devices", "cpu:2", "--policy", "priority")
+    (cluster.folder / "slow-1").touch()
+    assert cluster.command("submit", cluster.job("a", mark="slow-1", epochs=20)).status == 0
+    cluster.wait_until(lambda jobs: (jobs["a"]["step"] or 0) > 3, "steps")
+    ended = cluster.command("cluster", "stop", "--jobs")
+    assert ended.status == 0, ended.text
+    assert "a: stopped with a checkpoint" in ended.err
+    (cluster.folder / "slow-1").unlink()
+    cluster.start()
+    jobs = cluster.wait_until(over("a"), "the end")
+    assert (jobs["a"]["state"], jobs["a"]["attempt"], cluster.client.health()["policy"]) == (
+        "finished",
+        2,
+        "priority",
+    )
+
+
+def test_the_scheduler_listens_on_loopback_and_answers_nobody_without_a_token(cluster: LiveCluster) -> None:
+    from http.client import HTTPConnection
+
+    cluster.start("--devices", "cpu:1")
+    address = cluster.client.address
+    listening = [
+        c.laddr for c in psutil.Process(address.pid).net_connections("inet") if c.status == psutil.CONN_LISTEN
+    ]
+    assert [where.ip for where in listening] == ["127.0.0.1"]
+    port = listening[0].port
+    for headers, status in (
+        ({}, 401),
+        ({"Authorization": "Bearer wrong-token-of-some-length"}, 401),
+        ({"Host": "example.org"}, 421),
+        ({"Origin": "http://example.org"}, 403),
+    ):
+        connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("POST", "/v1/submit", body=b'{"jobs": []}', headers=headers)
+        assert connection.getresponse().status == status
+        connection.close()
+    assert oct(os.stat(address.token_file).st_mode & 0o777) == "0o600"
+    assert "there is no policy 'best'" in cluster.command("cluster", "policy", "best").err

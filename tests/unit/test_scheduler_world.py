@@ -1,0 +1,367 @@
+"""The scheduler in a world of its own: jobs without processes, and a scheduler that dies at every place where it can."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdtrue.cluster import Cluster, Queue, replay_schedule
+from holdtrue.errors import GroupError, UsageError
+from holdtrue.scheduler import JobRequest
+from holdtrue.scheduler._engine import ClusterEngine, Look
+from holdtrue.scheduler._evidence import Evidence
+from holdtrue.scheduler._records import JobRecord
+from holdtrue.scheduler._scheduler import Scheduler
+from holdtrue.scheduler._store import Store
+
+TWO = Cluster(devices=(("cpu", 2),))
+
+
+class SchedulerKilled(BaseException):
+    """SIGKILL, for a scheduler that is an object: nothing of ours catches it."""
+
+
+@dataclass
+class Attempt:
+    """One attempt's processes."""
+
+    workers: int
+    target: int
+    left: int
+    """Looks until it ends by itself."""
+    status: int
+    is_started: bool = True
+    is_stopping: bool = False
+    exit_code: int | None = None
+    leaving: int = 0
+    """Workers that were told to leave and are still there."""
+
+
+@dataclass
+class World(ClusterEngine):
+    """Jobs as numbers; outlives its schedulers."""
+
+    devices: int = 2
+    statuses: dict[str, list[int]] = field(default_factory=dict)
+    """Exit status of each attempt, by name; 0 beyond."""
+    length: int = 4
+    attempts: dict[tuple[int, int], Attempt] = field(default_factory=dict)
+    begun: list[tuple[str, int]] = field(default_factory=list)
+    deadly: int = -1
+    """The scheduler dies at the call of this number."""
+    calls: int = 0
+    most_held: int = 0
+
+    def at(self) -> None:
+        self.calls += 1
+        if self.calls == self.deadly:
+            raise SchedulerKilled
+
+    def alive(self) -> list[Attempt]:
+        return [a for a in self.attempts.values() if a.exit_code is None]
+
+    def begin(self, record: JobRecord, workers: int) -> None:
+        self.at()
+        key = (record.number, record.attempt)
+        assert key not in self.attempts, f"{record.request.name} is started twice: {self.begun}"
+        status = dict(enumerate(self.statuses.get(record.request.name, []), 1)).get(record.attempt, 0)
+        self.attempts[key] = Attempt(workers=workers, target=workers, left=self.length, status=status)
+        self.begun.append((record.request.name, record.attempt))
+        self._count()
+        self.at()
+
+    def _count(self) -> None:
+        held = sum(a.workers + a.leaving for a in self.alive())
+        self.most_held = max(self.most_held, held)
+        assert held <= self.devices, f"{held} workers on {self.devices} devices"
+
+    def look(self, record: JobRecord) -> Look:
+        self.at()
+        attempt = self.attempts.get((record.number, record.attempt))
+        if attempt is None:
+            return Look(evidence=Evidence(is_locked=False, is_started=False, exit_code=None))
+        attempt.left -= 1
+        attempt.leaving = 0
+        if attempt.exit_code is None and (attempt.left <= 0 or attempt.is_stopping):
+            attempt.exit_code = attempt.status if attempt.left <= 0 else 130
+        if attempt.exit_code is not None:
+            return Look(evidence=Evidence(is_locked=False, is_started=True, exit_code=attempt.exit_code))
+        self._grow(attempt)
+        workers = [{"worker": i} for i in range(attempt.workers)]
+        facts: dict[str, Any] = {
+            "workers": workers,
+            "target": attempt.target,
+            "phase": "running",
+            "progress": {"step": max(0, self.length - attempt.left), "total": self.length, "seconds": 0.1},
+        }
+        return Look(evidence=Evidence(is_locked=True, is_started=True, exit_code=None), facts=facts)
+
+    def _grow(self, attempt: Attempt) -> None:
+        attempt.workers = attempt.target
+        self._count()
+
+    def resize(self, record: JobRecord, workers: int) -> str:
+        self.at()
+        attempt = self.attempts[(record.number, record.attempt)]
+        if attempt.exit_code is not None:
+            raise GroupError("it is over.")
+        attempt.leaving = max(0, attempt.workers - workers)
+        attempt.workers = min(attempt.workers, workers)
+        attempt.target = workers
+        self.at()
+        return "as asked"
+
+    def stop(self, record: JobRecord, reason: str) -> str:
+        self.at()
+        attempt = self.attempts[(record.number, record.attempt)]
+        if attempt.exit_code is None:
+            attempt.is_stopping = True
+        self.at()
+        return "as asked"
+
+    def kill(self, record: JobRecord) -> None:
+        raise AssertionError("nobody is slow here")
+
+    def keeper(self, record: JobRecord) -> int | None:
+        return None
+
+    def last_words(self, record: JobRecord) -> str:
+        return "said so"
+
+    def name_is_taken(self, name: str) -> bool:
+        return name == "taken"
+
+    def reap(self) -> None:
+        """There is nothing to take."""
+
+
+class DeadlyStore(Store):  # type: ignore[misc]  # final for users; here a write is a place to die at
+    """A store at whose writes the scheduler may die, just before and just after."""
+
+    world: World
+
+    def write(self, **what: Any) -> None:
+        self.world.at()
+        super().write(**what)
+        self.world.at()
+
+
+def request(name: str, folder: Path, **values: Any) -> JobRequest:
+    script = folder / "train.py"
+    script.touch()
+    return JobRequest(name=name, script=str(script), folder=str(folder), **values)
+
+
+def take_turns(scheduler: Scheduler, most: int = 60) -> None:
+    """Let a scheduler work until all jobs are over."""
+
+    async def work() -> None:
+        for _ in range(most):
+            if all(record.is_over for record in scheduler.jobs.values()):
+                return
+            await scheduler._turn()
+        raise AssertionError(f"not over after {most} turns: {scheduler.jobs}")
+
+    asyncio.run(work())
+
+
+def open_store(folder: Path, world: World) -> Store:
+    store = DeadlyStore(folder / "cluster.sqlite")
+    store.world = world
+    return store
+
+
+def live_through(
+    folder: Path, world: World, policy: str, act: Callable[[Scheduler], None]
+) -> list[JobRecord]:
+    """A scheduler to the end of all jobs; where it dies, the next one goes on. `act` is done until it is done once."""
+    has_acted, deaths = False, 0
+    while True:
+        store = open_store(folder, world)
+        try:
+            scheduler = Scheduler(store, world, TWO if deaths == 0 else None, policy if deaths == 0 else None)
+            if not has_acted:
+                names = {r.request.name for r in scheduler.jobs.values()}
+                if not names:
+                    act(scheduler)
+                has_acted = True
+            take_turns(scheduler)
+            records = list(scheduler.jobs.values())
+            replay = replay_schedule(store.log())
+            assert replay.decisions > 2
+            assert replay.differences == ()
+            return records
+        except SchedulerKilled:
+            deaths += 1
+            if not (folder / "cluster.sqlite").exists() or not Store(folder / "cluster.sqlite").log():
+                deaths = 0  # it died before the cluster was opened
+        finally:
+            store.close()
+
+
+@pytest.mark.parametrize(
+    ("policy", "stride"),
+    [("wfs", 3), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ("wfs", "srtf"))],
+)
+def test_a_scheduler_killed_at_any_moment_loses_no_job_and_starts_none_twice(
+    tmp_path: Path, policy: str, stride: int
+) -> None:
+    def act(scheduler: Scheduler) -> None:
+        scheduler.submit(
+            [
+                request("long", tmp_path, max_devices=2, expected_s=100),
+                request("crashes", tmp_path, max_devices=2, retries=1, expected_s=10, weight=2),
+                request("fails", tmp_path, expected_s=50),
+            ]
+        )
+
+    for deadly in itertools.count(1, stride):
+        folder = tmp_path / f"{policy}-{deadly}"
+        folder.mkdir()
+        world = World(statuses={"crashes": [1], "fails": [3]}, deadly=deadly)
+        records = live_through(folder, world, policy, act)
+        ends = {r.request.name: (r.state, r.exit_code, r.crashes) for r in records}
+        assert ends == {"long": ("finished", 0, 0), "crashes": ("finished", 0, 1), "fails": ("failed", 3, 1)}
+        assert len(world.begun) == len(set(world.begun))
+        if world.calls < deadly:
+            break  # there were not so many moments
+    assert deadly > 40, "the scheduler was to die at many places"
+
+
+def test_a_dead_mans_job_that_ended_meanwhile_has_its_exit_status(tmp_path: Path) -> None:
+    world = World(statuses={"a": [7]})
+    store = open_store(tmp_path, world)
+    scheduler = Scheduler(store, world, TWO, None)
+    scheduler.submit([request("a", tmp_path)])
+    asyncio.run(scheduler._turn())
+    world.attempts[(1, 1)].exit_code = 7  # while nobody looks
+    store.close()
+    again = Scheduler(open_store(tmp_path, world), world, None, None)
+    take_turns(again)
+    assert (again.jobs[1].state, again.jobs[1].exit_code) == ("failed", 7)
+    assert again.jobs[1].ending == "It ended with exit status 7. said so"
+
+
+def test_devices_change_hands_when_they_are_free_and_not_before(tmp_path: Path) -> None:
+    world = World(length=8)
+    scheduler = Scheduler(open_store(tmp_path, world), world, TWO, None)
+    scheduler.submit([request("first", tmp_path, max_devices=2)])
+    asyncio.run(scheduler._turn())
+    scheduler.submit([request("second", tmp_path)])
+    asyncio.run(scheduler._turn())
+    assert world.begun == [("first", 1)], "the first one's worker has not left yet"
+    take_turns(scheduler)
+    assert world.begun == [("first", 1), ("second", 1)]
+    assert world.most_held == 2
+
+
+def test_cancelled_jobs_end_and_others_get_their_devices(tmp_path: Path) -> None:
+    world = World(length=6)
+    scheduler = Scheduler(open_store(tmp_path, world), world, TWO, "fifo")
+    names = ["runs", "waits", "next"]
+    scheduler.submit([request(name, tmp_path, max_devices=2, min_devices=2) for name in names])
+    asyncio.run(scheduler._turn())
+    asyncio.run(scheduler._turn())
+    assert scheduler.cancel("waits") == "waits is cancelled; it had not started."
+    assert "checkpoint" in scheduler.cancel("runs")
+    take_turns(scheduler)
+    assert [r.state for r in scheduler.jobs.values()] == ["cancelled", "cancelled", "finished"]
+    assert world.begun == [("runs", 1), ("next", 1)]
+    with pytest.raises(UsageError, match="no job 'runs' that waits or runs; there are: none"):
+        scheduler.cancel("runs")
+
+
+def test_a_policy_chosen_while_jobs_run_decides_at_once(tmp_path: Path) -> None:
+    world = World(length=9)
+    scheduler = Scheduler(open_store(tmp_path, world), world, TWO, "priority")
+    scheduler.submit([request("a", tmp_path, max_devices=2), request("b", tmp_path, max_devices=2)])
+    asyncio.run(scheduler._turn())
+    assert [grant and grant.devices for grant in map(scheduler.schedule.grant_of, "12")] == [2, None]
+    assert scheduler.choose_policy("wfs").startswith("the policy is wfs")
+    assert [grant and grant.devices for grant in map(scheduler.schedule.grant_of, "12")] == [1, 1]
+    with pytest.raises(UsageError, match="max-min shares time"):
+        scheduler.choose_policy("max-min")
+    with pytest.raises(UsageError, match="no policy 'best'"):
+        scheduler.choose_policy("best")
+
+
+def test_nothing_is_half_submitted(tmp_path: Path) -> None:
+    world = World()
+    scheduler = Scheduler(open_store(tmp_path, world), world, TWO, None)
+    good = request("good", tmp_path)
+    wrong = [
+        (
+            request("big", tmp_path, max_devices=3),
+            "asks for 3 devices of one type and the cluster has at most 2",
+        ),
+        (
+            request("lost", tmp_path, queue="research"),
+            "for the queue 'research', and the cluster has default",
+        ),
+        (replace(good, script=str(tmp_path / "none.py")), "there is no such file"),
+        (replace(good, name="other", folder=str(tmp_path / "none")), "there is no such folder"),
+        (good, "a job called 'good' waits or runs already"),
+        (request("taken", tmp_path), "a job called 'taken' waits or runs already"),
+    ]
+    for bad, words in wrong:
+        with pytest.raises(UsageError, match=words):
+            scheduler.submit([good, bad])
+        assert scheduler.jobs == {}
+    scheduler.submit([good])
+    with pytest.raises(UsageError, match="cancel good"):
+        scheduler.submit([good])
+    assert list(scheduler.jobs) == [1]
+
+
+def test_other_devices_are_refused_while_jobs_are_not_over(tmp_path: Path) -> None:
+    world = World()
+    store = open_store(tmp_path, world)
+    with pytest.raises(UsageError, match="no devices are named"):
+        Scheduler(store, world, None, None)
+    scheduler = Scheduler(store, world, TWO, None)
+    scheduler.submit([request("a", tmp_path)])
+    queues = Cluster(devices=(("cpu", 2),), queues=(Queue(name="q", guaranteed=1),))
+    with pytest.raises(UsageError, match=r"has jobs that are not over \(a\)"):
+        Scheduler(store, world, queues, None)
+    assert Scheduler(store, world, TWO, None).schedule.policy == "wfs"
+    (tmp_path / "x").write_text("no database")
+    with pytest.raises(UsageError, match="damaged, or no cluster's file"):
+        Store(tmp_path / "x")
+
+
+def test_a_job_that_keeps_losing_workers_is_given_new_ones_a_few_times_only(tmp_path: Path) -> None:
+    world = World(length=40)
+    scheduler = Scheduler(open_store(tmp_path, world), world, TWO, None)
+    scheduler.submit([request("a", tmp_path, max_devices=2)])
+    resizes = 0
+    for _ in range(12):
+        asyncio.run(scheduler._turn())
+        attempt = world.attempts[(1, 1)]
+        resizes += attempt.target == 2
+        attempt.target = attempt.workers = 1  # a worker died; nobody is hired in its place
+    assert resizes == 4, "at the start, and three times after"
+
+
+def test_closing_with_jobs_leaves_them_waiting_for_the_next_start(tmp_path: Path) -> None:
+    world = World(length=50)
+    store = open_store(tmp_path, world)
+    scheduler = Scheduler(store, world, TWO, None)
+
+    async def stop() -> None:
+        scheduler.submit([request("a", tmp_path), request("b", tmp_path)])
+        await scheduler._turn()
+        assert scheduler.close(ends_jobs=True) == ["a", "b"]
+        await asyncio.wait_for(scheduler.work(), 30)
+
+    asyncio.run(stop())
+    assert [r.state for r in scheduler.jobs.values()] == ["waiting", "waiting"]
+    with pytest.raises(UsageError, match="is stopping"):
+        scheduler.submit([request("c", tmp_path)])
+    world.length = 3
+    again = Scheduler(store, world, None, None)
+    take_turns(again)
+    assert [(r.state, r.attempt, r.crashes) for r in again.jobs.values()] == [("finished", 2, 0)] * 2
