@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow soak gpu lint format types rules docs bench constraints clean
+.PHONY: help venv demo demo-cluster test test-slow soak gpu lint format types rules docs bench constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -43,6 +43,9 @@ $(BENCH_STAMP): $(STAMP)
 
 demo: $(STAMP) ## trains on 1, 2, 3 and changing workers and compares the bits; about two minutes after set-up
 	@$(BIN)/python examples/demo.py
+
+demo-cluster: $(STAMP) ## three live jobs share two devices, under static priority and weighted fair sharing; about four minutes
+	@$(BIN)/python examples/cluster/demo.py
 
 test: $(STAMP) ## the default tests and the examples in docstrings
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) src tests

@@ -25,13 +25,17 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
             assert anchor in anchors_of(linked.read_text()), f"{target} names no heading"
 
 
-def options_of(command: str) -> set[str]:
-    """Options that the help page of `holdtrue COMMAND` lists; none if there is no such command."""
-    group = typer.main.get_command(build_app())
-    commands = group.commands  # type: ignore[attr-defined]  # click's group, whose class differs by typer version
-    if command not in commands:
-        return set()
-    return {name for p in commands[command].params for name in (*p.opts, *p.secondary_opts)} | {
+def options_of(*words: str) -> set[str]:
+    """Options that the help page of `holdtrue COMMAND`, or of a command of a group, lists; none if there is no such command."""
+    found = typer.main.get_command(build_app())
+    for word in words:
+        commands = getattr(found, "commands", None)  # click's group, whose class differs by typer version
+        if commands is None:
+            break
+        if word not in commands:
+            return set()
+        found = commands[word]
+    return {name for p in found.params for name in (*p.opts, *p.secondary_opts)} | {
         "--help",
         "-h",
     }
@@ -44,7 +48,7 @@ def unknown_words(text: str) -> list[str]:
         words = words_after(line, "holdtrue")
         if not words or words[0] in ("--help", "-h", "--version"):
             continue
-        known = options_of(words[0])
+        known = options_of(*words[:2])
         script = next(
             (i for i, word in enumerate(words) if word.endswith(".py")), len(words)
         )  # the rest is the script's

@@ -63,6 +63,7 @@ def test_the_table_has_every_number_and_the_change_against_the_first_policy() ->
 
 def test_files_are_written_and_agree_with_the_table(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
+    pytest.importorskip("plotly")
     names = {name: tmp_path / name for name in ("jobs.csv", "chart.png", "numbers.json", "trace.json")}
     options = ("--jobs-csv", "--chart", "--json", "--write-trace")
     files = [word for pair in zip(options, map(str, names.values()), strict=True) for word in pair]
@@ -73,6 +74,13 @@ def test_files_are_written_and_agree_with_the_table(tmp_path: Path) -> None:
     wfs, fifo = json.loads(names["numbers.json"].read_text())
     assert wfs["mean_jct_s"] == pytest.approx(sum(float(row["jct_s"]) for row in rows[:12]) / 12, abs=0.01)
     assert names["chart.png"].read_bytes()[:4] == b"\x89PNG"
+    page = (tmp_path / "chart.html").read_text()
+    assert page.lower().startswith("<!doctype html>")
+    assert "Plotly.newPlot" in page
+    drawn = page[page.rindex("Plotly.newPlot") :]
+    assert {row["job"] for row in rows} == set(re.findall(r'"name":"job ([^"]+)"', drawn)), (
+        "every job is a band"
+    )
     again = _run(str(names["trace.json"]), "--cluster", "v100:8", "--policy", "fifo")
     assert f"{fifo['mean_jct_s']:,.0f}" in again
 

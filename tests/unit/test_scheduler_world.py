@@ -289,6 +289,31 @@ def test_a_policy_chosen_while_jobs_run_decides_at_once(tmp_path: Path) -> None:
         scheduler.choose_policy("best")
 
 
+def test_a_queue_lends_what_it_does_not_need_and_gets_it_back_by_shrinking_the_borrower(
+    tmp_path: Path,
+) -> None:
+    world = World(length=12)
+    shares = Cluster(
+        devices=(("cpu", 2),), queues=(Queue(name="a", guaranteed=1), Queue(name="b", guaranteed=1))
+    )
+    store = open_store(tmp_path, world)
+    scheduler = Scheduler(store, world, shares, "queues")
+    scheduler.submit([request("borrower", tmp_path, queue="a", max_devices=2)])
+    asyncio.run(scheduler._turn())
+    assert world.attempts[(1, 1)].target == 2, "b needs nothing and lends"
+    scheduler.submit([request("owner", tmp_path, queue="b", max_devices=2)])
+    for _ in range(3):
+        asyncio.run(scheduler._turn())
+    assert [(a.target, a.is_stopping) for a in world.attempts.values()] == [(1, False), (1, False)]
+    assert world.begun == [("borrower", 1), ("owner", 1)], "shrunk, not stopped"
+    scheduler.cancel("borrower")
+    for _ in range(3):
+        asyncio.run(scheduler._turn())
+    assert world.attempts[(2, 1)].target == 2, "now a lends"
+    take_turns(scheduler)
+    assert replay_schedule(store.log()).differences == ()
+
+
 def test_nothing_is_half_submitted(tmp_path: Path) -> None:
     world = World()
     scheduler = Scheduler(open_store(tmp_path, world), world, TWO, None)

@@ -162,6 +162,8 @@ def end_interrupted(core: Core) -> NoReturn:
     core.outlet.say(f"interrupted after {step} steps; {kept}")
     core.outlet.event("interrupted", step=step, reason="a signal asked the run to end")
     core.has_failed = True
+    if core.elastic is not None:
+        core.elastic.agent.say_end(how="left")  # else its end, with that status, looks like a death
     raise SystemExit(EXIT_INTERRUPTED)
 
 
