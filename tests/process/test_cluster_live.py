@@ -12,6 +12,8 @@ import pytest
 from commands import HOLDTRUE, Ended, call, write_script
 
 from holdtrue.cluster import replay_schedule
+from holdtrue.elastic import ControlClient, read_tokens
+from holdtrue.launch import find_job, jobs_folder
 from holdtrue.record import read_run
 from holdtrue.scheduler import ClusterClient
 
@@ -30,7 +32,7 @@ for step in run.steps(examples(240), epochs=int(sys.argv[2])):
         time.sleep(0.05)
 run.print(run.digest())
 """
-WAIT_S = 90.0
+WAIT_S = 240.0
 
 
 class LiveCluster:
@@ -137,7 +139,7 @@ def test_a_job_is_submitted_runs_and_finishes(cluster: LiveCluster) -> None:
 def test_jobs_grow_and_shrink_survive_the_scheduler_and_keep_their_bits(cluster: LiveCluster) -> None:
     cluster.start("--devices", "cpu:2")
     assert (
-        cluster.command("submit", cluster.job("first", epochs=40, max_devices=2, mark="slow-1")).status == 0
+        cluster.command("submit", cluster.job("first", epochs=80, max_devices=2, mark="slow-1")).status == 0
     )
     (cluster.folder / "slow-1").touch()
     cluster.wait_until(
@@ -170,13 +172,13 @@ def test_jobs_grow_and_shrink_survive_the_scheduler_and_keep_their_bits(cluster:
     assert replay.decisions >= 8
     assert replay.differences == ()
     one = cluster.command(
-        "run", "--device", "cpu", "--digest-every", "1", "--run-dir", "one", "train.py", "none", "40"
+        "run", "--device", "cpu", "--digest-every", "1", "--run-dir", "one", "train.py", "none", "80"
     )
     assert one.status == 0, one.text
     reference = read_run(cluster.folder / "one").digests
     for name, job in jobs.items():
         digests = read_run(Path(job["run_dir"])).digests
-        assert len(digests) == 1 + (1200 if name == "first" else 120), "before the first step, and after each"
+        assert len(digests) == 1 + (2400 if name == "first" else 120), "before the first step, and after each"
         assert {step: d.digest for step, d in digests.items()} == {
             step: reference[step].digest for step in digests
         }
@@ -263,3 +265,38 @@ def test_the_scheduler_listens_on_loopback_and_answers_nobody_without_a_token(cl
         connection.close()
     assert oct(os.stat(address.token_file).st_mode & 0o777) == "0o600"
     assert "there is no policy 'best'" in cluster.command("cluster", "policy", "best").err
+
+
+def test_two_halves_of_a_device_are_kept_to_their_part_with_the_same_bits(cluster: LiveCluster) -> None:
+    cluster.start("--devices", "cpu:1", "--policy", "queues")
+    files = [cluster.job(name, epochs=20, percent=50) for name in ("left", "right")]
+    assert cluster.command("submit", *files).status == 0
+    jobs = cluster.wait_until(
+        lambda jobs: all((job["step"] or 0) > 10 for job in jobs.values()), "both train"
+    )
+    folders = {name: Path(job["run_dir"]) for name, job in jobs.items()}
+    workers = {name: worker_of(cluster, folder) for name, folder in folders.items()}
+    before = {name: (sum(w.cpu_times()[:2]), time.monotonic()) for name, w in workers.items()}
+    cluster.wait_until(
+        lambda jobs: all((job["step"] or 0) > 300 for job in jobs.values()), "two hundred steps"
+    )
+    for name, worker in workers.items():
+        used_s = sum(worker.cpu_times()[:2]) - before[name][0]
+        assert used_s / (time.monotonic() - before[name][1]) < 0.55, "of a device's time"
+    cluster.wait_until(over("left", "right"), "the ends")
+    one = cluster.command(
+        "run", "--device", "cpu", "--digest-every", "1", "--run-dir", "one", "train.py", "none", "20"
+    )
+    assert one.status == 0, one.text
+    reference = {step: d.digest for step, d in read_run(cluster.folder / "one").digests.items()}
+    for folder in folders.values():
+        assert {step: d.digest for step, d in read_run(folder).digests.items()} == reference
+
+
+def worker_of(cluster: LiveCluster, run_dir: Path) -> psutil.Process:
+    """The process that drives the device of a job of one worker."""
+    client = next(job for job in cluster.client.queue()["jobs"] if job["run_dir"] == str(run_dir))
+    entry, _ = find_job(jobs_folder(os.environ), client["name"])
+    token = read_tokens(Path(entry.token_file)).by_scope["read"]
+    (worker,) = ControlClient(url=entry.url, token=token).job()["workers"]
+    return psutil.Process(worker["pid"])

@@ -31,6 +31,7 @@ class Attempt:
 
     workers: int
     target: int
+    percent: int
     left: int
     """Looks until it ends by itself."""
     status: int
@@ -54,7 +55,7 @@ class World(ClusterEngine):
     deadly: int = -1
     """The scheduler dies at the call of this number."""
     calls: int = 0
-    most_held: int = 0
+    most_held: float = 0
 
     def at(self) -> None:
         self.calls += 1
@@ -69,13 +70,15 @@ class World(ClusterEngine):
         key = (record.number, record.attempt)
         assert key not in self.attempts, f"{record.request.name} is started twice: {self.begun}"
         status = dict(enumerate(self.statuses.get(record.request.name, []), 1)).get(record.attempt, 0)
-        self.attempts[key] = Attempt(workers=workers, target=workers, left=self.length, status=status)
+        self.attempts[key] = Attempt(
+            workers=workers, target=workers, percent=record.request.percent, left=self.length, status=status
+        )
         self.begun.append((record.request.name, record.attempt))
         self._count()
         self.at()
 
     def _count(self) -> None:
-        held = sum(a.workers + a.leaving for a in self.alive())
+        held = sum((a.workers + a.leaving) * a.percent for a in self.alive()) / 100
         self.most_held = max(self.most_held, held)
         assert held <= self.devices, f"{held} workers on {self.devices} devices"
 
@@ -312,6 +315,18 @@ def test_a_queue_lends_what_it_does_not_need_and_gets_it_back_by_shrinking_the_b
     assert world.attempts[(2, 1)].target == 2, "now a lends"
     take_turns(scheduler)
     assert replay_schedule(store.log()).differences == ()
+
+
+def test_parts_of_a_device_share_one_and_leave_the_other_to_a_whole_job(tmp_path: Path) -> None:
+    world = World(length=5)
+    scheduler = Scheduler(open_store(tmp_path, world), world, TWO, "queues")
+    halves = [request(f"half-{i}", tmp_path, percent=50) for i in range(3)]
+    scheduler.submit([halves[0], request("whole", tmp_path, weight=2), halves[1], halves[2]])
+    asyncio.run(scheduler._turn())
+    assert world.begun == [("half-0", 1), ("whole", 1), ("half-1", 1)], "the third half has no room"
+    take_turns(scheduler)
+    assert world.most_held == 2
+    assert all(record.state == "finished" for record in scheduler.jobs.values())
 
 
 def test_nothing_is_half_submitted(tmp_path: Path) -> None:

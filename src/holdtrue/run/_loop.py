@@ -26,6 +26,7 @@ from ._feed import Feed
 from ._hold import hold_if_asked
 from ._keeper import Keeper
 from ._notice import Notice, read_notices
+from ._part import Part
 from ._step import Step
 
 
@@ -51,6 +52,7 @@ class Loop:
         self._begun = 0
         """Epochs of this call that were begun."""
         self._due: tuple[bytes, Mapping[str, str]] | None = None
+        self._part = Part(core)
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps; between two of them is a boundary."""
@@ -94,6 +96,7 @@ class Loop:
     def _all_steps(self) -> Iterator[Step]:
         core, feed = self._core, self._feed
         first = core.calls.position.epoch
+        self._part = Part(core)
         for epoch in range(self._epoch_in_call, self._epochs):
             if self._is_ending():
                 return
@@ -177,6 +180,7 @@ class Loop:
                 self._end_step(step, time.perf_counter() - started, is_left=is_left)
         if not is_left:
             core.settle()
+            self._part.rest()
         if core.wishes.interrupt_agreed:
             end_interrupted(core)
 

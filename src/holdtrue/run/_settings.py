@@ -54,6 +54,8 @@ class Settings:
     """Whether the exchange overlaps with the last backward."""
     hold_at: str = ""
     """Elastic: steps, parted by commas, before which the run waits for its workers to change; for proofs."""
+    device_percent: int = 100
+    """Per cent of the device's time that the run takes, by resting after each step; the scheduler sets it."""
     expected: str = ""
     """What the profile that the mapping came from was measured with, as JSON; empty where there is none."""
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +72,10 @@ class Settings:
                 raise UsageError(
                     f"{name} is {getattr(self, name)}; it must be 1 or more. Pass such a number."
                 )
+        if not 1 <= self.device_percent <= 100:
+            raise UsageError(
+                f"device_percent is {self.device_percent}; it is from 1 to 100 per cent. Pass such a number."
+            )
         if not self.timeout_s > 0:
             raise UsageError(
                 f"timeout_s is {self.timeout_s}; it is a number of seconds above 0. Pass such a number."

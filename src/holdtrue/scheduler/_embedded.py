@@ -13,6 +13,7 @@ from typing import Any, final
 from holdtrue.elastic import ControlClient, read_tokens
 from holdtrue.errors import HoldtrueError, UsageError
 from holdtrue.launch import JobEntry, find_job, jobs_folder
+from holdtrue.wire import SETTING_VARIABLES
 
 from ._engine import ClusterEngine, Look
 from ._evidence import Evidence
@@ -93,6 +94,7 @@ class EmbeddedEngine(ClusterEngine):
         ):
             if (value := getattr(request, option)) is not None:
                 words += [f"--{option.replace('_', '-')}", str(value)]
+        part = {SETTING_VARIABLES["device_percent"]: str(request.percent)} if request.percent < 100 else {}
         return {
             "command": [
                 sys.executable,
@@ -105,7 +107,7 @@ class EmbeddedEngine(ClusterEngine):
                 *request.arguments,
             ],
             "folder": request.folder,
-            "environment": dict(os.environ) | dict(request.environment),
+            "environment": dict(os.environ) | dict(request.environment) | part,
         }
 
     def look(self, record: JobRecord) -> Look:

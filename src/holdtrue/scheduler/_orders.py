@@ -19,6 +19,8 @@ class Standing:
     """Devices that the last decision gives it; 0 for none."""
     percent: int = 100
     """Per cent of one device, for a job of a part."""
+    slot: int = -1
+    """Which shared device, for a job of a part."""
     is_running: bool = False
     """Its processes live, or may."""
     target: int = 0
@@ -57,18 +59,15 @@ def plan_orders(devices: int, jobs: Sequence[Standing]) -> tuple[Order, ...]:
     (Order(number=2, what='stop', devices=0),)
     """
     orders = [order for job in jobs if (order := _give_back(job)) is not None]
-    free = 100 * devices - sum(_share(job, max(job.held, job.target)) for job in jobs if job.is_running)
+    free = _Free(devices, [job for job in jobs if job.is_running])
     for job in jobs:
         if job.is_ending or job.wanted <= (job.target if job.is_running else 0):
             continue
         if job.is_running and not job.can_change:
             continue
-        more = _share(job, job.wanted) - (_share(job, max(job.held, job.target)) if job.is_running else 0)
-        if more <= free:
-            free -= max(0, more)
-            orders.append(
-                Order(number=job.number, what="resize" if job.is_running else "start", devices=job.wanted)
-            )
+        if free.take(job):
+            what: Literal["resize", "start"] = "resize" if job.is_running else "start"
+            orders.append(Order(number=job.number, what=what, devices=job.wanted))
     return tuple(orders)
 
 
@@ -78,5 +77,28 @@ def _give_back(job: Standing) -> Order | None:
     return Order(number=job.number, what="resize" if job.wanted else "stop", devices=job.wanted)
 
 
-def _share(job: Standing, devices: int) -> int:
-    return devices * job.percent
+class _Free:
+    """Account of the devices that no process drives, and of what is free of shared ones; lives within one plan."""
+
+    def __init__(self, devices: int, running: Sequence[Standing]) -> None:
+        self.parts: dict[int, int] = {}
+        for job in running:
+            if job.percent < 100:
+                self.parts[job.slot] = self.parts.get(job.slot, 0) + job.percent
+        whole = sum(max(job.held, job.target) for job in running if job.percent == 100)
+        self.whole = devices - whole - len(self.parts)
+
+    def take(self, job: Standing) -> bool:
+        """Whether what the job wants is free; then it is taken."""
+        if job.percent < 100:
+            used = self.parts.get(job.slot, 0)
+            if used + job.percent > 100 or (not used and self.whole < 1):
+                return False
+            self.parts[job.slot] = used + job.percent
+            self.whole -= not used
+            return True
+        more = job.wanted - (max(job.held, job.target) if job.is_running else 0)
+        if more > self.whole:
+            return False
+        self.whole -= max(0, more)
+        return True

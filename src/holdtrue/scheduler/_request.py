@@ -112,11 +112,6 @@ def check_request(request: JobRequest, cluster: Cluster) -> None:
         UsageError: it asks for more devices than there are, for a queue that is not there, or its script is missing.
     """
     check_demands([request.job_at(request.name, 0.0)], cluster)
-    if request.percent < 100:
-        raise UsageError(
-            f"job {request.name!r} asks for {request.percent} per cent of a device; parts of a device are simulated, and "
-            f"live jobs cannot be kept to them yet. Ask for a whole device."
-        )
     known = [queue.name for queue in cluster.queues] or ["default"]
     if request.queue not in known:
         raise UsageError(

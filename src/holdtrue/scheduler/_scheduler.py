@@ -263,18 +263,19 @@ class Scheduler:
                 continue
             grant = grants.get(record.id)
             wanted = grant.devices if grant is not None and not self.is_closing else 0
-            standings.append(self._standing(record, wanted))
+            standings.append(self._standing(record, wanted, -1 if grant is None else grant.slot))
         return plan_orders(self.schedule.cluster.total, standings)
 
-    def _standing(self, record: JobRecord, wanted: int) -> Standing:
+    def _standing(self, record: JobRecord, wanted: int, slot: int) -> Standing:
         running = self._running.get(record.number)
         if running is None:
-            return Standing(number=record.number, wanted=wanted, percent=record.request.percent)
+            return Standing(number=record.number, wanted=wanted, percent=record.request.percent, slot=slot)
         look = running.look
         return Standing(
             number=record.number,
             wanted=0 if record.purpose == "cancel" else wanted,
             percent=record.request.percent,
+            slot=slot,
             is_running=True,
             target=running.target,
             held=look.held if look is not None and look.facts is not None else running.target,

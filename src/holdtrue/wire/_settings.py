@@ -30,6 +30,7 @@ _KINDS: dict[str, Kind] = {
     "device": "text",
     "expected": "text",
     "hold_at": "text",
+    "device_percent": "int",
     "config": "text",
 }
 
