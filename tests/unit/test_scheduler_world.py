@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import pytest
@@ -56,6 +57,9 @@ class World(ClusterEngine):
     """The scheduler dies at the call of this number."""
     calls: int = 0
     most_held: float = 0
+    is_mute: bool = False
+    """No controller answers."""
+    signals: list[Signals] = field(default_factory=list)
 
     def at(self) -> None:
         self.calls += 1
@@ -94,6 +98,8 @@ class World(ClusterEngine):
         if attempt.exit_code is not None:
             return Look(evidence=Evidence(is_locked=False, is_started=True, exit_code=attempt.exit_code))
         self._grow(attempt)
+        if self.is_mute:
+            return Look(evidence=Evidence(is_locked=True, is_started=True, exit_code=None))
         workers = [{"worker": i} for i in range(attempt.workers)]
         facts: dict[str, Any] = {
             "workers": workers,
@@ -126,8 +132,10 @@ class World(ClusterEngine):
         self.at()
         return "as asked"
 
-    def kill(self, record: JobRecord) -> None:
-        raise AssertionError("nobody is slow here")
+    def signal(self, record: JobRecord, how: Signals) -> None:
+        self.signals.append(how)
+        if len(self.signals) == 2:
+            self.attempts[(record.number, record.attempt)].exit_code = 1
 
     def keeper(self, record: JobRecord) -> int | None:
         return None
@@ -384,6 +392,22 @@ def test_a_job_that_keeps_losing_workers_is_given_new_ones_a_few_times_only(tmp_
         resizes += attempt.target == 2
         attempt.target = attempt.workers = 1  # a worker died; nobody is hired in its place
     assert resizes == 4, "at the start, and three times after"
+
+
+def test_a_job_that_cannot_be_asked_to_end_is_sent_signals_after_a_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(length=1000, is_mute=True)
+    scheduler = Scheduler(open_store(tmp_path, world), world, TWO, None)
+    scheduler.submit([request("deaf", tmp_path)])
+    asyncio.run(scheduler._turn())
+    scheduler.cancel("deaf")
+    asyncio.run(scheduler._turn())
+    assert world.signals == [], "it has its time"
+    monkeypatch.setattr("holdtrue.scheduler._scheduler.END_WAIT_S", 0.0)
+    take_turns(scheduler)
+    assert world.signals == [Signals.SIGTERM, Signals.SIGTERM]
+    assert scheduler.jobs[1].state == "cancelled"
 
 
 def test_closing_with_jobs_leaves_them_waiting_for_the_next_start(tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from signal import Signals
 from typing import Any, final
 
 from holdtrue.elastic import ControlClient, read_tokens
@@ -167,13 +167,12 @@ class EmbeddedEngine(ClusterEngine):
         """
         return self._client(record, "admin").stop(reason)
 
-    def kill(self, record: JobRecord) -> None:
-        """End a job that did not end when asked: two interrupts, at which its launcher kills the workers."""
+    def signal(self, record: JobRecord, how: Signals) -> None:
+        """Send a job's launcher a signal, if it lives."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             command = int(json.loads((self._place.attempt(record) / "started").read_text())["command"])
             if self.evidence(record).is_locked:
-                os.kill(command, signal.SIGTERM)
-                os.kill(command, signal.SIGINT)
+                os.kill(command, how)
 
     def last_words(self, record: JobRecord) -> str:
         """The last line that a job's launcher printed: its error, if it has one."""

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from signal import Signals
 from typing import Any, final
 
 from ._evidence import Evidence
@@ -77,8 +78,8 @@ class ClusterEngine(ABC):
         """
 
     @abstractmethod
-    def kill(self, record: JobRecord) -> None:
-        """End a job that did not end when asked."""
+    def signal(self, record: JobRecord, how: Signals) -> None:
+        """Send a job's launcher a signal."""
 
     @abstractmethod
     def keeper(self, record: JobRecord) -> int | None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -39,7 +40,9 @@ _log = logging.getLogger("holdtrue.scheduler")
 LOOK_EVERY_S = 0.5
 """Between two looks at the jobs, unless something happens."""
 END_WAIT_S = 120.0
-"""What a job that was asked to end has until its workers are killed."""
+"""What a job that is to end has until its launcher is sent a signal, and then the next one."""
+_WARNINGS = (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL)
+"""The first asks for the step boundary once more, the second kills the workers, the third leaves them to their guard."""
 MOST_REGROWTHS = 3
 """Workers of one attempt that are replaced after they died; a job that loses more goes on with what it has."""
 
@@ -58,7 +61,10 @@ class _Running:
     gone_s: float | None = None
     """When it was seen to have been killed with its launcher: its workers may live a little longer."""
     regrowths: int = 0
-    was_killed: bool = False
+    unwanted_s: float | None = None
+    """Since when it is to end."""
+    warnings: int = 0
+    """Signals that its launcher was sent since then."""
 
 
 @final
@@ -335,20 +341,21 @@ class Scheduler:
         _log.info("job %s is started on %d devices, attempt %d", record.request.name, workers, record.attempt)
 
     async def _see_to_end(self, number: int) -> None:
-        """Kill the workers of a job that was asked to end and does not."""
-        running = self._running[number]
-        record = self.jobs[number]
-        if record.purpose and running.asked_end_s is None:
-            look = running.look
-            if look is not None and look.facts is not None and look.facts["phase"] in ("stopping",):
-                running.asked_end_s = time.monotonic()  # by the scheduler before us
-        late = running.asked_end_s is not None and time.monotonic() > running.asked_end_s + END_WAIT_S
-        if late and not running.was_killed:
-            running.was_killed = True
-            _log.warning(
-                "job %s did not end within %g s; its workers are killed", record.request.name, END_WAIT_S
-            )
-            await asyncio.to_thread(self._engine.kill, record)
+        """Be plainer and plainer with a job that is to end and does not, or cannot be asked."""
+        running, record = self._running[number], self.jobs[number]
+        is_unwanted = self.is_closing or self.schedule.grant_of(record.id) is None
+        if not record.purpose and not is_unwanted:
+            running.unwanted_s = None
+            return
+        running.unwanted_s = running.unwanted_s or time.monotonic()
+        if time.monotonic() < running.unwanted_s + END_WAIT_S * (running.warnings + 1):
+            return
+        if not record.purpose:
+            self._change(record := replace(record, purpose="preempt"))
+        how = _WARNINGS[min(running.warnings, len(_WARNINGS) - 1)]
+        running.warnings += 1
+        _log.warning("job %s does not end: its launcher is sent %s", record.request.name, how.name)
+        await asyncio.to_thread(self._engine.signal, record, how)
 
     def _watch(self, number: int) -> None:
         """Wake up when a keeper ends."""
