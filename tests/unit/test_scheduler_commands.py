@@ -1,0 +1,90 @@
+"""The cluster's commands where there is nothing to ask, and what they show."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from holdtrue.cli import main
+from holdtrue.cli._queue import describe_queue
+from holdtrue.cluster import (
+    Cluster,
+    Job,
+    LogRecord,
+    Opened,
+    Rates,
+    Schedule,
+    Submitted,
+    advance_schedule,
+    record_to_values,
+)
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Exit status and everything said."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out + err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("queue",), "no cluster is running in"),
+        (("cancel", "a"), "no cluster is running in"),
+        (("cluster", "policy", "wfs"), "no cluster is running in"),
+        (("cluster", "stop"), "no cluster is running in"),
+        (("submit", "none.toml"), "none.toml cannot be read"),
+        (("cluster", "start", "--devices", "tpu:2"), "runs jobs on CPU slots of this machine"),
+        (("cluster", "start", "--devices", "cpu"), "has the part 'cpu'"),
+        (("cluster", "start", "--queue", "a=1"), "--queue is given and --devices is not"),
+        (("cluster", "start", "--devices", "cpu:1", "--queue", "a=2"), "are guaranteed 2 devices of 1"),
+        (("cluster", "start", "--devices", "cpu:1", "--policy", "makespan"), "makespan shares time"),
+        (("cluster", "log", "--replay", "none.jsonl"), "none.jsonl cannot be read"),
+    ],
+)
+def test_wrong_use_ends_in_a_sentence_and_status_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    sentence: str,
+) -> None:
+    monkeypatch.setenv("HOLDTRUE_CLUSTER", str(tmp_path / "cluster"))
+    monkeypatch.chdir(tmp_path)
+    status, said = call(capsys, *words)
+    assert (status, sentence in said) == (2, True), said
+    assert not (tmp_path / "cluster").exists(), "nothing is left behind"
+
+
+def test_a_written_log_is_decided_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster(devices=(("cpu", 2),))
+    job = Job(id="1", arrival_s=0, work=1, rates=Rates(by_type=(("*", ((2, 1.0),)),)), max_devices=2)
+    schedule, lines = Schedule(cluster=cluster, policy="wfs"), []
+    for number, event in enumerate((Opened(cluster=cluster, policy="wfs"), Submitted(job=job)), 1):
+        schedule, decision = advance_schedule(schedule, event, 0.0)
+        assert decision is not None
+        record = LogRecord(number=number, time_s=0.0, event=event, grants=decision.grants)
+        lines.append(json.dumps(record_to_values(record)))
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(lines))
+    assert call(capsys, "cluster", "log", "--replay", str(path)) == (0, "2 decisions, 0 of them differ\n")
+    path.write_text("\n".join(lines).replace('["cpu", 2]]}', '["cpu", 1]]}'))
+    status, said = call(capsys, "cluster", "log", "--replay", str(path))
+    assert (status, "event 2: decided 1:1, and now 1:2" in said) == (1, True)
+
+
+def test_the_queue_shows_who_runs_on_what() -> None:
+    job = {
+        "name": "a", "state": "running", "devices": 1, "workers": 2, "min_devices": 1, "max_devices": 4, "percent": 100,
+        "weight": 5.0, "step": 3, "total": 10, "submitted_s": 100.0, "ended_s": None, "purpose": "", "ending": "",
+    }  # fmt: skip
+    facts = {"devices": {"cpu": 4}, "policy": "wfs", "reason": "as it is", "jobs": [job]}
+    head, columns, row = describe_queue(facts, now_s=107.0, shows_all=False)
+    assert head == "cluster of cpu:4 · policy wfs · as it is"
+    assert columns.split() == ["JOB", "STATE", "DEVICES", "WEIGHT", "STEP", "AGE"]
+    assert row.split() == ["a", "running", "1", "of", "1-4", "(now", "2)", "5", "3/10", "7", "s"]
+    facts["jobs"] = [job | {"state": "finished", "ended_s": 104.0, "ending": "It finished."}]
+    assert describe_queue(facts, now_s=107.0, shows_all=False)[1].startswith("no jobs wait or run")
+    assert describe_queue(facts, now_s=107.0, shows_all=True)[-1].endswith("4 s  It finished.")
