@@ -21,6 +21,8 @@ COMMANDS = (
     "_join",
     "_verify",
     "_compare",
+    "_digest",
+    "_numerics",
     "_profile",
     "_plan",
     "_simulate",

@@ -41,6 +41,8 @@ _HELP = (
     "join, leave and are killed in mid-run. It compares the training state after every step. Prints PASS, or the "
     "first step and tensors that differ "
     "and where to look. Fails too if no step ran or the weights never changed.\n\n"
+    "With `--reference` and no script: runs three small trainings with portable numerics and compares them with published "
+    "digests, so that hardware can be checked in a minute.\n\n"
     "Exit status 0 for PASS, 1 for a difference or a failed run, 2 for wrong use."
 )
 
@@ -51,8 +53,16 @@ def add_to(app: typer.Typer) -> None:
 
 
 def verify(
-    script: options.Script,
+    script: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[train.py]", help="The script. All that follows is for it.", show_default=False
+        ),
+    ] = None,
     arguments: options.Arguments = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Run the reference trainings instead of a script.")
+    ] = False,
     steps: Annotated[
         int,
         typer.Option(
@@ -102,7 +112,14 @@ def verify(
         config=config,
     )
     given = overrides.settings()
+    if (script is not None) == reference:
+        raise UsageError(
+            "holdtrue verify takes a script, or --reference and no script. "
+            + ("Leave one out." if reference else "Name the script.")
+        )
     root = keep if keep is not None else Path(tempfile.mkdtemp(prefix="holdtrue-verify-"))
+    if script is None:
+        raise typer.Exit(_verify_references(given, root, is_kept=keep is not None))
     request = VerifyRequest(
         script=script,
         arguments=tuple(arguments or ()),
@@ -122,6 +139,19 @@ def verify(
         if keep is None and (outcome is None or not outcome.leaves_runs):
             shutil.rmtree(root, ignore_errors=True)
     raise typer.Exit(outcome.exit_code)
+
+
+def _verify_references(given: Mapping[str, Setting], root: Path, *, is_kept: bool) -> int:
+    """The exit status of `holdtrue verify --reference`."""
+    from ._reference import verify_references
+
+    has_passed = False
+    try:
+        has_passed = verify_references(given, root)
+    finally:
+        if not is_kept and (has_passed or not any(root.iterdir())):
+            shutil.rmtree(root, ignore_errors=True)
+    return 0 if has_passed else 1
 
 
 @final

@@ -1,10 +1,13 @@
 """Portable numerics around passes, inference and updates; at the other levels nothing happens here."""
 
+import json
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from holdtrue.numerics import portable_mode, steady_optimizer, steady_scheduler
 from holdtrue.plan import NumericsLevel
+from holdtrue.wire import SURVEY_VARIABLE
 
 from ._state import Optimizer, TrainingState
 
@@ -19,6 +22,7 @@ class PassNumerics:
 
     def __init__(self, level: NumericsLevel, state: TrainingState) -> None:
         self._is_portable, self._state = level == "portable", state
+        self._told: set[tuple[str, str]] = set()
 
     @contextmanager
     def around_pass(self) -> Iterator[None]:
@@ -26,7 +30,7 @@ class PassNumerics:
         if not self._is_portable:
             yield
             return
-        with portable_mode(models=self._state.named_models()):
+        with self._mode():
             yield
 
     @contextmanager
@@ -36,9 +40,22 @@ class PassNumerics:
             yield
             return
         with ExitStack() as stack:
-            stack.enter_context(portable_mode(models=self._state.named_models()))
+            stack.enter_context(self._mode())
             for optimizer in optimizers:
                 stack.enter_context(steady_optimizer(optimizer))
             for scheduler in self._state.schedulers:
                 stack.enter_context(steady_scheduler(scheduler))
             yield
+
+    def _mode(self) -> AbstractContextManager[None]:
+        survey = self._survey if os.environ.get(SURVEY_VARIABLE) else None
+        return portable_mode(models=self._state.named_models(), survey=survey)
+
+    def _survey(self, operator: str, module: str, sentence: str) -> None:
+        """Write an operator that is not covered to the survey's file, once for each module."""
+        if (operator, module) in self._told:
+            return
+        self._told.add((operator, module))
+        line = json.dumps({"operator": operator, "module": module, "sentence": sentence})
+        with open(os.environ[SURVEY_VARIABLE], "a") as file:
+            file.write(line + "\n")

@@ -12,6 +12,7 @@ Nothing here depends on the compiled kernels but the time: without them torch op
 
 from ._check import check_portable
 from ._functions import function
+from ._listing import operator_groups
 from ._matmul import matmul
 from ._mode import portable_mode
 from ._native import ENGINES, engine, engines, force_engine
@@ -31,6 +32,7 @@ __all__ = [
     "force_engine",
     "function",
     "matmul",
+    "operator_groups",
     "portable_mode",
     "register_operator",
     "steady_optimizer",

@@ -1,9 +1,17 @@
 """A checker for functions that users add: the same bits under every change that can be made on one machine."""
 
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
 
+import cloudpickle
 import torch
 from torch.utils import _pytree as pytree
 
@@ -11,6 +19,9 @@ from holdtrue.errors import NumericsError
 
 from ._mode import portable_mode
 from ._native import EngineName, engines, force_engine
+from ._registry import ADDED, FORMS
+
+PROCESS_TIMEOUT_S = 300.0
 
 
 @contextmanager
@@ -47,48 +58,134 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a.contiguous().view(view), b.contiguous().view(view)) if a.numel() else True
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What one run returned, and under which setting."""
+
+    setting: str
+    values: list[torch.Tensor]
+
+
 def check_portable(
-    function: Callable[..., Any], *inputs: Any, key: int = 0
+    function: Callable[..., Any], *inputs: Any, key: int = 0, processes: bool = False
 ) -> int:  # Any: tensors and settings
     """Run a function of tensors under unlike settings and compare the bits of what it returns.
 
-    Varied are the engine of this room, the number of threads, the alignment and strides of the inputs, and the devices
-    that are here. What cannot be varied in one process (vector units of torch's own kernels, library limits) is: start
-    Python with ATEN_CPU_CAPABILITY=default and compare.
+    Varied are the engine of this room, the number of threads (1 and 2), and the alignment and strides of the inputs; with
+    `processes` also what is fixed when Python starts: vector units of torch's own kernels, limits of MKL and oneDNN, and a
+    libm without fused multiply-add. Operators that were registered go along.
 
     Args:
         function: Runs inside `portable_mode`; gradients count if it returns them.
         inputs: Its arguments.
         key: The stream of random numbers.
+        processes: Whether to run it in two processes of their own too; it must then be one that cloudpickle can send.
 
     Returns:
         How many runs were compared.
 
     Raises:
-        NumericsError: two runs differ; the message names the setting.
+        NumericsError: two runs differ, or a process failed; the message names the setting.
 
     >>> check_portable(lambda x: x.exp().sum(), torch.linspace(-1, 1, 1000)) > 2
     True
     """
-    first: list[torch.Tensor] | None = None
-    runs = 0
+    first, runs = None, 0
+    called = getattr(function, "__name__", "the function")
+    for found in _runs(function, inputs, key, processes):
+        runs += 1
+        if first is None:
+            first = found
+            continue
+        alike = len(first.values) == len(found.values)
+        wrong = [
+            i for i, (a, b) in enumerate(zip(first.values, found.values, strict=alike)) if not _equal(a, b)
+        ]
+        if wrong:
+            raise NumericsError(
+                f"result {wrong[0]} of {called} has other bits with {found.setting} than with {first.setting}. "
+                f"Build it from covered operators, or give it a kernel with one order of additions."
+            )
+    return runs
+
+
+def _runs(
+    function: Callable[..., Any], inputs: tuple[Any, ...], key: int, processes: bool
+) -> Iterator[_Found]:  # Any: as above
     for name in engines():
         for threads in (1, 2):
             for change in ("as given", "unaligned"):
-                with _changed(name, threads):
-                    own = [pytree.tree_map(_unaligned, x) for x in inputs] if change != "as given" else inputs
-                    with portable_mode(key=key):
-                        found = _bits(function(*own))
-                runs += 1
-                if first is None:
-                    first = found
-                    continue
-                wrong = [i for i, (a, b) in enumerate(zip(first, found, strict=True)) if not _equal(a, b)]
-                if wrong:
-                    called = getattr(function, "__name__", "the function")
-                    raise NumericsError(
-                        f"result {wrong[0]} of {called} has other bits with engine {name!r}, "
-                        f"{threads} threads, inputs {change} than with engine {engines()[0]!r}, 1 thread, inputs as given. "
-                        f"Build it from covered operators, or give it a kernel with one order of additions."
-                    )
-    return runs
+                own = [pytree.tree_map(_unaligned, x) for x in inputs] if change != "as given" else inputs
+                with _changed(name, threads), portable_mode(key=key):
+                    values = _bits(function(*own))
+                setting = f"engine {name!r}, {threads} thread{'s' if threads > 1 else ''}, inputs {change}"
+                yield _Found(setting=setting, values=values)
+    for variables in unlike_settings() if processes else ():
+        yield _Found(
+            setting=" ".join(f"{n}={v}" for n, v in variables.items()),
+            values=_run_elsewhere(function, inputs, key, variables),
+        )
+
+
+def unlike_settings() -> tuple[dict[str, str], ...]:
+    """Environments of processes that compute as unlike processors do: variables and values."""
+    return (
+        {
+            "ATEN_CPU_CAPABILITY": "default",
+            "HOLDTRUE_NUMERICS_ENGINE": engines()[-1 if len(engines()) == 1 else 1],
+            "OMP_NUM_THREADS": "2",
+            "MKL_CBWR": "COMPATIBLE",
+        },
+        {
+            "ATEN_CPU_CAPABILITY": "avx2",
+            "HOLDTRUE_NUMERICS_ENGINE": "reference",
+            "ONEDNN_MAX_CPU_ISA": "SSE41",
+            "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA",
+        },
+    )
+
+
+def _run_elsewhere(
+    function: Callable[..., Any], inputs: tuple[Any, ...], key: int, setting: dict[str, str]
+) -> list[torch.Tensor]:  # Any: as above
+    """The results of the function in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="holdtrue-check-") as folder:
+        question, answer = Path(folder) / "question", Path(folder) / "answer"
+        try:
+            question.write_bytes(cloudpickle.dumps((ADDED, function, inputs, key)))
+        except (TypeError, pickle.PicklingError) as error:
+            raise NumericsError(
+                f"the checked function cannot be sent to another process ({error}); cloudpickle must be able to send it, and "
+                f"what it names: torch.ops cannot be sent. Call operators as torch.NAME, or pass processes=False."
+            ) from error
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "holdtrue.numerics._probe", str(question), str(answer)],
+                env={**os.environ, **setting},
+                capture_output=True,
+                text=True,
+                timeout=PROCESS_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise NumericsError(
+                f"the check's process with {setting} gave no answer within {PROCESS_TIMEOUT_S} s; a checked function "
+                f"must be quick. Give it smaller inputs."
+            ) from error
+        if done.returncode or not answer.exists():
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise NumericsError(
+                f"the check's process with {setting} failed: {last}. The function and its inputs must be such that "
+                f"cloudpickle can send them. Define the function in the script, or in an installed module."
+            )
+        return list(torch.load(answer, weights_only=True))
+
+
+def answer_probe(question: Path, answer: Path) -> None:
+    """The other side of `_run_elsewhere`: read a question that this check wrote, run it, write the results."""
+    added, function, inputs, key = cloudpickle.loads(question.read_bytes())
+    FORMS.update(added)
+    with portable_mode(key=key):
+        found = _bits(function(*inputs))
+    torch.save(found, answer)

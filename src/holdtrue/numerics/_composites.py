@@ -173,6 +173,10 @@ def give_back() -> None:
             setattr(place, name, choice.__wrapped__)
 
 
+COMPOSITES = ("scaled_dot_product_attention", "dropout", *STEPS)
+"""Functions of torch that are taken over whole."""
+
+
 def _places() -> list[tuple[Any, str, Callable[..., Any]]]:
     return [
         (torch.nn.functional, "scaled_dot_product_attention", attention),

@@ -25,6 +25,7 @@ from . import (  # noqa: F401 - importing fills the registry
 )
 from ._composites import take_over
 from ._current import DEFAULT_SLICES, torch_stream, using
+from ._narrow import has_unusual, run_widened
 from ._philox import RandomStream
 from ._registry import FORMS, IEEE, MOVES, RUNNERS, nearest
 from ._selftest import check_engine
@@ -32,7 +33,8 @@ from ._selftest import check_engine
 Runner = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 """(operator, args, kwargs) -> result; Any: as the operator's schema says."""
 
-_NARROW = (torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
+Survey = Callable[[str, str, str], None]
+"""(operator, module, sentence of the refusal): told of what is not covered, which then runs as torch has it."""
 
 
 def _run_plain(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -40,24 +42,14 @@ def _run_plain(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _run_ieee(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    for leaf in args:
-        if isinstance(leaf, torch.Tensor) and leaf.dtype in _NARROW:
-            raise NotImplementedError(
-                f"arithmetic in {leaf.dtype}; portable numerics computes in float32 and float64"
-            )
+    if has_unusual(args):
+        return run_widened(func._schema.name, func, args, kwargs)
     return func(*args, **kwargs)
 
 
 def _run_form(name: str) -> Runner:
-    form = FORMS[name]
-
     def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        for leaf in args:
-            if isinstance(leaf, torch.Tensor) and leaf.dtype in _NARROW:
-                raise NotImplementedError(
-                    f"arithmetic in {leaf.dtype}; portable numerics computes in float32 and float64"
-                )
-        return form(*args, **kwargs)
+        return _result(name, args, kwargs)
 
     return run
 
@@ -108,9 +100,10 @@ def _run_foreach(name: str) -> Runner:
 
 
 def _result(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if name in FORMS:
-        return FORMS[name](*args, **kwargs)
-    return getattr(torch.ops.aten, name)(*args, **kwargs)
+    function = FORMS[name] if name in FORMS else getattr(torch.ops.aten, name)
+    if has_unusual(args):
+        return run_widened(name, function, args, kwargs)
+    return function(*args, **kwargs)
 
 
 def _knows(name: str) -> bool:
@@ -184,13 +177,18 @@ class PortableDispatch(TorchDispatchMode):
         stream: Random numbers.
         slices: Digits of ordinary vectors in matrix products.
         models: Named models, so that a refusal can name the module.
+        survey: Told of what is not covered, instead of a refusal.
     """
 
     def __init__(
-        self, stream: RandomStream, slices: int, models: Mapping[str, torch.nn.Module] | None = None
+        self,
+        stream: RandomStream,
+        slices: int,
+        models: Mapping[str, torch.nn.Module] | None = None,
+        survey: Survey | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own
-        self._stream, self._slices, self._models = stream, slices, models or {}
+        self._stream, self._slices, self._models, self._survey = stream, slices, models or {}, survey
 
     def __torch_dispatch__(
         self,
@@ -208,24 +206,34 @@ class PortableDispatch(TorchDispatchMode):
             if runner is None:
                 if _only_integers(args, kwargs) and not func._schema.name.startswith("aten::multinomial"):
                     return func(*args, **kwargs)
-                raise self._refusal(func, f"operator {func._schema.name.removeprefix('aten::')!r}")
+                self._refuse(func, f"operator {func._schema.name.removeprefix('aten::')!r}")
+                return func(*args, **kwargs)
             try:
                 return runner(func, args, kwargs)
             except NotImplementedError as error:
-                raise self._refusal(func, str(error)) from error
+                self._refuse(func, str(error), error)
+                return func(*args, **kwargs)
 
-    def _refusal(self, func: Any, what: str) -> NumericsError:
+    def _refuse(self, func: Any, what: str, cause: Exception | None = None) -> None:
+        """Raise for what is not covered, or tell the survey of it. Any: an overload of an operator."""
         names = {
             id(m): f"{n}.{k}".strip(".")
             for n, model in self._models.items()
             for k, m in model.named_modules()
         }
         name = func._schema.name.removeprefix("aten::")
-        return NumericsError(
-            f"portable numerics does not cover {what} (operator {name}, called by {_module_in_stack(names)}): its bits may "
-            f"differ between devices; {nearest(name)}. Use a covered operator (`python -m holdtrue.numerics` lists them), "
+        module = _module_in_stack(names)
+        near = (
+            "" if cause is not None else f"; {nearest(name)}"
+        )  # with a cause, the operator itself is covered
+        sentence = (
+            f"portable numerics does not cover {what} (operator {name}, called by {module}): its bits may "
+            f"differ between devices{near}. Use a covered operator (`holdtrue numerics` lists them), "
             f"add a form with holdtrue.numerics.register_operator, or pass numerics='exact'."
         )
+        if self._survey is None:
+            raise NumericsError(sentence) from cause
+        self._survey(name, module, sentence)
 
 
 def is_active() -> bool:
@@ -256,6 +264,7 @@ def portable_mode(
     key: int | None = None,
     slices: int = DEFAULT_SLICES,
     models: Mapping[str, torch.nn.Module] | None = None,
+    survey: Survey | None = None,
 ) -> Iterator[None]:
     """Within it torch computes, in this thread, with one answer for every supported device.
 
@@ -264,6 +273,8 @@ def portable_mode(
             key the draws go on from where that generator is.
         slices: Digits of ordinary vectors in matrix products: 4, or 3 for less time and 2^-20 of a row's largest value.
         models: Named models, so that a refusal can name the module.
+        survey: Is told of each operator that is not covered: its name, its module, the sentence of the refusal. It then
+            runs as torch has it, and nothing is promised.
 
     Raises:
         NumericsError: within it, an operator that is not covered, by operator and module.
@@ -280,7 +291,7 @@ def portable_mode(
         torch.default_generator.manual_seed(key % 2**63)
     _count_modes(1)
     try:
-        with PortableDispatch(stream, slices, models):
+        with PortableDispatch(stream, slices, models, survey):
             yield
     finally:
         _count_modes(-1)

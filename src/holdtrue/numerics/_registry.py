@@ -19,6 +19,9 @@ IEEE: set[str] = set()
 """Operators that are one IEEE operation for each element, for float32 and float64."""
 
 
+ADDED: dict[str, Form] = {}
+"""Those of FORMS that a user registered."""
+
 RUNNERS: dict[Any, Form | None] = {}
 """How the mode runs an overload, as far as it has met it. Any: overloads of operators."""
 
@@ -50,7 +53,7 @@ def register_operator(name: str, function: Form) -> None:
             f"operator {name!r} has a portable form already; two would make its bits depend on which was registered last. "
             f"Remove one of the registrations, or register the operator under a name of its own."
         )
-    FORMS[name] = function
+    FORMS[name] = ADDED[name] = function
     RUNNERS.clear()
 
 
@@ -59,8 +62,29 @@ def covered_operators() -> dict[str, tuple[str, ...]]:
     return {"forms": tuple(sorted(FORMS)), "ieee": tuple(sorted(IEEE)), "moves": tuple(sorted(MOVES))}
 
 
+INSTEAD: dict[str, str] = {
+    "_cdist_forward": "the differences themselves, squared and summed",
+    "_ctc_loss": "numerics='exact' for this loss",
+    "_fft_c2c": "a matrix product with the cosines and sines of the transform",
+    "_fft_c2r": "a matrix product with the cosines and sines of the transform",
+    "_fft_r2c": "a matrix product with the cosines and sines of the transform",
+    "atan2": "a form of your own from exp, log and division",
+    "cumprod": "exp(cumsum(log(x))) where x is positive",
+    "kthvalue": "sort, then select",
+    "logcumsumexp": "log(cumsum(exp(x - max))) + max",
+    "max_pool3d_with_indices": "unfold, then amax",
+    "median": "sort, then select",
+    "multinomial": "argmax(log(p) - log(-log(u))) with u = torch.rand (Gumbel)",
+    "nansum": "where(isnan(x), 0, x).sum()",
+    "upsample_bicubic2d": "upsample_bilinear2d",
+}
+"""What stands for operators that are asked for and not covered, where a like name would mislead."""
+
+
 def nearest(name: str) -> str:
-    """The covered operator whose name is closest, as the end of a sentence."""
-    bare = name.split("::")[-1].strip("_")
-    found = difflib.get_close_matches(bare, sorted({*FORMS, *IEEE}), n=1, cutoff=0.5)
+    """The covered operator that comes closest, as the end of a sentence: by meaning where known, else by name."""
+    bare = name.split("::")[-1]
+    if bare in INSTEAD:
+        return f"the nearest covered form is {INSTEAD[bare]}"
+    found = difflib.get_close_matches(bare.strip("_"), sorted({*FORMS, *IEEE}), n=1, cutoff=0.5)
     return f"the nearest covered operator is {found[0]!r}" if found else "no covered operator has a like name"

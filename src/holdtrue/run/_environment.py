@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from holdtrue.numerics import engine
+
 PACKAGES = ("holdtrue", "torch", "numpy", "safetensors", "transformers", "accelerate", "lightning")
 
 
@@ -30,6 +32,7 @@ def collect_environment(device: torch.device, threads: int) -> dict[str, Any]:  
             "onednn": torch.backends.mkldnn.is_available(),
             "mkl": torch.backends.mkl.is_available(),
         },
+        "numerics": {"engine": engine()},
         "variables": {
             name: os.environ[name]
             for name in (

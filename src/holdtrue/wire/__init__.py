@@ -62,6 +62,7 @@ from ._sender import ReportSender
 from ._settings import (
     CLI_VARIABLE,
     SETTING_VARIABLES,
+    SURVEY_VARIABLE,
     Setting,
     decode_cli_settings,
     encode_settings,
@@ -78,6 +79,7 @@ __all__ = [
     "MOST_MESSAGE_BYTES",
     "ORPHAN_WAIT_S",
     "SETTING_VARIABLES",
+    "SURVEY_VARIABLE",
     "TO_HOST",
     "TO_WORKER",
     "WIRE_VERSION",

@@ -40,6 +40,10 @@ SETTING_VARIABLES: dict[str, str] = {name: f"HOLDTRUE_{name.upper()}" for name i
 CLI_VARIABLE = "HOLDTRUE_CLI"
 """Environment variable in which the launcher tells the workers what its command line set: a JSON object."""
 
+SURVEY_VARIABLE = "HOLDTRUE_NUMERICS_SURVEY"
+"""Environment variable with a file to which portable workers write operators that are not covered, one JSON line each,
+instead of refusing them."""
+
 _RULES: dict[Kind, str] = {
     "int": "a whole number",
     "float": "a number",
