@@ -106,40 +106,97 @@ def _run_layer(
     return torch.stack(out[::-1] if backwards else out), state
 
 
+def _run_packed(
+    kind: str,
+    x: Tensor,
+    sizes: list[int],
+    state: tuple[Tensor, ...],
+    weights: Sequence[Tensor | None],
+    backwards: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One direction of one layer over a packed sequence: x is [sum of sizes, E], sizes fall."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    assert w_ih is not None, "a layer has weights"
+    gates = torch.nn.functional.linear(x, w_ih, b_ih).split(sizes)
+    out: list[Tensor] = [x] * len(sizes)
+    first, ends = state, []
+    now = tuple(s[: sizes[-1]] for s in state) if backwards else state
+    for t in reversed(range(len(sizes))) if backwards else range(len(sizes)):
+        held, n = now[0].shape[0], sizes[t]
+        if n < held:  # forwards: sequences that are over keep their state
+            ends.append(tuple(s[n:] for s in now))
+            now = tuple(s[:n] for s in now)
+        elif n > held:  # backwards: sequences that begin here
+            now = tuple(torch.cat([s, f[held:n]]) for s, f in zip(now, first, strict=True))
+        now = STEPS[kind](gates[t], now, w_hh, b_hh)
+        out[t] = now[0]
+    parts = [now, *reversed(ends)]
+    return torch.cat(out), tuple(torch.cat([part[i] for part in parts]) for i in range(len(now)))
+
+
+def _layers(
+    kind: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    layers: int,
+    p: float,
+    train: bool,
+    bidirectional: bool,
+    run: Callable[..., tuple[Tensor, tuple[Tensor, ...]]],
+) -> tuple[Tensor, ...]:
+    """All layers and directions; `run` does one."""
+    directions = 2 if bidirectional else 1
+    per = len(weights) // (layers * directions)
+    if per != (4 if has_biases else 2):
+        raise NumericsError(
+            f"{kind} has {per} weights a layer; portable numerics knows layers without projections. Leave out proj_size."
+        )
+    ends: list[tuple[Tensor, ...]] = []
+    for layer in range(layers):
+        parts = []
+        for d in range(directions):
+            at = layer * directions + d
+            own = [*weights[at * per : (at + 1) * per], *([] if has_biases else [None, None])]
+            out, end = run(x, tuple(s[at] for s in states), own, d == 1)
+            parts.append(out)
+            ends.append(end)
+        x = parts[0] if directions == 1 else torch.cat(parts, -1)
+        if layer + 1 < layers:
+            x = dropout(x, p, train)
+    return (x, *(torch.stack([end[i] for end in ends]) for i in range(len(states))))
+
+
 def recurrent(kind: str) -> Callable[..., Any]:
     """`torch.lstm`, `torch.gru`, `torch.rnn_tanh` or `torch.rnn_relu` made of products and elementwise operators."""
 
     def run(*arguments: Any) -> Any:  # Any: torch's own signatures, with and without packed sequences
-        if isinstance(arguments[1], Tensor) and arguments[1].dtype == torch.int64 and arguments[1].dim() == 1:
-            raise NumericsError(
-                f"{kind} was given a packed sequence; portable numerics runs padded ones. Pass the padded tensor, and take the "
-                f"states at the lengths yourself."
-            )
-        x, hidden, weights, has_biases, layers, p, train, bidirectional, batch_first = arguments
+        is_packed = isinstance(arguments[1], Tensor) and not arguments[1].is_floating_point()
+        if is_packed:
+            x, batch_sizes, hidden, weights, has_biases, layers, p, train, bidirectional = arguments
+            sizes = batch_sizes.tolist()
+            one = functools.partial(_packed_direction, kind, sizes)
+        else:
+            x, hidden, weights, has_biases, layers, p, train, bidirectional, batch_first = arguments
+            x = x.transpose(0, 1) if batch_first else x
+            one = functools.partial(_run_layer, kind)
         states = list(hidden) if kind == "lstm" else [hidden]
-        x = x.transpose(0, 1) if batch_first else x
-        directions = 2 if bidirectional else 1
-        per = len(weights) // (layers * directions)
-        if per != (4 if has_biases else 2):
-            raise NumericsError(
-                f"{kind} has {per} weights a layer; portable numerics knows layers without projections. Leave out proj_size."
-            )
-        ends: list[tuple[Tensor, ...]] = []
-        for layer in range(layers):
-            parts = []
-            for d in range(directions):
-                at = layer * directions + d
-                own = list(weights[at * per : (at + 1) * per]) + ([] if has_biases else [None, None])
-                out, end = _run_layer(kind, x, tuple(s[at] for s in states), own, d == 1)
-                parts.append(out)
-                ends.append(end)
-            x = parts[0] if directions == 1 else torch.cat(parts, -1)
-            if layer + 1 < layers:
-                x = dropout(x, p, train)
-        last = tuple(torch.stack([end[i] for end in ends]) for i in range(len(states)))
-        return (x.transpose(0, 1) if batch_first else x, *last)
+        out = _layers(kind, x, states, weights, has_biases, layers, p, train, bidirectional, one)
+        return (out[0].transpose(0, 1), *out[1:]) if not is_packed and batch_first else out
 
     return run
+
+
+def _packed_direction(
+    kind: str,
+    sizes: list[int],
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    weights: Sequence[Tensor | None],
+    backwards: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return _run_packed(kind, x, sizes, state, weights, backwards)
 
 
 def _choose(

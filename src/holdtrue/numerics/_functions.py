@@ -127,6 +127,14 @@ def erf64(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x.isnan(), x, torch.where(a < 1.0, near, far))
 
 
+def erfc64(x: torch.Tensor) -> torch.Tensor:
+    """1 - erf(x) of float64, without cancellation."""
+    a = torch.where(x < 0.0, -x, x)
+    tail = _erfc_far(torch.where(a < 1.0, 1.0, a))
+    far = torch.where(x < 0.0, 2.0 - tail, tail)
+    return torch.where(x.isnan(), x, torch.where(a < 1.0, 1.0 - x * _poly(x * x, c.ERF), far))
+
+
 def _normal_below(x: torch.Tensor) -> torch.Tensor:
     z = x * c.ROOT_HALF
     a = torch.where(z < 0.0, -z, z)

@@ -24,6 +24,7 @@ nor padding changes a bit.
 Special values. Infinities and NaN go by the rules of IEEE addition, which need no order. A sum that is zero is +0.
 """
 
+import ctypes
 from collections.abc import Iterator
 
 import torch
@@ -66,15 +67,15 @@ def matmul(a: torch.Tensor, b: torch.Tensor, *, slices: int | None = None) -> to
         for at in range(batch):
             out[at] = _reference(a[at % a.shape[0]], b[at % b.shape[0]], wanted)
         return out
-    for at in _usual_products(a, b, out, wanted):
-        _compiled(a[at % a.shape[0]], b[at % b.shape[0]], out[at], wanted)
+    for at in _finite_products(found, a, b, out, wanted):
+        out[at] = _with_specials(a[at % a.shape[0]], b[at % b.shape[0]], wanted)
     return out
 
 
-def _usual_products(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, slices: int) -> list[int]:
-    """Compute those of a batch that have neither wide rows nor special values; returns which are left to do."""
-    found = native(a, b)
-    assert found is not None, "the caller has the kernels"
+def _finite_products(
+    found: tuple[ctypes.CDLL, int], a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, slices: int
+) -> list[int]:
+    """Compute those of a batch whose values are all finite, with the kernels `found`; returns which are left to do."""
     done = torch.zeros(len(out), dtype=torch.int32)
     status = found[0].ht_products(
         pointer(a),
@@ -97,73 +98,6 @@ def _usual_products(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, slices:
     if status < 0:
         raise MemoryError("no memory for the digits of a matrix product")
     return [at for at, is_done in enumerate(done.tolist()) if not is_done]
-
-
-def _compiled(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, slices: int) -> None:
-    rows, columns = _scan(a, 0), _scan(b, 1)
-    if rows is None or columns is None:
-        out.copy_(_with_specials(a, b, slices))
-        return
-    wide_rows, wide_columns = rows[1].any().item(), columns[1].any().item()
-    if (wide_rows and bool(rows[1].all())) or (wide_columns and bool(columns[1].all())):
-        _product(a, b, out, MORE_SLICES, rows[0], columns[0])
-        return
-    _product(a, b, out, slices, rows[0], columns[0])
-    if wide_rows:
-        at = rows[1].nonzero()[:, 0]
-        part = torch.empty((len(at), b.shape[1]))
-        _product(a[at], b, part, MORE_SLICES, rows[0][at], columns[0])
-        out[at] = part
-    if wide_columns:
-        at = columns[1].nonzero()[:, 0]
-        part = torch.empty((a.shape[0], len(at)))
-        _product(a, b[:, at], part, MORE_SLICES, rows[0], columns[0][at])
-        out[:, at] = part
-
-
-def _scan(x: torch.Tensor, vectors: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Exponent of each vector along `vectors`, and whether it is wide; None if a value is not finite."""
-    found = native(x)
-    assert found is not None, "the caller has the kernels"
-    exponent = torch.empty(x.shape[vectors], dtype=torch.int32)
-    wide = torch.empty(x.shape[vectors], dtype=torch.int32)
-    status = found[0].ht_scan(
-        pointer(x),
-        count(x.stride(1 - vectors)),
-        count(x.stride(vectors)),
-        count(x.shape[vectors]),
-        count(x.shape[1 - vectors]),
-        pointer(exponent),
-        pointer(wide),
-    )
-    if status < 0:
-        raise MemoryError("no memory for the scan of a matrix product")
-    return None if status else (exponent, wide)
-
-
-def _product(
-    a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, slices: int, ea: torch.Tensor, eb: torch.Tensor
-) -> None:
-    found = native(a)
-    assert found is not None, "the caller has the kernels"
-    status = found[0].ht_product(
-        pointer(a),
-        count(a.stride(1)),
-        count(a.stride(0)),
-        pointer(b),
-        count(b.stride(0)),
-        count(b.stride(1)),
-        pointer(out),
-        count(a.shape[0]),
-        count(b.shape[1]),
-        count(a.shape[1]),
-        slices,
-        pointer(ea),
-        pointer(eb),
-        found[1],
-    )
-    if status < 0:
-        raise MemoryError("no memory for the digits of a matrix product")
 
 
 def _reference(a: torch.Tensor, b: torch.Tensor, slices: int) -> torch.Tensor:

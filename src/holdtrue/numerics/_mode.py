@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from holdtrue.errors import NumericsError
 
 from . import (  # noqa: F401 - importing fills the registry
+    _activations,
     _elementwise,
     _indexing,
     _losses,
@@ -21,6 +22,7 @@ from . import (  # noqa: F401 - importing fills the registry
     _plain,
     _random,
     _reductions,
+    _resize,
     _windows,
 )
 from ._composites import take_over

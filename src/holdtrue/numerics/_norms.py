@@ -272,3 +272,22 @@ def batch_norm_backward_with_reserve(
     return batch_norm_backward(
         grad, x, weight, running_mean, running_var, save_mean, save_var, update, eps, output_mask
     )
+
+
+@form("_weight_norm_interface")
+def weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """v scaled to the norms g along `dim`, and the norms of v."""
+    y = v.double()
+    norms = torch.sqrt(sum64(y * y, [d for d in range(v.dim()) if d != dim % v.dim()], keepdim=True))
+    return (y * (g.double() / norms)).to(v.dtype), norms.to(v.dtype)
+
+
+@form("_weight_norm_interface_backward")
+def weight_norm_backward(
+    grad: torch.Tensor, v: torch.Tensor, g: torch.Tensor, norms: torch.Tensor, dim: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of v and g."""
+    others = [d for d in range(v.dim()) if d != dim % v.dim()]
+    into, y, n = grad.double(), v.double(), norms.double()
+    along = sum64(into * y, others, keepdim=True) / n
+    return ((into - y * (along / n)) * (g.double() / n)).to(v.dtype), along.to(g.dtype)

@@ -17,7 +17,7 @@ transpose_copy tril tril_indices triu triu_indices unbind unbind_copy unfold unf
 unsafe_split_with_sizes unsqueeze unsqueeze_copy upsample_nearest1d upsample_nearest2d value_selecting_reduction_backward
 view view_as_complex view_as_real view_copy where zero zeros zeros_like record_stream pin_memory is_pinned
 _local_scalar_dense _pin_memory _has_same_storage_numel _is_all_true _is_any_true _assert_async _unsafe_index
-fill_diagonal
+fill_diagonal _pack_padded_sequence _pack_padded_sequence_backward
 """
 
 _IEEE = """

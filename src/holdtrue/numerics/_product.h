@@ -297,8 +297,8 @@ COMBINE(combine_avx512, AVX512)
 /* A's digits for one piece of K: panels of MR rows. */
 static int64_t panels(int64_t vectors, int64_t width) { return (vectors + width - 1) / width; }
 
-static int one_product(Operand a, Operand b, float *C, int64_t M, int64_t N, int64_t K, int slices, const int *ea,
-                       const int *eb, int engine) {
+static int one_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices,
+                       const int *ea, const int *eb, int engine) {
   int64_t pieces = K ? panels(K, PIECE) : 1, longest = K < PIECE ? K : PIECE, k4 = (longest + 3) / 4;
   int64_t a_slice = k4 * MR * 4, b_slice = k4 * NR * 4, a_panel = a_slice * slices, b_panel = b_slice * slices;
   int64_t pm = panels(M, MR), pn = panels(N, NR);
@@ -341,7 +341,7 @@ static int one_product(Operand a, Operand b, float *C, int64_t M, int64_t N, int
         }
         if (piece + 1 < pieces) continue;
         for (int r = 0; r < MR; r++) row_scale[r] = r < rows ? power_f64(ea[p * MR + r] - bits) : 0.0;
-        PICK_W(engine, combine)(high, low, kept - 1, row_scale, col_scale, rows, cols, C + p * MR * N + q * NR, N);
+        PICK_W(engine, combine)(high, low, kept - 1, row_scale, col_scale, rows, cols, C + p * MR * ldc + q * NR, ldc);
       }
     }
   }
@@ -349,54 +349,95 @@ static int one_product(Operand a, Operand b, float *C, int64_t M, int64_t N, int
   return 0;
 }
 
-/* Exponents of `vectors` vectors, and whether each asks for more digits.
- * Returns 1 if a value is not finite, -1 without memory, else 0. */
-int ht_scan(const float *data, int64_t step, int64_t across, int64_t vectors, int64_t K, int *exponent, int32_t *wide) {
-  Operand a = {data, step, across};
-  uint32_t *most = malloc(sizeof(uint32_t) * (vectors + 1));
-  float *bounds = malloc(sizeof(float) * 2 * (vectors + 1));
-  Spread *s = malloc(sizeof(Spread) * (vectors + 1));
-  int status = most && bounds && s ? 0 : -1;
-  if (!status) {
-    scan_max(a, vectors, K, most);
-    scan_spread(a, vectors, K, most, bounds, bounds + vectors, s);
-    for (int64_t v = 0; v < vectors; v++) {
-      if (most[v] >= 0x7f800000u) status = 1;
-      exponent[v] = exponent_of(most[v]);
-      wide[v] = s[v].some && (8 * (int64_t)s[v].large <= s[v].some || 16 * (int64_t)s[v].tiny > s[v].some || s[v].some < 8);
-    }
+/* What is known of the vectors of an operand before they are cut. */
+typedef struct {
+  int *exponent;
+  int32_t *wide; /* 1 for a vector that asks for more digits */
+  int64_t wides;
+  uint32_t *most;
+  float *bounds;
+  Spread *spread;
+} Scan;
+
+static int scan_open(Scan *s, int64_t vectors) {
+  s->exponent = malloc(sizeof(int) * (vectors + MR + NR)), s->wide = malloc(sizeof(int32_t) * (vectors + 1));
+  s->most = malloc(sizeof(uint32_t) * (vectors + 1)), s->bounds = malloc(sizeof(float) * 2 * (vectors + 1));
+  s->spread = malloc(sizeof(Spread) * (vectors + 1));
+  return s->exponent && s->wide && s->most && s->bounds && s->spread ? 0 : -1;
+}
+static void scan_close(Scan *s) {
+  free(s->exponent), free(s->wide), free(s->most), free(s->bounds), free(s->spread);
+}
+
+/* Exponents, and which vectors are wide; returns 1 if a value is not finite, else 0. */
+static int scan_operand(Operand a, int64_t vectors, int64_t K, Scan *s) {
+  int status = 0;
+  scan_max(a, vectors, K, s->most);
+  scan_spread(a, vectors, K, s->most, s->bounds, s->bounds + vectors, s->spread);
+  s->wides = 0;
+  for (int64_t v = 0; v < vectors; v++) {
+    Spread at = s->spread[v];
+    status |= s->most[v] >= 0x7f800000u;
+    s->exponent[v] = exponent_of(s->most[v]);
+    s->wide[v] = at.some && (8 * (int64_t)at.large <= at.some || 16 * (int64_t)at.tiny > at.some || at.some < 8);
+    s->wides += s->wide[v];
   }
-  free(most), free(bounds), free(s);
   return status;
 }
 
-/* C (M x N, contiguous) of one product, with exponents from ht_scan. */
-int ht_product(const float *a, int64_t a_step, int64_t a_across, const float *b, int64_t b_step, int64_t b_across, float *C,
-               int64_t M, int64_t N, int64_t K, int slices, const int *ea, const int *eb, int engine) {
-  Operand x = {a, a_step, a_across}, y = {b, b_step, b_across};
-  return one_product(x, y, C, M, N, K, slices, ea, eb, engine);
+/* Copies vectors, usual ones first, one after the other; `order` says which went where. */
+static void sort_vectors(Operand a, int64_t vectors, int64_t K, const Scan *s, float *out, int64_t *order, int *exponent) {
+  int64_t usual = 0, wide = vectors - s->wides;
+  for (int64_t v = 0; v < vectors; v++) {
+    int64_t at = s->wide[v] ? wide++ : usual++;
+    const float *from = a.data + v * a.across;
+    order[at] = v, exponent[at] = s->exponent[v];
+    if (a.step == 1) memcpy(out + at * K, from, sizeof(float) * K);
+    else
+      for (int64_t k = 0; k < K; k++) out[at * K + k] = from[k * a.step];
+  }
 }
 
-/* A batch of products whose values all ask for `slices` digits; done[i] is 1 where that was so, and C[i] is written.
- * The others (wide rows, values that are not finite) are left to the caller. */
+/* A product in which some vectors are wide: their elements with MAX_SLICES, the others with `slices`. */
+static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, int64_t K, int slices, const Scan *sa,
+                         const Scan *sb, int engine) {
+  if (sa->wides == M || sb->wides == N)
+    return one_product(a, b, C, N, M, N, K, MAX_SLICES, sa->exponent, sb->exponent, engine);
+  int64_t m = M - sa->wides, n = N - sb->wides, *order = malloc(sizeof(int64_t) * (M + N));
+  float *rows = malloc(sizeof(float) * M * K), *columns = malloc(sizeof(float) * N * K), *D = malloc(sizeof(float) * M * N);
+  int *ea = malloc(sizeof(int) * (M + N + MR + NR)), *eb = ea + M + MR, status = -1;
+  if (order && rows && columns && D && ea) {
+    sort_vectors(a, M, K, sa, rows, order, ea);
+    sort_vectors(b, N, K, sb, columns, order + M, eb);
+    Operand usual_a = {rows, 1, K}, wide_a = {rows + m * K, 1, K}, all_b = {columns, 1, K}, wide_b = {columns + n * K, 1, K};
+    status = one_product(usual_a, all_b, D, N, m, n, K, slices, ea, eb, engine);
+    if (!status && m < M) status = one_product(wide_a, all_b, D + m * N, N, M - m, N, K, MAX_SLICES, ea + m, eb, engine);
+    if (!status && n < N) status = one_product(usual_a, wide_b, D + n, N, m, N - n, K, MAX_SLICES, ea, eb + n, engine);
+    for (int64_t i = 0; i < M && !status; i++)
+      for (int64_t j = 0; j < N; j++) C[order[i] * N + order[M + j]] = D[i * N + j];
+  }
+  free(order), free(rows), free(columns), free(D), free(ea);
+  return status;
+}
+
+/* A batch of products; done[i] is 1 where all values are finite, and C[i] (M x N, contiguous) is written.
+ * Where a value is not finite the caller has the rules. Returns -1 without memory, else 0. */
 int ht_products(const float *a, int64_t a_step, int64_t a_across, int64_t a_batch, const float *b, int64_t b_step,
                 int64_t b_across, int64_t b_batch, float *C, int64_t batch, int64_t M, int64_t N, int64_t K, int slices,
                 int32_t *done, int engine) {
-  int *ea = malloc(sizeof(int) * (M + 1)), *eb = malloc(sizeof(int) * (N + 1));
-  int32_t *wa = malloc(sizeof(int32_t) * (M + 1)), *wb = malloc(sizeof(int32_t) * (N + 1));
-  int status = ea && eb && wa && wb ? 0 : -1;
+  Scan sa, sb;
+  int status = scan_open(&sa, M) | scan_open(&sb, N), special_a = 0, special_b = 0;
   for (int64_t i = 0; i < batch && status >= 0; i++) {
-    const float *x = a + i * a_batch, *y = b + i * b_batch;
-    int sa = ht_scan(x, a_step, a_across, M, K, ea, wa), sb = ht_scan(y, b_step, b_across, N, K, eb, wb);
-    int usual = sa == 0 && sb == 0;
-    for (int64_t r = 0; r < M && usual; r++) usual = !wa[r];
-    for (int64_t c = 0; c < N && usual; c++) usual = !wb[c];
-    done[i] = usual;
-    if (sa < 0 || sb < 0) status = -1;
-    else if (usual)
-      status = ht_product(x, a_step, a_across, y, b_step, b_across, C + i * M * N, M, N, K, slices, ea, eb, engine);
+    Operand x = {a + i * a_batch, a_step, a_across}, y = {b + i * b_batch, b_step, b_across};
+    if (!i || a_batch) special_a = scan_operand(x, M, K, &sa);
+    if (!i || b_batch) special_b = scan_operand(y, N, K, &sb);
+    done[i] = !special_a && !special_b;
+    if (!done[i]) continue;
+    float *to = C + i * M * N;
+    if (sa.wides || sb.wides) status = mixed_product(x, y, to, M, N, K, slices, &sa, &sb, engine);
+    else status = one_product(x, y, to, N, M, N, K, slices, sa.exponent, sb.exponent, engine);
   }
-  free(ea), free(eb), free(wa), free(wb);
+  scan_close(&sa), scan_close(&sb);
   return status;
 }
 

@@ -231,6 +231,36 @@ def cumsum(x: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None) -> to
     return y.movedim(-1, dim).contiguous().to(_kind(x, dtype))
 
 
+@form("prod")
+def product(
+    x: torch.Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Product in float64, by halves: the first half of the values times the second, filled up with ones."""
+    if not x.is_floating_point():
+        return torch.prod(x, dtype=dtype) if dim is None else torch.prod(x, dim, keepdim, dtype=dtype)
+    y = x.double().reshape(-1) if dim is None else x.double().movedim(dim, -1)
+    while y.shape[-1] > 1:
+        half = 1 << (y.shape[-1] - 1).bit_length() - 1
+        rest = torch.ones((*y.shape[:-1], 2 * half - y.shape[-1]), dtype=y.dtype, device=y.device)
+        y = y[..., :half] * torch.cat([y[..., half:], rest], -1)
+    y = y[..., 0] if y.shape[-1] else torch.ones(y.shape[:-1], dtype=y.dtype, device=y.device)
+    return (y.unsqueeze(dim) if keepdim and dim is not None else y).to(_kind(x, dtype))
+
+
+@form("trace")
+def trace(x: torch.Tensor) -> torch.Tensor:
+    """Sum of the diagonal."""
+    return total(torch.diagonal(x))
+
+
+@form("nansum")
+def nansum(
+    x: torch.Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Sum with NaN as 0."""
+    return total(torch.where(x.isnan(), torch.zeros_like(x), x), dim, keepdim, dtype=dtype)
+
+
 @form("logsumexp")
 def logsumexp(x: torch.Tensor, dim: Dims, keepdim: bool = False) -> torch.Tensor:
     """log of the sum of exp, in float64, rounded once."""

@@ -75,7 +75,6 @@ INSTEAD: dict[str, str] = {
     "max_pool3d_with_indices": "unfold, then amax",
     "median": "sort, then select",
     "multinomial": "argmax(log(p) - log(-log(u))) with u = torch.rand (Gumbel)",
-    "nansum": "where(isnan(x), 0, x).sum()",
     "upsample_bicubic2d": "upsample_bilinear2d",
 }
 """What stands for operators that are asked for and not covered, where a like name would mislead."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from . import _transposed as transpose
 from ._matmul import matmul
 from ._registry import form
 from ._sums import sum64
@@ -59,9 +60,7 @@ def _lead(values: Sequence[int], one_dimensional: bool, filler: int) -> Pair:
     return (filler, values[0]) if one_dimensional else _pair(values)
 
 
-def _refuse(x: torch.Tensor, weight: torch.Tensor, transposed: bool) -> None:
-    if transposed:
-        raise NotImplementedError("a transposed convolution; use an upsampling by nearest and a convolution")
+def _refuse(x: torch.Tensor, weight: torch.Tensor) -> None:
     if x.dim() not in (3, 4):
         raise NotImplementedError(f"a convolution of {x.dim() - 2} dimensions; portable ones have 1 or 2")
     if x.dtype != torch.float32 or weight.dtype != torch.float32:
@@ -81,10 +80,16 @@ def convolution(
     groups: int,
 ) -> torch.Tensor:
     """Convolution as a product of the weights with columns of windows."""
-    _refuse(x, weight, transposed)
+    _refuse(x, weight)
     flat = x.dim() == 3
     s, p, d = _lead(stride, flat, 1), _lead(padding, flat, 0), _lead(dilation, flat, 1)
     images, kernels = _as_2d(x), _as_2d(weight)
+    if transposed:
+        more = _lead(output_padding, flat, 0)
+        size = transpose.output_size(images, (kernels.shape[2], kernels.shape[3]), s, p, d, more)
+        out = transpose.spread_out(images, kernels, groups, size, (s, p, d))
+        out = out if bias is None else out + bias[:, None, None]
+        return out.squeeze(2) if flat else out
     N, _, H, W = images.shape
     out_channels, _, kh, kw = kernels.shape
     oh, ow = _places(H, kh, s[0], p[0], d[0]), _places(W, kw, s[1], p[1], d[1])
@@ -112,10 +117,18 @@ def convolution_backward(
     output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """Gradients of input, weight and bias; that of the weight is one product over all images and places."""
-    _refuse(x, weight, transposed)
+    _refuse(x, weight)
     flat = x.dim() == 3
     s, p, d = _lead(stride, flat, 1), _lead(padding, flat, 0), _lead(dilation, flat, 1)
     images, kernels, g4 = _as_2d(x), _as_2d(weight), _as_2d(grad)
+    if transposed:
+        found = transpose.spread_out_backward(g4, images, kernels, groups, (s, p, d), output_mask)
+        gx, gw, gb = found
+        return (
+            None if gx is None else gx.reshape(x.shape),
+            None if gw is None else gw.reshape(weight.shape),
+            gb,
+        )
     N, _, H, W = images.shape
     out_channels, _, kh, kw = kernels.shape
     g_NOL = g4.reshape(N, groups, out_channels // groups, -1)
@@ -293,23 +306,47 @@ def avg_pool_backward(
     return out[:, :, p[0] : p[0] + H, p[1] : p[1] + W].reshape(x.shape).to(x.dtype)
 
 
-def _even(size: Sequence[int], wanted: Sequence[int]) -> Pair:
+def _bounds(size: int, wanted: int) -> list[tuple[int, int]]:
+    """Where each window of an adaptive pooling begins and ends, as torch has it."""
+    return [(i * size // wanted, -(-(i + 1) * size // wanted)) for i in range(wanted)]
+
+
+def _even(size: Sequence[int], wanted: Sequence[int]) -> Pair | None:
+    """The kernel of windows that divide the image evenly, if they do."""
     if size[0] % wanted[0] or size[1] % wanted[1]:
-        raise NotImplementedError(
-            f"an adaptive pooling from {tuple(size)} to {tuple(wanted)}; portable ones divide evenly"
-        )
+        return None
     return size[0] // wanted[0], size[1] // wanted[1]
 
 
 @form("_adaptive_avg_pool2d")
 def adaptive_avg_pool(x: torch.Tensor, output_size: Sequence[int]) -> torch.Tensor:
-    """Mean pooling to a size that divides the image's."""
-    k = _even(x.shape[-2:], _pair(output_size))
-    return avg_pool(x, k, k)
+    """Mean pooling to a size; each window a mean in float64, rounded once."""
+    size = _pair(output_size)
+    k = _even(x.shape[-2:], size)
+    if k is not None:
+        return avg_pool(x, k, k)
+    rows = [
+        torch.stack(
+            [
+                sum64(x[..., a:b, c:d], [-2, -1]) / float((b - a) * (d - c))
+                for c, d in _bounds(x.shape[-1], size[1])
+            ],
+            -1,
+        )
+        for a, b in _bounds(x.shape[-2], size[0])
+    ]
+    return torch.stack(rows, -2).to(x.dtype)
 
 
 @form("_adaptive_avg_pool2d_backward")
 def adaptive_avg_pool_backward(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Gradient of `adaptive_avg_pool`."""
-    k = _even(x.shape[-2:], grad.shape[-2:])
-    return avg_pool_backward(grad, x, k, k, (0, 0), False, True, None)
+    """Gradient of `adaptive_avg_pool`; overlaps are added window by window in row-major order, in float64."""
+    size = (grad.shape[-2], grad.shape[-1])
+    k = _even(x.shape[-2:], size)
+    if k is not None:
+        return avg_pool_backward(grad, x, k, k, (0, 0), False, True, None)
+    out, g = torch.zeros(x.shape, dtype=torch.float64, device=x.device), grad.double()
+    for i, (a, b) in enumerate(_bounds(x.shape[-2], size[0])):
+        for j, (c, d) in enumerate(_bounds(x.shape[-1], size[1])):
+            out[..., a:b, c:d] += (g[..., i, j] / float((b - a) * (d - c)))[..., None, None]
+    return out.to(x.dtype)

@@ -9,7 +9,7 @@ from holdtrue.numerics import portable_mode
 
 from ._data import CLASSES, make_images
 
-EPOCHS = 6
+EPOCHS = 8
 
 
 def build() -> nn.Module:

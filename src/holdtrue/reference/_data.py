@@ -23,10 +23,10 @@ def make_images(examples: int, *, part: int) -> TensorDataset:
     place = stream.integers(0, SIDE - 4, torch.Size([examples, 2]), CPU).tolist()
     noise = stream.uniform(torch.Size([examples, 1, SIDE, SIDE]), CPU, torch.float32)
     strength = stream.uniform(torch.Size([examples]), CPU, torch.float32) * 0.5 + 0.75
-    images = noise * 1.25
+    images = noise * 1.0
     for i, (top, left) in enumerate(place):
         images[i, 0, top : top + 5, left : left + 5] += patterns[label[i]] * strength[i]
-    return TensorDataset(images - 0.625, label)
+    return TensorDataset(images - 0.5, label)
 
 
 LETTERS, LENGTH, SPECIAL = 12, 12, 4
