@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdtrue.errors import NumericsError
-from holdtrue.numerics import _registry, check_portable, engine, portable_mode, register_operator
+from holdtrue.numerics import (
+    _registry,
+    check_portable,
+    engine,
+    operator_groups,
+    portable_mode,
+    register_operator,
+)
 from numerics_checks import bits
 
 G = torch.Generator().manual_seed(0)
@@ -148,6 +155,37 @@ CASES: dict[str, tuple[Tensor, Case]] = {
     ),
     "kl": (M, lambda x: F.kl_div(x.log_softmax(1), P.to(x.dtype), reduction="batchmean")),
     "nll none": (M, lambda x: F.nll_loss(x, TARGET, reduction="none")),
+    "transposed conv": (
+        X,
+        layer(nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1, output_padding=1, groups=2)),
+    ),
+    "transposed conv1d": (M[None], layer(nn.ConvTranspose1d(9, 4, 5, stride=3, dilation=2))),
+    "adaptive pool, uneven": (X, lambda x: F.adaptive_avg_pool2d(x, (3, 4))),
+    "linear resizing": (
+        X,
+        lambda x: (
+            F.interpolate(x, scale_factor=2, mode="bilinear").sum(1)
+            + F.interpolate(x, size=(10, 14), mode="bilinear", align_corners=True).sum(1)
+            + F.interpolate(x.flatten(2), size=14, mode="linear")[:, :1]
+        ),
+    ),
+    "weight norm": (
+        M,
+        lambda x: torch._weight_norm_interface(x, weight(9, 1).to(x.dtype))[0] * weight(33).to(x.dtype),
+    ),
+    "glu, prelu, celu": (
+        M,
+        lambda x: F.glu(x[:, :32]) + F.prelu(x, x[0, :1])[:, :16] + F.celu(x, 0.7)[:, :16],
+    ),
+    "hard activations": (M * 3, lambda x: F.hardswish(x) + F.hardsigmoid(x) + F.threshold(x, 0.1, 0.5)),
+    "shrinkages": (M, lambda x: F.softshrink(x) + F.hardshrink(x) + F.tanhshrink(x)),
+    "exp2, log10, tan": (P, lambda x: x.exp2() + x.log10() + x.tan()),
+    "sinh, cosh, erfc": (M, lambda x: x.sinh() + x.cosh() + x.erfc() + x.frac()),
+    "logaddexp": (M, lambda x: torch.logaddexp(x, x.flip(0))),
+    "prod, trace, nansum": (
+        P + 1,
+        lambda x: x[0].prod() + x.prod(1) + x.cumprod(1)[:, 9] + x[:, :9].trace() + x.nansum(1),
+    ),
     "cosine similarity": (M, lambda x: F.cosine_similarity(x, P.to(x.dtype))),
 }
 
@@ -294,10 +332,17 @@ def test_an_operator_that_is_not_covered_is_refused_by_operator_and_module() -> 
 @pytest.mark.parametrize(
     ("run", "words"),
     [
-        (lambda: torch.ones(3, dtype=torch.bfloat16).exp(), "bfloat16"),
-        (lambda: torch.ones(3, dtype=torch.float16) * 2, "float16"),
+        (lambda: torch.ones(3, dtype=torch.complex64) * 2, "complex64"),
         (lambda: torch.ones(2, 2).double() @ torch.ones(2, 2).double(), "portable products are float32"),
-        (lambda: F.conv_transpose2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 2, 2)), "transposed"),
+        (lambda: F.conv3d(torch.ones(1, 1, 3, 3, 3), torch.ones(1, 1, 2, 2, 2)), "3 dimensions"),
+        (lambda: F.max_pool2d(torch.ones(1, 4, 4), 3, ceil_mode=True), "ceil_mode"),
+        (lambda: torch.ones(3).median(), r"nearest covered form is sort, then select"),
+        (lambda: torch.ones(3).lgamma(), "nearest covered form is a form of your own"),
+        (lambda: torch.ones(3).logcumsumexp(0), r"nearest covered form is log\(cumsum\(exp\(x - max\)\)\)"),
+        (
+            lambda: F.interpolate(torch.ones(1, 1, 3, 3), size=5, mode="bicubic"),
+            "nearest covered form is upsample_bilinear2d",
+        ),
         (lambda: torch.zeros(3).scatter_(0, torch.tensor([1, 1]), torch.tensor([1.0, 2.0])), "scatter_add"),
         (lambda: torch.rand(3, generator=torch.Generator()), "Generator"),
         (lambda: torch.multinomial(torch.ones(3), 1), "multinomial"),
@@ -323,16 +368,17 @@ def test_the_checker_finds_a_function_whose_bits_depend_on_the_settings() -> Non
 
 
 def test_a_form_that_is_registered_is_used_and_a_second_one_refused() -> None:
-    with portable_mode(), pytest.raises(NumericsError, match="cumprod"):
-        torch.cumprod(torch.ones(3), 0)
-    register_operator("cumprod", lambda x, dim: x * 7)
+    with portable_mode(), pytest.raises(NumericsError, match="lgamma"):
+        torch.lgamma(torch.ones(3))
+    register_operator("lgamma", lambda x: x * 7)
     try:
         with portable_mode():
-            assert torch.cumprod(torch.ones(3), 0).tolist() == [7.0] * 3
+            assert torch.lgamma(torch.ones(3)).tolist() == [7.0] * 3
+        assert operator_groups()["added by register_operator"] == ("lgamma",)
         with pytest.raises(NumericsError, match="has a portable form already"):
-            register_operator("cumprod", lambda x, dim: x)
+            register_operator("lgamma", lambda x: x)
     finally:
-        del _registry.FORMS["cumprod"]
+        del _registry.FORMS["lgamma"], _registry.ADDED["lgamma"]
         _registry.RUNNERS.clear()
 
 

@@ -247,6 +247,18 @@ def product(
     return (y.unsqueeze(dim) if keepdim and dim is not None else y).to(_kind(x, dtype))
 
 
+@form("cumprod")
+def cumprod(x: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Running product in float64, by doubling as `cumsum`."""
+    if not x.is_floating_point():
+        return torch.cumprod(x, dim, dtype=dtype)
+    y, reach = x.double().movedim(dim, -1), 1
+    while reach < y.shape[-1]:
+        y = torch.cat([y[..., :reach], y[..., reach:] * y[..., :-reach]], -1)
+        reach *= 2
+    return y.movedim(-1, dim).contiguous().to(_kind(x, dtype))
+
+
 @form("trace")
 def trace(x: torch.Tensor) -> torch.Tensor:
     """Sum of the diagonal."""

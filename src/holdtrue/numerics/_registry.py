@@ -68,9 +68,13 @@ INSTEAD: dict[str, str] = {
     "_fft_c2c": "a matrix product with the cosines and sines of the transform",
     "_fft_c2r": "a matrix product with the cosines and sines of the transform",
     "_fft_r2c": "a matrix product with the cosines and sines of the transform",
-    "atan2": "a form of your own from exp, log and division",
-    "cumprod": "exp(cumsum(log(x))) where x is positive",
+    "acos": "a form of your own (polynomials in float64: +, * and / have one answer)",
+    "asin": "a form of your own (polynomials in float64: +, * and / have one answer)",
+    "atan": "a form of your own (polynomials in float64: +, * and / have one answer)",
+    "atan2": "a form of your own (polynomials in float64: +, * and / have one answer)",
+    "erfinv": "a form of your own (polynomials in float64: +, * and / have one answer)",
     "kthvalue": "sort, then select",
+    "lgamma": "a form of your own (polynomials in float64: +, * and / have one answer)",
     "logcumsumexp": "log(cumsum(exp(x - max))) + max",
     "max_pool3d_with_indices": "unfold, then amax",
     "median": "sort, then select",
@@ -85,5 +89,5 @@ def nearest(name: str) -> str:
     bare = name.split("::")[-1]
     if bare in INSTEAD:
         return f"the nearest covered form is {INSTEAD[bare]}"
-    found = difflib.get_close_matches(bare.strip("_"), sorted({*FORMS, *IEEE}), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(bare.strip("_"), sorted({*FORMS, *IEEE}), n=1, cutoff=0.6)
     return f"the nearest covered operator is {found[0]!r}" if found else "no covered operator has a like name"

@@ -37,7 +37,7 @@ def steady_pow(base: float, exponent: float) -> float:
     if float(exponent).is_integer() and abs(exponent) <= 4:
         return _of_fraction(Fraction(base) ** int(exponent))
     size = _CONTEXT.power(decimal.Decimal(abs(base)), decimal.Decimal(exponent))
-    return float(-size if base < 0.0 and int(exponent) % 2 else size)
+    return -float(size) if base < 0.0 and int(exponent) % 2 else float(size)
 
 
 def _of_fraction(value: Fraction) -> float:
@@ -66,11 +66,12 @@ def steady_sin(x: float) -> float:
 def _cos(x: decimal.Decimal) -> decimal.Decimal:
     c = _CONTEXT
     turn = c.multiply(_HALF_PI, decimal.Decimal(4))
-    r = c.subtract(x, c.multiply(turn, c.divide(x, turn).to_integral_value()))
-    square, term, total, n = c.multiply(r, r), decimal.Decimal(1), decimal.Decimal(1), 0
-    while abs(term) > decimal.Decimal("1e-58"):
+    r = c.subtract(x, c.multiply(turn, c.to_integral_value(c.divide(x, turn))))
+    # Signs by the context's own methods: a unary minus rounds to the user's precision, 28 digits by default.
+    square, term, total, n = c.minus(c.multiply(r, r)), decimal.Decimal(1), decimal.Decimal(1), 0
+    while c.abs(term) > decimal.Decimal("1e-58"):
         n += 2
-        term = c.divide(c.multiply(term, -square), decimal.Decimal(n * (n - 1)))
+        term = c.divide(c.multiply(term, square), decimal.Decimal(n * (n - 1)))
         total = c.add(total, term)
     return total
 
