@@ -51,12 +51,15 @@ def check_accuracy(name: str, x: torch.Tensor) -> None:
     x = x[x.abs() < 2.0**27] if name in ("sin", "cos") else x
     x = x[x != -math.inf] if name in ("silu", "gelu") else x  # torch has NaN there, the limit is -0
     got, true = function(name, x), TRUE[name](x.double()).float()
+    unlike = got != true  # NaN is unlike NaN
+    got, true, count = got[unlike], true[unlike], len(x)
     assert torch.equal(got.isnan(), true.isnan())
-    real = torch.isfinite(true)
-    assert torch.equal(got[~real & ~true.isnan()], true[~real & ~true.isnan()])
-    distance = ulps(got[real], true[real])
-    assert distance.max() <= 1
-    assert (distance > 0).float().mean() < 1e-5
+    got, true = got[~true.isnan()], true[~true.isnan()]
+    assert torch.isfinite(got).all()
+    assert torch.isfinite(true).all()
+    if len(got):
+        assert ulps(got, true).max() <= 1
+        assert len(got) <= 2e-5 * count + 10
 
 
 @pytest.mark.parametrize("name", TRUE)
@@ -67,9 +70,10 @@ def test_a_function_is_within_an_ulp_of_the_correctly_rounded_value(name: str) -
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRUE)
 def test_a_function_is_within_an_ulp_for_every_float32(name: str) -> None:
-    for start in range(-(2**31), 2**31, 2**26):
-        x = torch.arange(start, start + 2**26, dtype=torch.int64).to(torch.int32).view(torch.float32)
-        check_accuracy(name, x)
+    for start in range(-(2**31), 2**31, 2**20):  # temporaries stay in the processor's caches
+        x = torch.arange(start, start + 2**20, dtype=torch.int32).view(torch.float32)
+        if len(x[x.abs() < 2.0**27]) or name not in ("sin", "cos"):
+            check_accuracy(name, x)
 
 
 def test_slopes_are_derivatives() -> None:

@@ -22,7 +22,7 @@
 #define ENGINE_AVX2 1
 #define ENGINE_VNNI 2
 
-#define ABI_VERSION 3
+#define ABI_VERSION 4
 int ht_abi_version(void) { return ABI_VERSION; }
 
 /* The best engine of this processor. */
@@ -43,21 +43,28 @@ int ht_best_engine(void) {
 #define FN(base) NAME2(base, ISA)
 
 #include "_coefficients.h"
+#include "_operands.h"
 
 #define ISA generic
 #include "_lanes.h"
+#include "_digits.h"
+#include "_rows.h"
 #undef ISA
 #ifdef HT_X86
 #pragma GCC push_options
 #pragma GCC target("avx2")
 #define ISA avx2
 #include "_lanes.h"
+#include "_digits.h"
+#include "_rows.h"
 #undef ISA
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #define ISA avx512
 #include "_lanes.h"
+#include "_digits.h"
+#include "_rows.h"
 #undef ISA
 #pragma GCC pop_options
 #define PICK(engine, base) \
@@ -79,6 +86,28 @@ int ht_function(int which, const float *x, float *y, int64_t n, int engine) {
 }
 void ht_philox(uint64_t key, uint64_t call, int64_t first, int64_t blocks, int32_t *out, int engine) {
   PICK(engine, philox)(key, call, first, blocks, (uint32_t *)out);
+}
+
+/* ---- norms and softmax: see _rows.h ---- */
+
+void ht_moments(const float *x, double *mean, double *square, int64_t N, int64_t C, int64_t L, double *line, int engine) {
+  PICK(engine, moments)(x, mean, square, N, C, L, line);
+}
+void ht_normalise(const float *x, float *y, int64_t N, int64_t C, int64_t L, const double *mean, const double *scale,
+                  const float *weight, const float *bias, int per_c, int engine) {
+  PICK(engine, normalise)(x, y, N, C, L, mean, scale, weight, bias, per_c);
+}
+void ht_normalise_back(const float *grad, const float *x, int64_t N, int64_t C, int64_t L, const double *mean,
+                       const double *scale, const float *weight, int per_c, float *gx, double *gw, double *gb, double *along,
+                       double *room, int engine) {
+  PICK(engine, normalise_back)(grad, x, N, C, L, mean, scale, weight, per_c, gx, gw, gb, along, room);
+}
+void ht_softmax(const float *x, float *y, int64_t rows, int64_t n, int is_log, double *line, int engine) {
+  PICK(engine, softmax)(x, y, rows, n, is_log, line);
+}
+void ht_softmax_back(const float *grad, const float *y, float *gx, int64_t rows, int64_t n, int is_log, double *line,
+                     int engine) {
+  PICK(engine, softmax_back)(grad, y, gx, rows, n, is_log, line);
 }
 
 /* out[index[i]] += rows[i] in the order of i; out is float64. */

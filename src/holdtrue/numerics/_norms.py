@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from . import _rows as rows
 from ._reductions import moments
 from ._registry import form
 from ._sums import sum64
@@ -31,6 +32,15 @@ def layer_norm(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Output, mean and reciprocal standard deviation."""
     dims = list(range(x.dim() - len(normalized_shape), x.dim()))
+    x = x.contiguous()
+    shape = (1, x.numel() // max(1, math.prod(normalized_shape)), math.prod(normalized_shape))
+    done = rows.moments(x, shape)
+    if done is not None:
+        mean, scale = done[0], _reciprocal_root(done[1] + eps)
+        y = rows.normalise(x, shape, mean, scale, weight, bias, per_c=False)
+        if y is not None:
+            kept = [1 if d in dims else n for d, n in enumerate(x.shape)]
+            return y, mean.reshape(kept).to(x.dtype), scale.reshape(kept).to(x.dtype)
     middle, square, apart = moments(x, dims)
     scale = _reciprocal_root(square + eps)
     out = apart * scale
@@ -59,6 +69,21 @@ def layer_norm_backward(
     """Gradients of input, weight and bias."""
     inner = list(range(x.dim() - len(normalized_shape), x.dim()))
     outer = list(range(x.dim() - len(normalized_shape)))
+    length = math.prod(normalized_shape)
+    done = rows.normalise_back(
+        grad,
+        x.contiguous(),
+        (1, x.numel() // max(1, length), length),
+        mean.double().reshape(-1),
+        rstd.double().reshape(-1),
+        weight,
+        (output_mask[0], output_mask[1], output_mask[2]),
+        per_c=False,
+    )
+    if done is not None:
+        gx, along, _ = done
+        gw = _over(along, outer).to(x.dtype) if along is not None else None
+        return gx, gw, _over(grad.double(), outer).to(x.dtype) if output_mask[2] else None
     g, scale = grad.double(), rstd.double()
     hat = (x.double() - mean.double()) * scale
     into = g if weight is None else g * weight.double()
@@ -169,8 +194,15 @@ def _batch_norm(
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     dims = [d for d in range(x.dim()) if d != 1]
+    x = x.contiguous()
+    shape = (x.shape[0], x.shape[1], math.prod(x.shape[2:]))
+    apart: Maybe = None
     if training or mean is None or var is None:
-        middle, square, apart = moments(x, dims)
+        done = rows.moments(x, shape)
+        if done is not None:
+            middle, square = (t.reshape([1, -1] + [1] * (x.dim() - 2)) for t in done)
+        else:
+            middle, square, apart = moments(x, dims)
         n = float(x.numel() // x.shape[1])
         if mean is not None and var is not None:
             unbiased = square * (n / (n - 1.0)) if n > 1 else square
@@ -180,9 +212,12 @@ def _batch_norm(
         scale = _reciprocal_root(square + eps)
         saved_scale = scale.reshape(-1).to(x.dtype)
     else:
-        apart, scale = x.double() - _by_channel(mean, x), _reciprocal_root(_by_channel(var, x) + eps)
+        middle, scale = _by_channel(mean, x), _reciprocal_root(_by_channel(var, x) + eps)
         saved_mean = saved_scale = x.new_empty(0)
-    out = apart * scale
+    y = rows.normalise(x, shape, middle.reshape(-1), scale.reshape(-1), weight, bias, per_c=True)
+    if y is not None:
+        return y, saved_mean, saved_scale
+    out = (x.double() - middle if apart is None else apart) * scale
     if weight is not None:
         out = out * _by_channel(weight, x)
     if bias is not None:
@@ -234,7 +269,7 @@ def batch_norm_backward(
 ) -> tuple[Maybe, Maybe, Maybe]:
     """Gradients of input, weight and bias."""
     dims = [d for d in range(x.dim()) if d != 1]
-    g = grad.double()
+    gx: Maybe
     if train:
         assert save_mean is not None, "training saves it"
         assert save_invstd is not None, "training saves it"
@@ -243,9 +278,19 @@ def batch_norm_backward(
         assert running_mean is not None, "evaluation has running statistics"
         assert running_var is not None, "evaluation has running statistics"
         middle, scale = _by_channel(running_mean, x), _reciprocal_root(_by_channel(running_var, x) + eps)
+    if train:
+        shape = (x.shape[0], x.shape[1], math.prod(x.shape[2:]))
+        wanted = (output_mask[0], output_mask[1], output_mask[2])
+        done = rows.normalise_back(
+            grad, x.contiguous(), shape, middle.reshape(-1), scale.reshape(-1), weight, wanted, per_c=True
+        )
+        if done is not None:
+            gx, gw, gb = done
+            return gx, None if gw is None else gw.to(x.dtype), None if gb is None else gb.to(x.dtype)
+    g = grad.double()
     hat = (x.double() - middle) * scale
     into = g if weight is None else g * _by_channel(weight, x)
-    gx: Maybe = None
+    gx = None
     if output_mask[0]:
         n = float(x.numel() // x.shape[1])
         gx = (_gradient_through_norm(into, hat, scale, dims, n) if train else into * scale).to(x.dtype)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from . import _functions as f
+from . import _rows as rows
 from ._elementwise import maximum
 from ._matmul import matmul
 from ._registry import form
@@ -302,6 +303,9 @@ def softmax(x: torch.Tensor, dim: int, half_to_float: bool = False) -> torch.Ten
     """exp(x - max) / sum, in float64, rounded once."""
     if x.dim() == 0 or x.numel() == 0:
         return torch.ones_like(x)
+    done = rows.softmax(x, dim, is_log=False)
+    if done is not None:
+        return done
     e = _exp_or_0(_shifted(x, dim))
     return (e / sum64(e, [dim], keepdim=True)).to(x.dtype)
 
@@ -318,6 +322,9 @@ def log_softmax(x: torch.Tensor, dim: int, half_to_float: bool = False) -> torch
     """(x - max) - log(sum(exp(x - max))), in float64, rounded once."""
     if x.dim() == 0 or x.numel() == 0:
         return torch.zeros_like(x)
+    done = rows.softmax(x, dim, is_log=True)
+    if done is not None:
+        return done
     y = _shifted(x, dim)
     return (y - f.log64(sum64(_exp_or_0(y), [dim], keepdim=True))).to(x.dtype)
 
@@ -327,6 +334,9 @@ def softmax_backward(
     grad: torch.Tensor, out: torch.Tensor, dim: int, input_dtype: torch.dtype
 ) -> torch.Tensor:
     """(grad - sum(grad * out)) * out, in float64."""
+    done = rows.softmax_back(grad, out, dim, is_log=False) if input_dtype == torch.float32 else None
+    if done is not None:
+        return done
     g, y = grad.double(), out.double()
     return ((g - sum64(g * y, [dim], keepdim=True)) * y).to(input_dtype)
 
@@ -336,6 +346,9 @@ def log_softmax_backward(
     grad: torch.Tensor, out: torch.Tensor, dim: int, input_dtype: torch.dtype
 ) -> torch.Tensor:
     """grad - exp(out) * sum(grad), in float64."""
+    done = rows.softmax_back(grad, out, dim, is_log=True) if input_dtype == torch.float32 else None
+    if done is not None:
+        return done
     g = grad.double()
     return (g - _exp_or_0(out.double()) * sum64(g, [dim], keepdim=True)).to(input_dtype)
 
