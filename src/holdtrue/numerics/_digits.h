@@ -111,7 +111,7 @@ static void FN(cut_rows)(Operand a, int64_t vectors, int P, int64_t K, const int
 }
 
 /* The same for vectors that lie side by side, or anyhow. W: P rounded up to whole vectors of the processor. */
-#define CUT_COLUMNS(NAME, P, W)                                                                                   \
+#define CUT_COLUMNS(NAME, P, W, HAS_SUMS)                                                                                 \
   static inline __attribute__((always_inline)) void FN(NAME##_of)(Operand a, int64_t vectors, int64_t K,          \
                                                                   const int *exponent, const int slices,          \
                                                                   int offset, uint8_t *out, int64_t slice_bytes,  \
@@ -140,13 +140,13 @@ static void FN(cut_rows)(Operand a, int64_t vectors, int P, int64_t K, const int
             float t = y[p] + MAGIC32;                                                                             \
             uint32_t b = FN(bits32)(t);                                                                           \
             word[s][p] |= ((b + (uint32_t)offset) & 255u) << (8 * k);                                             \
-            if (sums) total[s][p] += (int32_t)(b - MAGIC_BITS);                                                   \
+            if (HAS_SUMS) total[s][p] += (int32_t)(b - MAGIC_BITS);                                                   \
             y[p] = (y[p] - (t - MAGIC32)) * 128.0f;                                                               \
           }                                                                                                       \
       }                                                                                                           \
       for (int s = 0; s < slices; s++) memcpy(out + s * slice_bytes + k0 * P, word[s], 4 * P);                    \
     }                                                                                                             \
-    if (sums)                                                                                                     \
+    if (HAS_SUMS)                                                                                                 \
       for (int s = 0; s < slices; s++) memcpy(sums + s * P, total[s], sizeof(int32_t) * P);                       \
   }                                                                                                               \
   static void FN(NAME)(Operand a, int64_t vectors, int64_t K, const int *exponent, int slices, int offset,        \
@@ -157,8 +157,8 @@ static void FN(cut_rows)(Operand a, int64_t vectors, int P, int64_t K, const int
     else if (slices == 3) FN(NAME##_of)(a, vectors, K, exponent, 3, offset, out, slice_bytes, sums);              \
     else FN(NAME##_of)(a, vectors, K, exponent, 6, offset, out, slice_bytes, sums);                               \
   }
-CUT_COLUMNS(cut_a, MR, 16)
-CUT_COLUMNS(cut_b, NR, 32)
+CUT_COLUMNS(cut_a, MR, 16, 1)
+CUT_COLUMNS(cut_b, NR, 32, 0)
 #undef CUT_COLUMNS
 
 /* high = high * 128 + (acc - correction); exact in float64: at most 53 bits, see _matmul.py. */

@@ -37,6 +37,7 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+@lru_cache(maxsize=1)
 def engines() -> tuple[EngineName, ...]:
     """Engines that this installation has on this processor, from the slowest to the fastest."""
     found = library()
@@ -49,7 +50,11 @@ def engine() -> EngineName:
     Raises:
         NumericsError: an engine was named that is not here.
     """
-    wanted = _forced or os.environ.get(VARIABLE)
+    return _choose(_forced or os.environ.get(VARIABLE))
+
+
+@lru_cache(maxsize=8)
+def _choose(wanted: str | None) -> EngineName:
     here = engines()
     if not wanted:
         return here[-1]
