@@ -5,6 +5,7 @@
  * of the sum: its lowest byte is the digit modulo 256. */
 #define MAGIC32 12582912.0f
 #define MAGIC_BITS 0x4b400000u
+#define CHUNK 32 /* values of one vector that are cut together */
 #define SIDE 32 /* vectors that lie side by side and are looked at together */
 
 static inline uint32_t FN(bits32)(float x) {
@@ -84,23 +85,23 @@ static void FN(cut_rows)(Operand a, int64_t vectors, int P, int64_t K, const int
     int e = 6 - exponent[v], h = e / 2;
     float first = power_f32(h), second = power_f32(e - h); /* in two steps every factor is a normal float32 */
     int32_t total[MAX_SLICES] = {0};
-    for (int64_t k0 = 0; k0 < K; k0 += 64) {
+    for (int64_t k0 = 0; k0 < K; k0 += CHUNK) {
       const float *x = a.data + v * a.across + k0;
-      int64_t n = K - k0 < 64 ? K - k0 : 64, words = (n + 3) / 4;
-      float y[64] __attribute__((aligned(64)));
-      uint8_t digit[64] __attribute__((aligned(64)));
-      if (n == 64)
-        for (int i = 0; i < 64; i++) y[i] = x[i] * first * second;
+      int64_t n = K - k0 < CHUNK ? K - k0 : CHUNK, words = (n + 3) / 4;
+      float y[CHUNK] __attribute__((aligned(64)));
+      uint8_t digit[CHUNK] __attribute__((aligned(64)));
+      if (n == CHUNK)
+        for (int i = 0; i < CHUNK; i++) y[i] = x[i] * first * second;
       else
-        for (int i = 0; i < 64; i++) y[i] = i < n ? x[i] * first * second : 0.0f;
+        for (int i = 0; i < CHUNK; i++) y[i] = i < n ? x[i] * first * second : 0.0f;
       for (int s = 0; s < slices; s++) {
-        for (int i = 0; i < 64; i++) {
+        for (int i = 0; i < CHUNK; i++) {
           float t = y[i] + MAGIC32;
           digit[i] = (uint8_t)(FN(bits32)(t) + (uint32_t)offset);
           y[i] = (y[i] - (t - MAGIC32)) * 128.0f;
         }
         if (sums)
-          for (int i = 0; i < 64; i++) total[s] += (int8_t)digit[i];
+          for (int i = 0; i < CHUNK; i++) total[s] += (int8_t)digit[i];
         uint8_t *to = out + s * slice_bytes + k0 * P + v * 4;
         for (int64_t w = 0; w < words; w++) memcpy(to + w * P * 4, digit + 4 * w, 4);
       }
@@ -207,3 +208,4 @@ static void FN(write)(const double *high, const double *low, int with_low, const
 #undef MAGIC32
 #undef MAGIC_BITS
 #undef SIDE
+#undef CHUNK

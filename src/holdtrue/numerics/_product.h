@@ -197,17 +197,27 @@ static int scan_operand(Operand a, int64_t vectors, int64_t K, Scan *s, int engi
   return status;
 }
 
-/* Copies vectors, usual ones first, one after the other; `order` says which went where. */
-static void sort_vectors(Operand a, int64_t vectors, int64_t K, const Scan *s, float *out, int64_t *order, int *exponent) {
+/* Copies vectors, usual ones first; `order` says which went where. Vectors that lie side by side stay so, and short ones are
+ * laid so, since cutting them one by one would waste most of each step. Returns where the copies are. */
+static Operand sort_vectors(Operand a, int64_t vectors, int64_t K, const Scan *s, float *out, int64_t *order, int *exponent) {
   int64_t usual = 0, wide = vectors - s->wides;
+  Operand to = a.across == 1 || K < 16 ? (Operand){out, vectors, 1} : (Operand){out, 1, K};
   for (int64_t v = 0; v < vectors; v++) {
     int64_t at = s->wide[v] ? wide++ : usual++;
-    const float *from = a.data + v * a.across;
     order[at] = v, exponent[at] = s->exponent[v];
+  }
+  if (to.across == 1) {
+    for (int64_t k = 0; k < K; k++)
+      for (int64_t at = 0; at < vectors; at++) out[k * vectors + at] = a.data[k * a.step + order[at] * a.across];
+    return to;
+  }
+  for (int64_t at = 0; at < vectors; at++) {
+    const float *from = a.data + order[at] * a.across;
     if (a.step == 1) memcpy(out + at * K, from, sizeof(float) * K);
     else
       for (int64_t k = 0; k < K; k++) out[at * K + k] = from[k * a.step];
   }
+  return to;
 }
 
 /* A product in which some vectors are wide: their elements with MAX_SLICES, the others with `slices`. */
@@ -219,9 +229,9 @@ static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, i
   float *rows = malloc(sizeof(float) * M * K), *columns = malloc(sizeof(float) * N * K), *D = malloc(sizeof(float) * M * N);
   int *ea = malloc(sizeof(int) * (M + N + MR + NR)), *eb = ea + M + MR, status = -1;
   if (order && rows && columns && D && ea) {
-    sort_vectors(a, M, K, sa, rows, order, ea);
-    sort_vectors(b, N, K, sb, columns, order + M, eb);
-    Operand usual_a = {rows, 1, K}, wide_a = {rows + m * K, 1, K}, all_b = {columns, 1, K}, wide_b = {columns + n * K, 1, K};
+    Operand usual_a = sort_vectors(a, M, K, sa, rows, order, ea), all_b = sort_vectors(b, N, K, sb, columns, order + M, eb);
+    Operand wide_a = {rows + m * usual_a.across, usual_a.step, usual_a.across};
+    Operand wide_b = {columns + n * all_b.across, all_b.step, all_b.across};
     status = one_product(usual_a, all_b, D, N, m, n, K, slices, ea, eb, engine);
     if (!status && m < M) status = one_product(wide_a, all_b, D + m * N, N, M - m, N, K, MAX_SLICES, ea + m, eb, engine);
     if (!status && n < N) status = one_product(usual_a, wide_b, D + n, N, m, N - n, K, MAX_SLICES, ea, eb + n, engine);
