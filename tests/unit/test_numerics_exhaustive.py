@@ -37,7 +37,7 @@ def hash_of(name: str, start: int = 0, end: int = 2**32) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(json.loads(HASHES.read_text())["all"]))
 def test_the_results_for_every_float32_have_the_committed_hash(name: str) -> None:
     assert hash_of(name) == json.loads(HASHES.read_text())["all"][name]
 
