@@ -169,6 +169,17 @@ Memory = Annotated[
         rich_help_panel=_PLACE,
     ),
 ]
+Rebalance = Annotated[
+    bool | None,
+    typer.Option(
+        "--rebalance/--no-rebalance",
+        metavar="",
+        help="Move virtual nodes to the faster devices while the job runs, as measured. "
+        "[dim]default: on with --devices or --profile, unless --mapping is given[/dim]",
+        rich_help_panel=_PLACE,
+        show_default=False,
+    ),
+]
 VirtualNodes = Annotated[
     int | None,
     typer.Option(

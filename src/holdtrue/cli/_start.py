@@ -54,6 +54,8 @@ class Start:
     """B, where the mapping was made for it."""
     expected: str | None = None
     """What the profile was measured with, for the workers to compare: JSON."""
+    costs: str | None = None
+    """The profile and the limits of memory, for a running job that re-maps: JSON."""
     notes: tuple[str, ...] = ()
     """Sentences for the user."""
 
@@ -238,7 +240,7 @@ def solve_start(
         UsageError: V or B is not known, or a device has no profile.
         PlanError: no mapping can hold the batch.
     """
-    from holdtrue.profile import check_profile
+    from holdtrue.profile import check_profile, format_profile
     from holdtrue.solve import recommend, solve
 
     check_profile(profile, kinds=[group.kind for group in groups])
@@ -281,6 +283,7 @@ def solve_start(
         mapping=str(answer.mapping),
         global_batch_size=global_batch_size,
         expected=json.dumps(facts),
+        costs=json.dumps({"profile": format_profile(profile), "memory": dict(limits)}),
         notes=(note,),
     )
 

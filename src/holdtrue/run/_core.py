@@ -34,6 +34,7 @@ from ._feed import Feed
 from ._join import Membership, choose_device, connect
 from ._mark import PassMark
 from ._outlet import Outlet
+from ._rebalance import Rebalancer
 from ._settings import Settings
 
 
@@ -105,6 +106,9 @@ class Core:
         self.keeper: StateKeeper | None = None
         self.once: list[Callable[[], None]] = []
         """What the main worker does once for the job since the last gather: another does it if the main worker dies."""
+        self.rebalancer = Rebalancer(self)
+        self._members: tuple[int, ...] = ()
+        """Numbers of the present view's workers, by rank."""
         self.loop: PlaceInCall | None = None
         """The loop over steps that is open."""
         self.feed: Feed | None = None
@@ -263,6 +267,8 @@ class Core:
         seconds = time.monotonic() - since_s
         if not is_founding or self.elastic.agent.is_joiner:
             self._record_view(view, seconds)
+        self._members = tuple(m.worker for m in view.members)
+        self.rebalancer.see_view(view)
         self.elastic.agent.say_entered(view.generation, self.step_in_progress(), seconds=seconds)
 
     def _take_over_directory(self, view: View) -> None:
@@ -282,8 +288,9 @@ class Core:
         self.once.clear()
 
     def _record_view(self, view: View, seconds: float) -> None:
+        is_same = tuple(m.worker for m in view.members) == self._members
         self.outlet.event(
-            "resize" if view.is_planned else "loss",
+            "loss" if not view.is_planned else "remap" if is_same else "resize",
             step=self.step_in_progress(),
             reason=view.cause or "The membership changed.",
             details={
@@ -294,6 +301,7 @@ class Core:
                 "lost": list(view.lost),
                 "mapping": str(self.elastic.mapping) if self.elastic else "",
                 "seconds": seconds,
+                **self.rebalancer.details_of(view),
             },
         )
 

@@ -52,6 +52,8 @@ class Loop:
         self._begun = 0
         """Epochs of this call that were begun."""
         self._due: tuple[bytes, Mapping[str, str]] | None = None
+        self._pass_s: list[float | None] = []
+        """Seconds of each worker's passes in the present step, by rank."""
         self._part = Part(core)
 
     def steps(self) -> Iterator[Step]:
@@ -232,6 +234,7 @@ class Loop:
             loss=math.nan if result is None else result.loss,
             seconds=seconds,
         )
+        core.rebalancer.see_step(step.index, self._pass_s, seconds)
 
     def _write_if_due(self) -> None:
         # Not where the loop was left: a run that resumed here would take the steps that the break left out.
@@ -260,6 +263,7 @@ class Loop:
     def finish_round(self, step: Step) -> RoundResult:
         """Complete a round of `step`, with this worker's notice in its ledger."""
         core, due = self._core, self._due
+        core.engine.timer.end()
         notice = Notice(
             generation=core.generation,
             planned=0 if core.elastic is None else core.elastic.agent.newest_planned,
@@ -268,11 +272,13 @@ class Loop:
             wants_end=core.wishes.stop_reason is not None,
             is_interrupted=core.wishes.is_interrupted or core.must_stop,
             digest=due[0] if due else bytes(32),
+            pass_s=core.engine.timer.seconds_of(step.index),
         )
         result = self._close_round(notice)
         notices = read_notices(result.notices)
         core.agreed = notices[0].generation, min(n.planned for n in notices)
         self._due = None
+        self._pass_s = [n.pass_s for n in notices]
         check_replicas(core, notices, due[1] if due else {}, step.index)
         core.wishes.is_stopping |= any(n.wants_end for n in notices)
         core.wishes.interrupt_agreed |= any(n.is_interrupted for n in notices)

@@ -58,6 +58,7 @@ class TrialTimer(PassTimer):
         self._wanted = MOST_STEPS
         self._begun_s = self._passes_from_s = 0.0
         self._passes_now_s = 0.0
+        self._is_open = False
         self.passes = 0
         self.passes_s: list[float] = []
         self.steps_s: list[float] = []
@@ -75,11 +76,13 @@ class TrialTimer(PassTimer):
                 self._close_step(now_s)
                 now_s = self._now_s()
             self._step, self._begun_s, self._passes_now_s = step, now_s, 0.0
-        self.passes, self._passes_from_s = passes, self._now_s()
+        self.passes, self._passes_from_s, self._is_open = passes, self._now_s(), True
 
     def end(self) -> None:
         """See `PassTimer.end`."""
-        self._passes_now_s += self._now_s() - self._passes_from_s
+        if self._is_open:
+            self._is_open = False
+            self._passes_now_s += self._now_s() - self._passes_from_s
 
     def _close_step(self, now_s: float) -> None:
         self._seen += 1
