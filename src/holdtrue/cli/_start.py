@@ -158,12 +158,6 @@ def choose_start(
         raise UsageError(
             f"--workers is {workers} and --devices names {len(names)}; each device has one worker. Leave out --workers."
         )
-    if len(groups) > 1:
-        raise UsageError(
-            f"--devices {request.devices} names devices of more than one kind; each worker applies the update itself, and "
-            f"unlike devices would round it differently, so that their replicas part. This version has no update that is "
-            f"the same on all: use one kind for a job. (`holdtrue plan` says what a mix would give.)"
-        )
     limits = parse_memory(list(request.memory))
     if not request.profiles:
         return _start_without(request, names)

@@ -4,7 +4,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
@@ -36,6 +36,7 @@ from ._mark import PassMark
 from ._outlet import Outlet
 from ._rebalance import Rebalancer
 from ._settings import Settings
+from ._unlike import Unlike
 
 
 @dataclass(slots=True)
@@ -54,6 +55,9 @@ class Wishes:
 
 STATE_OF_WEIGHTS = 3
 """How many times its parameters' bytes a joiner makes ready to take: themselves, and two moments for each."""
+
+MOST_TIMES = 64
+"""Workers whose pass times are told with the progress."""
 
 PROGRESS_EVERY_S = 0.25
 """Shortest time between two words on progress to the membership, in seconds."""
@@ -107,6 +111,7 @@ class Core:
         self.once: list[Callable[[], None]] = []
         """What the main worker does once for the job since the last gather: another does it if the main worker dies."""
         self.rebalancer = Rebalancer(self)
+        self.unlike = Unlike(self)
         self._members: tuple[int, ...] = ()
         """Numbers of the present view's workers, by rank."""
         self.loop: PlaceInCall | None = None
@@ -175,7 +180,16 @@ class Core:
         """Whether this worker speaks for the job."""
         return self.outlet.is_main
 
-    def tell_progress(self, *, step: int, total: int | None, epoch: int, loss: float, seconds: float) -> None:
+    def tell_progress(
+        self,
+        *,
+        step: int,
+        total: int | None,
+        epoch: int,
+        loss: float,
+        seconds: float,
+        pass_s: Sequence[float | None],
+    ) -> None:
         """Tell the membership how far the run is, a few times a second."""
         if self.elastic is None:
             return
@@ -192,6 +206,7 @@ class Core:
             "seconds": seconds,
             "mapping": str(self.mapping),
             "generation": self.generation,
+            "pass_s": list(pass_s[:MOST_TIMES]),
         }
         self.elastic.agent.say_progress(facts)
 

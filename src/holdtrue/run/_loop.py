@@ -4,7 +4,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
 
 from holdtrue.engine import RoundResult, specialise_compiled_shapes
 from holdtrue.errors import (
@@ -203,7 +202,11 @@ class Loop:
             core.left_error = error
         else:
             if is_left:
-                core.put_off = partial(self._keeper.write, None)
+                core.put_off = self._finish_left
+
+    def _finish_left(self) -> None:
+        self._core.unlike.unify_registered()
+        self._keeper.write(None)
 
     def _write(self) -> None:
         self._keeper.write(self._feed)
@@ -215,6 +218,8 @@ class Loop:
         position.call_step += 1
         self._step_in_epoch += 1
         result = step.first_result
+        if not is_left:
+            core.unlike.unify_registered()
         digest = None
         is_final = is_left or position.step == self._total or core.wishes.is_stopping
         if settings.digest_every and (is_final or position.step % settings.digest_every == 0):
@@ -233,6 +238,7 @@ class Loop:
             epoch=step.epoch,
             loss=math.nan if result is None else result.loss,
             seconds=seconds,
+            pass_s=self._pass_s,
         )
         core.rebalancer.see_step(step.index, self._pass_s, seconds)
 
