@@ -88,7 +88,9 @@ def _rebalancing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDTRUE_REBALANCE", "1")
 
 
-@pytest.mark.parametrize("model", ["conv", "buffers", "gan"])
+@pytest.mark.parametrize(
+    "model", ["gan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("conv", "buffers"))]
+)
 def test_a_throttle_that_moves_to_the_other_worker_is_followed_within_ten_steps_with_equal_bits(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_replicas_with_unlike_vector_units_are_equal_after_each_of_a_hundred_ste
     assert "updates are those of CPU with AVX2" in first.stderr
 
 
+@pytest.mark.slow
 def test_they_drift_where_each_worker_computes_its_own_update(tmp_path: Path) -> None:
     ended = train(tmp_path, ("avx2", "default"), "own")
     assert all(process.returncode != 0 for process in ended)

@@ -60,6 +60,12 @@ def test_the_starting_mapping_is_the_solvers_and_the_plan_is_frozen(path: Path) 
     assert "4 virtual nodes x 16 (cpu 2, cpu 2)" in found.notes[0]
 
 
+def test_devices_of_two_kinds_share_by_their_measured_speeds(path: Path) -> None:
+    found = start("cpu:1,cuda:1", path)
+    assert (found.devices, found.mapping) == (("cpu", "cuda:0"), "0-1/2-7")
+    assert json.loads(found.costs or "")["memory"] == {}
+
+
 def test_auto_takes_the_solvers_number_of_virtual_nodes(path: Path) -> None:
     found = start("cpu:2", path, is_auto=True, global_batch_size=64)
     assert (found.virtual_nodes, found.mapping) == (2, "0/1")
@@ -137,7 +143,6 @@ def test_every_virtual_node_has_a_worker_in_a_mapping_that_was_solved(path: Path
         ),
         ("cpu:2", {"virtual_nodes": 2}, PlanError, "largest pass that would fit is 32: use 4 virtual nodes"),
         ("cpu:2", {"numerics": "exactly"}, UsageError, "the levels are exact, portable, fast"),
-        ("cpu:1,cuda:1", {}, UsageError, "devices of more than one kind"),
     ],
 )
 def test_wrong_input_is_a_sentence(

@@ -147,7 +147,7 @@ DeviceList = Annotated[
     typer.Option(
         "--devices",
         metavar="KIND:N,...",
-        help="Devices of one kind, one worker each, such as cpu:4.",
+        help="Devices, one worker each, such as cpu:4 or cpu:4,cuda:1.",
         rich_help_panel=_PLACE,
     ),
 ]

@@ -93,12 +93,14 @@ def _progress(facts: Mapping[str, Any]) -> list[str]:  # Any: JSON values
 
 def _mapping(facts: Mapping[str, Any]) -> list[str]:  # Any: JSON values
     """Which worker holds what, and what a pass takes on each, as the run last said."""
-    mapping, pass_s = facts["progress"].get("mapping"), facts["progress"].get("pass_s")
+    progress = facts["progress"]
+    mapping, least, most = (progress.get(n) for n in ("mapping", "fastest_pass_s", "slowest_pass_s"))
     if not isinstance(mapping, str):
         return []
     shown = mapping if len(mapping) <= _MOST_MAPPING else mapping[: _MOST_MAPPING - 3] + "..."
-    times = [t for t in pass_s if isinstance(t, int | float)] if isinstance(pass_s, list) else []
-    seconds = f" · {1e3 * min(times):.3g} to {1e3 * max(times):.3g} ms a virtual node" if times else ""
+    seconds = ""
+    if isinstance(least, int | float) and isinstance(most, int | float):
+        seconds = f" · {1e3 * least:.3g} to {1e3 * most:.3g} ms a virtual node"
     return [f"  mapping {shown}{seconds}"]
 
 

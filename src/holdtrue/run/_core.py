@@ -56,9 +56,6 @@ class Wishes:
 STATE_OF_WEIGHTS = 3
 """How many times its parameters' bytes a joiner makes ready to take: themselves, and two moments for each."""
 
-MOST_TIMES = 64
-"""Workers whose pass times are told with the progress."""
-
 PROGRESS_EVERY_S = 0.25
 """Shortest time between two words on progress to the membership, in seconds."""
 
@@ -198,7 +195,7 @@ class Core:
         if not self.is_main or now_s - self._told_s < PROGRESS_EVERY_S:
             return
         self._told_s = now_s
-        facts = {
+        facts: dict[str, int | float | str | None] = {
             "step": step + 1,
             "total": total,
             "epoch": epoch,
@@ -206,8 +203,9 @@ class Core:
             "seconds": seconds,
             "mapping": str(self.mapping),
             "generation": self.generation,
-            "pass_s": list(pass_s[:MOST_TIMES]),
         }
+        if times := [t for t in pass_s if t is not None]:
+            facts |= {"fastest_pass_s": min(times), "slowest_pass_s": max(times)}
         self.elastic.agent.say_progress(facts)
 
     def _record_controller(self, life: int, step: int) -> None:
