@@ -20,6 +20,7 @@ from holdtrue.solve import (
     Rebalance,
     RebalanceOptions,
     RebalanceState,
+    correct_costs,
     cost_devices,
     decide_mapping,
     plain_costs,
@@ -144,7 +145,8 @@ class Rebalancer:
         plan, kinds = self._core.plan, [device.partition(":")[0] for _, device in self._members]
         if self._profile is not None and set(kinds) <= {device.kind for device in self._profile.devices}:
             groups = [DeviceGroup(kind=kind, count=1) for kind in kinds]
-            return cost_devices(self._profile, groups, plan, self._memory)
+            costs = cost_devices(self._profile, groups, plan, self._memory)
+            return correct_costs(costs, self._core.mapping, median(self._rest_s))
         known = [t for t in pass_s if t is not None]
         return plain_costs(
             plan, workers=len(kinds), pass_s=median(known) if known else 1.0, fixed_s=median(self._rest_s)

@@ -58,7 +58,7 @@ class RebalanceOptions:
     """Least steps between two re-mappings."""
     most_quiet: int = 1024
     """Where the doubling of `quiet` ends."""
-    forget_steps: int = 500
+    forget_steps: int = 200
     """Steps after which the last time of a worker without virtual nodes is forgotten."""
 
     def __post_init__(self) -> None:
