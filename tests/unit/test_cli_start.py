@@ -62,7 +62,7 @@ def test_the_starting_mapping_is_the_solvers_and_the_plan_is_frozen(path: Path) 
 
 def test_devices_of_two_kinds_share_by_their_measured_speeds(path: Path) -> None:
     found = start("cpu:1,cuda:1", path)
-    assert (found.devices, found.mapping) == (("cpu", "cuda:0"), "0-1/2-7")
+    assert (found.devices, found.mapping) == (("cpu", "cuda:0"), "4-5/0-3,6-7")
     assert json.loads(found.costs or "")["memory"] == {}
 
 
