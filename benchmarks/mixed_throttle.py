@@ -12,6 +12,15 @@ CGROUPS = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 10_000
 
 
+def own_group() -> Path:
+    """Folder of the cgroup that this process is in."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "cpu" in controllers.split(","):
+            return CGROUPS / path.lstrip("/")
+    return CGROUPS
+
+
 class Throttle:
     """A cgroup with a quota or, where none can be made, SIGSTOP and SIGCONT in turn.
 
@@ -22,7 +31,8 @@ class Throttle:
     def __init__(self, part: float) -> None:
         self.part = part
         self.pid: int | None = None
-        self._folder: Path | None = CGROUPS / f"holdtrue-{os.getpid()}"
+        self._home = own_group()
+        self._folder: Path | None = self._home / f"holdtrue-{os.getpid()}"
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         try:
@@ -39,7 +49,7 @@ class Throttle:
         before, self.pid = self.pid, pid
         if self._folder is not None:
             if before is not None and Path(f"/proc/{before}").exists():
-                (CGROUPS / "cgroup.procs").write_text(str(before))
+                (self._home / "cgroup.procs").write_text(str(before))
             (self._folder / "cgroup.procs").write_text(str(pid))
         elif self._thread is None:
             self._thread = threading.Thread(target=self._alternate, daemon=True)

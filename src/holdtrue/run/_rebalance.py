@@ -52,6 +52,8 @@ class Rebalancer:
         self._members: tuple[tuple[int, str], ...] = ()
         """Number and device of each worker, by rank: the state is about these."""
         self._state = RebalanceState()
+        self._measured: Costs | None = None
+        """What the profile says of the members; None until it is asked for them."""
         self._steps_s: deque[float] = deque(maxlen=self._options.window)
         self._rest_s: deque[float] = deque(maxlen=self._options.window)
         """Seconds of the latest steps, and what they took beyond their slowest worker's passes."""
@@ -64,7 +66,7 @@ class Rebalancer:
         members = tuple((member.worker, member.device) for member in view.members)
         asked, self._asked, self._on_trial = self._asked, None, None
         if members != self._members:
-            self._members, self._state = members, RebalanceState()
+            self._members, self._state, self._measured = members, RebalanceState(), None
         elif asked is not None and view.mapping == str(asked.mapping):
             self._on_trial = asked
         self._steps_s.clear()
@@ -144,9 +146,10 @@ class Rebalancer:
         """What is known of the workers besides their times: their kinds' profile, or what the steps show."""
         plan, kinds = self._core.plan, [device.partition(":")[0] for _, device in self._members]
         if self._profile is not None and set(kinds) <= {device.kind for device in self._profile.devices}:
-            groups = [DeviceGroup(kind=kind, count=1) for kind in kinds]
-            costs = cost_devices(self._profile, groups, plan, self._memory)
-            return correct_costs(costs, self._core.mapping, median(self._rest_s))
+            if self._measured is None:
+                groups = [DeviceGroup(kind=kind, count=1) for kind in kinds]
+                self._measured = cost_devices(self._profile, groups, plan, self._memory)
+            return correct_costs(self._measured, self._core.mapping, median(self._rest_s))
         known = [t for t in pass_s if t is not None]
         return plain_costs(
             plan, workers=len(kinds), pass_s=median(known) if known else 1.0, fixed_s=median(self._rest_s)
