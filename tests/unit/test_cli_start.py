@@ -81,6 +81,18 @@ def test_memory_makes_a_pass_too_large_and_the_error_says_the_largest_that_fits_
     assert found.mapping == "0-7/8-15"
 
 
+def test_a_device_whose_own_limit_is_too_small_stands_by_and_keeps_doing_so(path: Path) -> None:
+    found = start("cpu:3", path, memory=("cpu:1=100MiB", "cpu=1GiB"))
+    assert found.mapping == "0-3/none/4-7"
+    costs = json.loads(found.costs or "")
+    assert costs["kinds"] == ["cpu.0", "cpu.1", "cpu.2"]
+    assert costs["memory"]["cpu.1"] == 100 * MIB
+    assert costs["memory"]["cpu.2"] == 1024 * MIB
+    with pytest.raises(UsageError, match="--memory names cpu:3, and there is no such device"):
+        start("cpu:3", path, memory=("cpu:3=100MiB",))
+    assert json.loads(found.expected or "")["devices"] == {"cpu": "One core"}
+
+
 def test_workers_learn_what_the_profile_was_measured_with(path: Path) -> None:
     expected = json.loads(start("cpu:2", path).expected or "")
     assert expected == {

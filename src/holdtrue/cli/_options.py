@@ -165,7 +165,8 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="KIND=SIZE,...",
-        help="Memory a worker may use, such as cpu=2GiB. [dim]default: the profile's[/dim]",
+        help="Memory a worker may use, such as cpu=2GiB; cpu:1=2GiB is that of one device, from 0. "
+        "[dim]default: the profile's[/dim]",
         rich_help_panel=_PLACE,
     ),
 ]

@@ -235,9 +235,11 @@ def solve_start(
         PlanError: no mapping can hold the batch.
     """
     from holdtrue.profile import check_profile, format_profile
-    from holdtrue.solve import recommend, solve
+    from holdtrue.solve import recommend, solve, split_limits
 
     check_profile(profile, kinds=[group.kind for group in groups])
+    measured = {group.kind: profile.device(group.kind).name for group in groups}
+    profile, groups, limits = split_limits(profile, groups, limits)
     script: dict[str, int | None] = {}
     if global_batch_size is None:
         global_batch_size = script["global_batch_size"] = profile.global_batch_size
@@ -262,7 +264,7 @@ def solve_start(
         "model_hash": profile.model_hash,
         "torch": profile.torch_version,
         "script": script,
-        "devices": {group.kind: profile.device(group.kind).name for group in groups},
+        "devices": measured,
     }
     counts = ", ".join(
         f"{names[w.rank]} {w.virtual_nodes or 'standby'}" for w in answer.prediction.workers[:16]
@@ -277,7 +279,13 @@ def solve_start(
         mapping=str(answer.mapping),
         global_batch_size=global_batch_size,
         expected=json.dumps(facts),
-        costs=json.dumps({"profile": format_profile(profile), "memory": dict(limits)}),
+        costs=json.dumps(
+            {
+                "profile": format_profile(profile),
+                "memory": limits,
+                "kinds": [group.kind for group in groups for _ in range(group.count)],
+            }
+        ),
         notes=(note,),
     )
 

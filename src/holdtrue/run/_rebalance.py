@@ -46,9 +46,12 @@ class Rebalancer:
         self._options = RebalanceOptions()
         self._profile: Profile | None = None
         self._memory: dict[str, int] = {}
+        self._founders: list[str] = []
+        """Kind in the profile of each worker that the job began with, by number: one with a limit of its own is a kind."""
         if core.settings.costs:
             found = json.loads(core.settings.costs)
             self._profile, self._memory = parse_profile(found["profile"]), found["memory"]
+            self._founders = found["kinds"]
         self._members: tuple[tuple[int, str], ...] = ()
         """Number and device of each worker, by rank: the state is about these."""
         self._state = RebalanceState()
@@ -144,7 +147,11 @@ class Rebalancer:
 
     def _costs(self, pass_s: Sequence[float | None]) -> Costs:
         """What is known of the workers besides their times: their kinds' profile, or what the steps show."""
-        plan, kinds = self._core.plan, [device.partition(":")[0] for _, device in self._members]
+        plan = self._core.plan
+        kinds = [
+            self._founders[number] if number < len(self._founders) else device.partition(":")[0]
+            for number, device in self._members
+        ]
         if self._profile is not None and set(kinds) <= {device.kind for device in self._profile.devices}:
             if self._measured is None:
                 groups = [DeviceGroup(kind=kind, count=1) for kind in kinds]

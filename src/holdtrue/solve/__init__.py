@@ -10,6 +10,7 @@ Pure: no torch, no clock, no files. docs/design/0010-solver.md has the cost mode
 from ._cost import Costs, cost_devices
 from ._devices import DeviceGroup, parse_devices, parse_memory, parse_size
 from ._layout import aligned_mapping
+from ._limits import split_limits
 from ._live import correct_costs, plain_costs
 from ._predict import StepPrediction, WorkerPrediction, predict_step
 from ._rebalance import Rebalance, RebalanceOptions, RebalanceState, decide_mapping, measured_costs
@@ -43,4 +44,5 @@ __all__ = [
     "predict_step",
     "recommend",
     "solve",
+    "split_limits",
 ]
