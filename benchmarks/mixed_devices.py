@@ -27,12 +27,14 @@ from holdtrue.mapping import parse_mapping
 from holdtrue.plan import Plan
 from holdtrue.profile import read_profile
 from holdtrue.solve import aligned_mapping, parse_devices, predict_step
-from mixed_throttle import Throttle, throttled
+from mixed_throttle import Front, Throttle, throttled
 
 SCRIPT = Path(__file__).with_name("mixed_train.py")
 HOLDTRUE = str(Path(sys.executable).with_name("holdtrue"))
 WARM = 4
 """Steps of each run that are left out."""
+
+FRONT = Front()
 
 # (V, counts of each worker or the text of a mapping); B is 256 throughout.
 MAPPINGS: list[tuple[int, tuple[int, ...] | str]] = [
@@ -55,9 +57,6 @@ MAPPINGS: list[tuple[int, tuple[int, ...] | str]] = [
 ]
 
 THROTTLE_V, THROTTLE_B = 32, 512
-
-QUIET = 0.04
-"""Part of the machine's time that others may use during a run that is not repeated."""
 
 
 def run_job(
@@ -89,8 +88,11 @@ def run_job(
         words += ["--global-batch-size", str(batch), "--run-dir", f"{folder}/run", "--digest-every", "0"]
         words += ["--checkpoint-every", "0", str(SCRIPT), "--steps", str(steps), "--out", name]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        moved_in = follow_run(process, folder, throttle, rank, move_at)
-        _, said = process.communicate(timeout=280)
+        while process.poll() is None and read_number(folder / "pid-0") is None:
+            time.sleep(0.01)
+        with FRONT:
+            moved_in = follow_run(process, folder, throttle, rank, move_at)
+            _, said = process.communicate(timeout=280)
         if process.returncode:
             raise SystemExit(said)
         found = [json.loads((folder / f"worker-{r}.json").read_text()) for r in range(workers)]
@@ -105,20 +107,13 @@ def run_job(
     }
 
 
-def run_quietly(*words: Any, tries: int, **more: Any) -> dict[str, Any]:  # Any: of run_job
-    """The run of several tries beside which least else ran; the first that was nearly alone ends them."""
-    best: dict[str, Any] | None = None
-    for _ in range(tries):
-        before_s, own_s, began_s = busy_s(), children_s(), time.monotonic()
-        found = run_job(*words, **more)
-        others_s = busy_s() - before_s - (children_s() - own_s)
-        found["others"] = others_s / (time.monotonic() - began_s) / (os.cpu_count() or 1)
-        if best is None or found["others"] < best["others"]:
-            best = found
-        if best["others"] <= QUIET:
-            break
-    assert best is not None
-    return best
+def run_watched(*words: Any, **more: Any) -> dict[str, Any]:  # Any: of run_job
+    """A run, and which part of the machine's time others used beside it."""
+    before_s, own_s, began_s = busy_s(), children_s(), time.monotonic()
+    found = run_job(*words, **more)
+    others_s = busy_s() - before_s - (children_s() - own_s)
+    found["others"] = others_s / (time.monotonic() - began_s) / (os.cpu_count() or 1)
+    return found
 
 
 def busy_s() -> float:
@@ -169,7 +164,8 @@ def profile_script(folder: Path, sizes: str) -> Path:
     """Profile the script as a user would."""
     path = folder / "profile.json"
     words = [HOLDTRUE, "profile", "--devices", "cpu:2", "--batch-sizes", sizes, "--out", str(path)]
-    subprocess.run([*words, str(SCRIPT)], check=True, stdout=subprocess.DEVNULL, timeout=280)
+    with FRONT:
+        subprocess.run([*words, str(SCRIPT)], check=True, stdout=subprocess.DEVNULL, timeout=280)
     return path
 
 
@@ -178,6 +174,7 @@ def predict(steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         path = profile_script(Path(name), "8,16,32,64")
         profile, text = read_profile(path), json.loads(path.read_text())
+    print(json.dumps(text["devices"]["cpu"]))
     rows = []
     for virtual_nodes, counts in MAPPINGS:
         mapping = (
@@ -188,7 +185,7 @@ def predict(steps: int) -> dict[str, Any]:
         plan, workers = Plan(virtual_nodes=virtual_nodes, global_batch_size=256), mapping.world_size
         predicted = predict_step(profile, parse_devices(f"cpu:{workers}"), plan, mapping)
         options = ["--mapping", str(mapping), "--device", "cpu"]
-        found = run_quietly(virtual_nodes, 256, options, workers=workers, steps=steps + WARM, tries=2)
+        found = run_watched(virtual_nodes, 256, options, workers=workers, steps=steps + WARM)
         steps_s = found["steps_s"][WARM:]
         rows.append(
             {
@@ -237,7 +234,7 @@ def throttle(steps: int, part: float) -> dict[str, Any]:
     with throttled(part) as held:
 
         def run(options: list[str], **more: Any) -> dict[str, Any]:  # Any: of run_job
-            return run_quietly(THROTTLE_V, THROTTLE_B, options, tries=2, **more)
+            return run_watched(THROTTLE_V, THROTTLE_B, options, **more)
 
         runs = {
             "alone": run(one, workers=1, steps=steps),
