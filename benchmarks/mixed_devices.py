@@ -56,7 +56,7 @@ MAPPINGS: list[tuple[int, tuple[int, ...] | str]] = [
     (32, (20, 12)),
 ]
 
-THROTTLE_V, THROTTLE_B = 32, 512
+THROTTLE_V, THROTTLE_B = 64, 1024
 
 
 def run_job(
