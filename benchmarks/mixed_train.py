@@ -2,8 +2,8 @@
 
     holdtrue run --workers 2 benchmarks/mixed_train.py --steps 20 --out FOLDER
 
-Each worker writes `FOLDER/worker-R.json`: its process id at the first step, and at the end the seconds from one
-step to the next and what its pass timer says.
+Each worker writes its process id to `FOLDER/pid-R` at the first step, the number of each step that it begins to
+`FOLDER/at-R`, and at the end `FOLDER/worker-R.json`: when each step began, its passes, and what its timer says.
 """
 
 import argparse
@@ -23,7 +23,6 @@ import holdtrue as ht
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--warm", type=int, default=4)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     run = ht.init(virtual_nodes=16, global_batch_size=256, seed=0)
@@ -42,23 +41,33 @@ def main() -> None:
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model, optimizer = run.prepare(model, optimizer)
-    count = run.plan.global_batch_size * (arguments.steps + arguments.warm + 1)
+    count = run.plan.global_batch_size * (arguments.steps + 1)
     data = TensorDataset(torch.randn(count, 1, 28, 28), torch.randint(0, 10, (count,)))
-    begun, rank = [], 0
+    begun, rank, passes, pass_s = [], 0, [], []
     for step in run.steps(data):
         rank = run._core.group.rank  # the script has no business to know; the benchmark has
         if step.index == 0 and arguments.out:
             (arguments.out / f"pid-{rank}").write_text(str(os.getpid()))
+            at = (arguments.out / f"at-{rank}").open("w")
         begun.append(time.perf_counter())
+        if arguments.out:
+            at.seek(0)
+            at.write(f"{step.index:6d}")
+            at.flush()
+        passes.append(0)
         for x, y in step:
             step.backward(F.cross_entropy(model(x), y))
+            passes[-1] += 1
         step.update()
-        if len(begun) > arguments.warm + arguments.steps:
+        pass_s.append(run._core.engine.timer.seconds_of(step.index))
+        if len(begun) > arguments.steps:
             break
     if arguments.out:
-        steps_s = [b - a for a, b in pairwise(begun)][arguments.warm :]
-        timer = run._core.engine.timer  # the public way to it comes with live re-mapping
-        values = {"steps_s": steps_s, "pass_s": timer.pass_s}
+        values = {
+            "steps_s": [b - a for a, b in pairwise(begun)],
+            "passes": passes,
+            "pass_s": pass_s,
+        }
         (arguments.out / f"worker-{rank}.json").write_text(json.dumps(values))
 
 

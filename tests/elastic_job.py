@@ -36,7 +36,7 @@ from holdtrue.errors import ExpelledError, JobOverError
 from holdtrue.reduce import AloneGroup, Group, InProcessJob, Pending
 from holdtrue.run import Membership, joined_as
 from holdtrue.testing import restore_globals, save_globals
-from holdtrue.wire import Ended, HostHello, Start
+from holdtrue.wire import FROM_WORKER, Ended, HostHello, Start, decode_control, encode_control
 
 HOST = "here"
 
@@ -72,8 +72,9 @@ class _Line:
         self.is_connected = True
 
     def say(self, message: Any, *, droppable: bool = False) -> None:
+        carried = decode_control(encode_control(message), FROM_WORKER)  # the wire must be able to carry it
         if not droppable:
-            self._job.hear(self._worker, message)
+            self._job.hear(self._worker, carried)
 
     def flush(self, wait_s: float) -> None:
         """Everything is delivered at once here."""

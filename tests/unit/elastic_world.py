@@ -37,6 +37,7 @@ from holdtrue.wire import (
     Kill,
     Lost,
     Over,
+    Remap,
     Start,
     ToHost,
     ToWorker,
@@ -82,6 +83,8 @@ class Faults:
     """Of one worker's connection."""
     quick_ends: bool = True
     """Whether the words of a worker that ends in order are heard at once: fewer worlds, where ends are not the question."""
+    remaps: int = 0
+    """Mappings that a main worker finds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,6 +428,12 @@ def _fault_moves(world: World) -> Iterator[tuple[str, World]]:
             less = replace(world, faults=replace(faults, leaves=faults.leaves - 1))
             book, said = w.book.say_leaving("SIGTERM")
             yield f"TERM {w.number}", less.put(replace(w, book=book, outbox=(*w.outbox, *said)))
+        view = w.book.view(w.generation)
+        if faults.remaps and w.has_state and view is not None and view.rank_of(w.number) == 0:
+            less = replace(world, faults=replace(faults, remaps=faults.remaps - 1))
+            mapping = "/".join(str(faults.remaps) for _ in view.members)
+            asked = Remap(generation=w.generation, mapping=mapping, reason="it pays")
+            yield f"REMAP {w.number}", less.put(replace(w, outbox=(*w.outbox, asked)))
         if faults.drops and w.book.is_welcome:
             less = replace(world, faults=replace(faults, drops=faults.drops - 1))
             yield f"CUT {w.number}", less.put(replace(w, inbox=(), outbox=(None, *w.book.first_words())))

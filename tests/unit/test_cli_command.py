@@ -10,7 +10,13 @@ import pytest
 from holdtrue.cli import main
 from holdtrue.cli._options import ONE_WORKER, choose_workers, read_worker_range, settings_in_force
 from holdtrue.cli._progress import Progress, describe_progress
-from holdtrue.cli._run import RunRequest, resume_command, spec_of
+from holdtrue.cli._run import (
+    RunRequest,
+    rebalance_by_default,
+    resume_command,
+    spec_of,
+    start_words,
+)
 from holdtrue.cli._say import describe_failure
 from holdtrue.cli._screen import _Lines
 from holdtrue.cli._trials import trials_of
@@ -195,6 +201,33 @@ def test_the_way_to_go_on_repeats_what_was_given() -> None:
         "holdtrue run --resume --run-dir runs/mine-1 --name mine --workers 2 --seed 3 --timeout 5.0 "
         "train.py --out 'a b'"
     )
+
+
+def test_a_job_that_was_planned_from_a_profile_is_planned_again_when_it_goes_on() -> None:
+    words = start_words("cpu:2", [Path("net.json")], ["cpu:1=1GiB"])
+    asked = request(
+        workers=read_worker_range("2"),
+        mapping="0-7/none",
+        devices=("cpu", "cpu"),
+        start_words=words,
+        arguments=("--out", "a b"),
+        settings={"rebalance": True, "virtual_nodes": 8},
+    )
+    assert resume_command(asked, Path("r")) == (
+        "holdtrue run --resume --run-dir r --devices cpu:2 --profile net.json --memory cpu:1=1GiB --rebalance "
+        "--virtual-nodes 8 train.py --out 'a b'"
+    )
+
+
+def test_virtual_nodes_move_where_devices_are_named_unless_something_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HOLDTRUE_REBALANCE", raising=False)
+    assert rebalance_by_default({}, has_mapping=False) == {"rebalance": True}
+    assert rebalance_by_default({}, has_mapping=True) == {"rebalance": False}
+    assert rebalance_by_default({"rebalance": True}, has_mapping=True) == {}
+    monkeypatch.setenv("HOLDTRUE_REBALANCE", "0")
+    assert rebalance_by_default({}, has_mapping=False) == {}
 
 
 def test_names_of_jobs() -> None:

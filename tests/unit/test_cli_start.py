@@ -60,6 +60,12 @@ def test_the_starting_mapping_is_the_solvers_and_the_plan_is_frozen(path: Path) 
     assert "4 virtual nodes x 16 (cpu 2, cpu 2)" in found.notes[0]
 
 
+def test_devices_of_two_kinds_share_by_their_measured_speeds(path: Path) -> None:
+    found = start("cpu:1,cuda:1", path)
+    assert (found.devices, found.mapping) == (("cpu", "cuda:0"), "4-5/0-3,6-7")
+    assert json.loads(found.costs or "")["memory"] == {}
+
+
 def test_auto_takes_the_solvers_number_of_virtual_nodes(path: Path) -> None:
     found = start("cpu:2", path, is_auto=True, global_batch_size=64)
     assert (found.virtual_nodes, found.mapping) == (2, "0/1")
@@ -73,6 +79,18 @@ def test_memory_makes_a_pass_too_large_and_the_error_says_the_largest_that_fits_
     found = start("cpu:2", path, memory=("cpu=100MiB",), is_auto=True)
     assert found.virtual_nodes == 16
     assert found.mapping == "0-7/8-15"
+
+
+def test_a_device_whose_own_limit_is_too_small_stands_by_and_keeps_doing_so(path: Path) -> None:
+    found = start("cpu:3", path, memory=("cpu:1=100MiB", "cpu=1GiB"))
+    assert found.mapping == "0-3/none/4-7"
+    costs = json.loads(found.costs or "")
+    assert costs["kinds"] == ["cpu.0", "cpu.1", "cpu.2"]
+    assert costs["memory"]["cpu.1"] == 100 * MIB
+    assert costs["memory"]["cpu.2"] == 1024 * MIB
+    with pytest.raises(UsageError, match="--memory names cpu:3, and there is no such device"):
+        start("cpu:3", path, memory=("cpu:3=100MiB",))
+    assert json.loads(found.expected or "")["devices"] == {"cpu": "One core"}
 
 
 def test_workers_learn_what_the_profile_was_measured_with(path: Path) -> None:
@@ -137,7 +155,6 @@ def test_every_virtual_node_has_a_worker_in_a_mapping_that_was_solved(path: Path
         ),
         ("cpu:2", {"virtual_nodes": 2}, PlanError, "largest pass that would fit is 32: use 4 virtual nodes"),
         ("cpu:2", {"numerics": "exactly"}, UsageError, "the levels are exact, portable, fast"),
-        ("cpu:1,cuda:1", {}, UsageError, "devices of more than one kind"),
     ],
 )
 def test_wrong_input_is_a_sentence(

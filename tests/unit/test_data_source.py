@@ -1,5 +1,6 @@
 """What may be passed as data, and what is refused with which sentence."""
 
+import dataclasses
 import random
 import re
 from collections.abc import Iterator
@@ -324,3 +325,12 @@ def test_shuffle_beside_a_sampler_is_refused() -> None:
 def test_a_sampler_without_an_order_is_refused(sampler: Any, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         opened(DataLoader(TEN, sampler=sampler)).order(seed=0, epoch=0)
+
+
+def test_a_source_that_goes_round_reads_its_own_examples_again_and_again() -> None:
+    source = open_source(TensorDataset(torch.arange(5)), shuffle=True)
+    assert isinstance(source, MapSource)
+    longer = dataclasses.replace(source, examples=15, cycle=5)
+    order = longer.order(seed=0, epoch=0)
+    assert sorted(order.tolist()) == sorted(3 * list(range(5)))
+    assert longer.dataset is source.dataset, "so that it is read as in a job"

@@ -98,6 +98,7 @@ CASES = {
     "one of 2 leaves": (2, Faults(leaves=1), 2),
     "one of 2 is stopped": (2, Faults(stops=1), 1),
     "the controller of 2 dies": (2, Faults(restarts=1), 1),
+    "2 are re-mapped": (2, Faults(remaps=1), 2),
 }
 
 
@@ -105,6 +106,9 @@ SLOW_CASES = {
     "one of 3 is killed": (3, Faults(kills=1), 1),
     "two resizes of 2": (2, Faults(resizes=(3, 1)), 1),
     "one of 3 is stopped": (3, Faults(stops=1), 1),
+    "2 are re-mapped and one is killed": (2, Faults(remaps=1, kills=1), 1),
+    "2 are re-mapped while they shrink to 1": (2, Faults(remaps=1, resizes=(1,)), 1),
+    "2 are re-mapped and the controller dies": (2, Faults(remaps=1, restarts=1), 1),
     "the controller dies while 1 grows to 2, two steps": (1, Faults(restarts=1, resizes=(2,)), 2),
     "the controller dies while 2 shrink to 1": (2, Faults(restarts=1, resizes=(1,)), 1),
 }
@@ -112,7 +116,7 @@ LARGE_CASES = {
     "two of 3 are killed": (3, Faults(kills=2), 3),
     "3 grow and shrink, and two are killed": (3, Faults(resizes=(4, 2), kills=2), 4),
     "everything happens to 2": (2, Faults(1, 1, (3, 1, 2), 1, 1, 1), 5),
-    "everything happens to 3": (3, Faults(2, 1, (4, 2), 1, 2, 2, quick_ends=False), 5),
+    "everything happens to 3": (3, Faults(2, 1, (4, 2), 1, 2, 2, quick_ends=False, remaps=3), 5),
 }
 
 

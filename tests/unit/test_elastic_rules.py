@@ -43,6 +43,7 @@ from holdtrue.wire import (
     Over,
     PassPlace,
     Ready,
+    Remap,
     Start,
     Stop,
     ViewSent,
@@ -429,6 +430,26 @@ def test_all_dead_fails_the_job_and_names_the_way_out() -> None:
     job.end(1)
     assert job.state.how_over == "failed"
     assert "--resume" in job.state.over_reason
+
+
+def test_what_the_main_worker_finds_is_a_planned_view_with_its_reason_and_anything_stale_is_nothing() -> None:
+    job = Job(2)
+    found = Remap(generation=1, mapping="0-5/6", reason="a step takes 0.4 s")
+    for worker, message in (
+        (1, found),  # not the main worker
+        (0, replace(found, generation=7)),
+        (0, replace(found, mapping="0/1/2-6")),
+    ):
+        assert job.say(worker, message).actions == ()
+        assert (job.newest.generation, job.state.mapping) == (1, None)
+    job.say(0, found)
+    assert (job.members, job.newest.mapping, job.newest.is_planned) == ([0, 1], "0-5/6", True)
+    assert job.newest.cause == "mapping 0-5/6, since a step takes 0.4 s"
+    job.say(0, replace(found, mapping="0-4/5-6"))
+    assert job.newest.mapping == "0-5/6", "one view is under way at a time"
+    job.enter(2, 0, 1)
+    job.feed(ResizeAsked(workers=1))
+    assert (job.members, job.newest.mapping) == ([0], None), "a mapping belongs to its members"
 
 
 def test_another_mapping_is_a_planned_view_of_the_same_members() -> None:

@@ -128,19 +128,18 @@ class Scripted(PassTimer):
 
 def test_the_estimate_is_the_median_of_the_latest_steps_and_rounds_of_a_step_count_together() -> None:
     timer = Scripted()
-    assert (timer.pass_s, timer.latest_s) == (None, None)
+    assert (timer.pass_s, timer.seconds_of(0)) == (None, None)
     for step, seconds in enumerate((9.0, 9.0, 1.0, 1.0, 1.0, 1.0, 50.0, 1.0)):
         timer.tell(step, seconds)
-    assert (timer.pass_s, timer.latest_s) == (1.0, 1.0)
+    assert (timer.pass_s, timer.seconds_of(7)) == (1.0, 1.0)
+    assert timer.seconds_of(8) is None, "it ran no pass in that step"
     timer.tell(8, 2.0)
     timer.tell(8, 3.0)  # the second round of a step
-    assert timer.latest_s == 5.0
+    assert timer.seconds_of(8) == 5.0
     alternating = Scripted()
     for step in range(9):
         alternating.tell(step, 1.0 + step % 2)
     assert alternating.pass_s == 1.5
-    timer.forget()
-    assert timer.pass_s is None
 
 
 def test_the_timer_costs_less_than_a_microsecond_a_pass_when_a_round_has_two() -> None:

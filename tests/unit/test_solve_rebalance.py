@@ -17,11 +17,13 @@ from holdtrue.solve import (
     Rebalance,
     RebalanceOptions,
     RebalanceState,
+    correct_costs,
     cost_devices,
     decide_mapping,
     measured_costs,
     solve,
 )
+from holdtrue.solve._predict import predict_costs
 
 PASS_S = 0.02
 
@@ -238,3 +240,32 @@ def test_the_even_split_of_equal_devices_is_what_the_solver_says() -> None:
         profile, (DeviceGroup(kind="cpu", count=2),), Plan(virtual_nodes=16, global_batch_size=128)
     )
     assert str(answer.mapping) == str(even_mapping(16, 2))
+
+
+def test_the_measured_rest_of_a_step_takes_the_place_of_the_profiles_exchange() -> None:
+    costs, even = make_costs(2), even_mapping(16, 2)
+    rest_s = 0.0015  # the profile says 0.001 fixed and 0.001 for the exchange, and bytes hardly count
+    corrected = correct_costs(costs, even, rest_s)
+    predicted = predict_costs(corrected, even)
+    assert predicted.step_s == pytest.approx(8 * PASS_S + rest_s)
+    assert predicted.exchange_s == pytest.approx(0.0005)
+    alone = Mapping(16, (tuple(range(16)), ()))
+    corrected = correct_costs(costs, alone, 0.003)
+    assert predict_costs(corrected, alone).step_s == pytest.approx(16 * PASS_S + 0.003)
+    assert predict_costs(corrected, even).exchange_s == predict_costs(costs, even).exchange_s
+    free = correct_costs(costs, even, 0.0)  # less than anything was predicted to take
+    assert predict_costs(free, even).step_s == pytest.approx(8 * PASS_S)
+
+
+def test_a_small_correction_does_not_delay_the_next_change_of_speed() -> None:
+    # Step 24 is where the slow device changes place; shortly before, the mapping was corrected by a little.
+    def times(step: int) -> list[float]:
+        slow = PASS_S / 0.4 * (1.25 if 12 <= step < 24 else 1.0)
+        return [slow, PASS_S] if step >= 24 else [PASS_S, slow]
+
+    made = play(make_costs(2, 32), times, steps=60)
+    assert next(step for step, _ in made) < 10
+    corrections = [step for step, _ in made if 10 <= step < 24]
+    followed = next(step for step, found in made if step >= 24 and counts(found)[1] > counts(found)[0])
+    assert corrections, "the case is about a correction"
+    assert followed <= 34

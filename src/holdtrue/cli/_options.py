@@ -147,7 +147,7 @@ DeviceList = Annotated[
     typer.Option(
         "--devices",
         metavar="KIND:N,...",
-        help="Devices of one kind, one worker each, such as cpu:4.",
+        help="Devices, one worker each, such as cpu:4 or cpu:4,cuda:1.",
         rich_help_panel=_PLACE,
     ),
 ]
@@ -165,8 +165,20 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="KIND=SIZE,...",
-        help="Memory a worker may use, such as cpu=2GiB. [dim]default: the profile's[/dim]",
+        help="Memory a worker may use, such as cpu=2GiB; cpu:1=2GiB is that of one device, from 0. "
+        "[dim]default: the profile's[/dim]",
         rich_help_panel=_PLACE,
+    ),
+]
+Rebalance = Annotated[
+    bool | None,
+    typer.Option(
+        "--rebalance/--no-rebalance",
+        metavar="",
+        help="Move virtual nodes to the faster devices while the job runs, as measured. "
+        "[dim]default: on with --devices or --profile, unless --mapping is given[/dim]",
+        rich_help_panel=_PLACE,
+        show_default=False,
     ),
 ]
 VirtualNodes = Annotated[

@@ -35,12 +35,14 @@ class Progress:
         >>> first, line = Progress(workers=2, started_s=0.0).with_group(2, 1)
         >>> line is None, first.with_group(3, 2)[1], first.with_group(1, 4)[1]
         (True, 'generation 2: 3 workers, 1 more', 'generation 4: 1 worker, 1 fewer')
+        >>> first.with_group(2, 3)[1]
+        'generation 3: 2 workers, virtual nodes moved'
         """
         changed = replace(self, workers=workers, generation=generation)
         if self.generation is None:
             return changed, None
         by = workers - self.workers
-        size = "as many" if by == 0 else f"{abs(by)} {'more' if by > 0 else 'fewer'}"
+        size = "virtual nodes moved" if by == 0 else f"{abs(by)} {'more' if by > 0 else 'fewer'}"
         return changed, f"generation {generation}: {workers} worker{'s' if workers != 1 else ''}, {size}"
 
     @property

@@ -85,6 +85,7 @@ def run(
     devices: options.DeviceList = None,
     profile: options.Profiles = None,
     memory: options.Memory = None,
+    rebalance: options.Rebalance = None,
     threads: options.Threads = None,
     mapping: Annotated[
         str | None,
@@ -179,6 +180,7 @@ def run(
         "digest_every": digest_every,
     }
     given = overrides.settings() | check_cadence(cadence)
+    given |= {} if rebalance is None else {"rebalance": rebalance}
     start = begin_at(
         devices,
         profile,
@@ -190,6 +192,7 @@ def run(
         given=given,
     )
     if start is not None:
+        given = rebalance_by_default(given, has_mapping=mapping is not None) | given
         mapping = start.mapping or mapping
         workers = replace(workers or options.ONE_WORKER, start=len(start.devices))
         nodes = start.virtual_nodes or nodes
@@ -201,6 +204,8 @@ def run(
         mapping=mapping,
         devices=start.devices if start is not None else None,
         expected=start.expected if start is not None else None,
+        costs=start.costs if start is not None else None,
+        start_words=start_words(devices, profile, memory) if profile else (),
         restarts=options.check_not_negative("--restart", restart),
         listen=listen,
         settings=given,
@@ -209,6 +214,24 @@ def run(
         resume=resume,
     )
     raise typer.Exit(run_job(request))
+
+
+def rebalance_by_default(given: dict[str, Setting], *, has_mapping: bool) -> dict[str, Setting]:
+    """The setting `rebalance` of a job whose devices are named, unless something else says it: a mapping of the user's
+    own stays."""
+    if "rebalance" in options.settings_in_force(given, dict(os.environ)):
+        return {}
+    return {"rebalance": not has_mapping}
+
+
+def start_words(
+    devices: str | None, profiles: list[Path] | None, memory: list[str] | None
+) -> tuple[str, ...]:
+    """The options again, as words of a command. Pure."""
+    named = [("--devices", devices)] if devices else []
+    named += [("--profile", str(path)) for path in profiles or ()]
+    named += [("--memory", text) for text in memory or ()]
+    return tuple(word for pair in named for word in pair)
 
 
 def check_cadence(values: dict[str, int | None]) -> dict[str, Setting]:
@@ -241,6 +264,10 @@ class RunRequest:
     """The device of each worker; None assigns those of `--device`."""
     expected: str | None = None
     """What the profile of the mapping was measured with."""
+    costs: str | None = None
+    """The profile and the limits of memory, for re-mapping."""
+    start_words: tuple[str, ...] = ()
+    """The options from which devices and mapping came, where that was a profile."""
     name: str | None
     """None for the script's, made unique."""
     run_dir: Path | None
@@ -312,7 +339,8 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
         devices=request.devices,
         group_timeout_s=timeout_s,
         settings={**request.settings, "run_dir": str(folder), "resume": resume}
-        | ({"expected": request.expected} if request.expected else {}),
+        | ({"expected": request.expected} if request.expected else {})
+        | ({"costs": request.costs} if request.costs else {}),
         interrupt_wait_s=timeout_s,
     )
 
@@ -350,9 +378,12 @@ def resume_command(request: RunRequest, run_dir: Path) -> str:
     words = ["holdtrue", "run", "--resume", "--run-dir", str(run_dir)]
     if request.name is not None:
         words += ["--name", request.name]
-    if request.mapping is not None:
+    words += request.start_words
+    if request.mapping is not None and not request.start_words:
         words += ["--mapping", request.mapping]
-    if request.devices is not None:
+    if request.start_words:
+        pass
+    elif request.devices is not None:
         words += ["--devices", format_devices(request.devices)]
     elif request.mapping is None and request.workers != options.ONE_WORKER:
         words += ["--workers", str(request.workers)]
@@ -361,5 +392,8 @@ def resume_command(request: RunRequest, run_dir: Path) -> str:
     if request.listen is not None:
         words += ["--listen", request.listen]
     for name, value in request.settings.items():
-        words += [f"--{_OPTION_NAMES.get(name, name).replace('_', '-')}", str(value)]
+        if name == "rebalance":
+            words.append("--rebalance" if value else "--no-rebalance")
+        else:
+            words += [f"--{_OPTION_NAMES.get(name, name).replace('_', '-')}", str(value)]
     return shlex.join([*words, request.script, *request.arguments])

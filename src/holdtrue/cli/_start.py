@@ -54,6 +54,8 @@ class Start:
     """B, where the mapping was made for it."""
     expected: str | None = None
     """What the profile was measured with, for the workers to compare: JSON."""
+    costs: str | None = None
+    """The profile and the limits of memory, for a running job that re-maps: JSON."""
     notes: tuple[str, ...] = ()
     """Sentences for the user."""
 
@@ -156,12 +158,6 @@ def choose_start(
         raise UsageError(
             f"--workers is {workers} and --devices names {len(names)}; each device has one worker. Leave out --workers."
         )
-    if len(groups) > 1:
-        raise UsageError(
-            f"--devices {request.devices} names devices of more than one kind; each worker applies the update itself, and "
-            f"unlike devices would round it differently, so that their replicas part. This version has no update that is "
-            f"the same on all: use one kind for a job. (`holdtrue plan` says what a mix would give.)"
-        )
     limits = parse_memory(list(request.memory))
     if not request.profiles:
         return _start_without(request, names)
@@ -238,10 +234,12 @@ def solve_start(
         UsageError: V or B is not known, or a device has no profile.
         PlanError: no mapping can hold the batch.
     """
-    from holdtrue.profile import check_profile
-    from holdtrue.solve import recommend, solve
+    from holdtrue.profile import check_profile, format_profile
+    from holdtrue.solve import recommend, solve, split_limits
 
     check_profile(profile, kinds=[group.kind for group in groups])
+    measured = {group.kind: profile.device(group.kind).name for group in groups}
+    profile, groups, limits = split_limits(profile, groups, limits)
     script: dict[str, int | None] = {}
     if global_batch_size is None:
         global_batch_size = script["global_batch_size"] = profile.global_batch_size
@@ -266,7 +264,7 @@ def solve_start(
         "model_hash": profile.model_hash,
         "torch": profile.torch_version,
         "script": script,
-        "devices": {group.kind: profile.device(group.kind).name for group in groups},
+        "devices": measured,
     }
     counts = ", ".join(
         f"{names[w.rank]} {w.virtual_nodes or 'standby'}" for w in answer.prediction.workers[:16]
@@ -281,6 +279,13 @@ def solve_start(
         mapping=str(answer.mapping),
         global_batch_size=global_batch_size,
         expected=json.dumps(facts),
+        costs=json.dumps(
+            {
+                "profile": format_profile(profile),
+                "memory": limits,
+                "kinds": [group.kind for group in groups for _ in range(group.count)],
+            }
+        ),
         notes=(note,),
     )
 

@@ -23,6 +23,10 @@ _WORKER_PHASES = {
 }
 
 
+_MOST_MAPPING = 60
+"""Characters of a mapping that are shown."""
+
+
 def describe_jobs(jobs: Sequence[tuple[JobEntry, JobState]], now_s: float) -> list[str]:
     """All jobs of the user, a line each."""
     if not jobs:
@@ -69,6 +73,7 @@ def describe_job(entry: JobEntry, facts: Mapping[str, Any]) -> list[str]:  # Any
     if facts["unplaced"]:
         size += f"; {facts['unplaced']} find no room: add a device with `holdtrue worker --join {entry.url}`"
     lines.append(f"  {size}" + (f" ({facts['cause']})" if facts["cause"] else ""))
+    lines += _mapping(facts)
     lines += [_describe_worker(worker) for worker in sorted(facts["workers"], key=_by_rank)]
     lines.append(f"  records in {entry.run_dir}")
     return lines
@@ -84,6 +89,19 @@ def _progress(facts: Mapping[str, Any]) -> list[str]:  # Any: JSON values
     if isinstance(progress.get("loss"), int | float):
         parts.append(f"loss {format_value(float(progress['loss']))}")
     return parts
+
+
+def _mapping(facts: Mapping[str, Any]) -> list[str]:  # Any: JSON values
+    """Which worker holds what, and what a pass takes on each, as the run last said."""
+    progress = facts["progress"]
+    mapping, least, most = (progress.get(n) for n in ("mapping", "fastest_pass_s", "slowest_pass_s"))
+    if not isinstance(mapping, str):
+        return []
+    shown = mapping if len(mapping) <= _MOST_MAPPING else mapping[: _MOST_MAPPING - 3] + "..."
+    seconds = ""
+    if isinstance(least, int | float) and isinstance(most, int | float):
+        seconds = f" · {1e3 * least:.3g} to {1e3 * most:.3g} ms a virtual node"
+    return [f"  mapping {shown}{seconds}"]
 
 
 def _describe_worker(worker: Mapping[str, Any]) -> str:  # Any: JSON values

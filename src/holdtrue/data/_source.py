@@ -62,12 +62,15 @@ class MapSource:
     """How the source is read ahead."""
     notes: tuple[str, ...] = ()
     """Sentences that the run prints once."""
+    cycle: int | None = None
+    """Length of the dataset where `examples` is more: it is gone through again and again, for `holdtrue profile`."""
 
     def order(self, *, seed: int, epoch: int) -> IndexArray:
         """Dataset indices in the order in which `epoch` reads them; see `epoch_order` and `sampler_order`."""
         if self.sampler is not None:
             return sampler_order(self.sampler, examples=self.examples, seed=seed, epoch=epoch)
-        return epoch_order(self.examples, seed=seed, epoch=epoch, shuffle=self.shuffle)
+        order = epoch_order(self.examples, seed=seed, epoch=epoch, shuffle=self.shuffle)
+        return order if self.cycle is None else order % self.cycle
 
     def unshuffled(self) -> "MapSource":
         """The same source in dataset order, for evaluation and prediction; a sampler stays in force."""

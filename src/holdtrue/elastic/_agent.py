@@ -69,6 +69,10 @@ class Agent(ABC):
         """A collective of `generation` failed. `silent`: nobody's connection broke, the time-out ran out."""
 
     @abstractmethod
+    def say_remap(self, generation: int, mapping: str, reason: str) -> None:
+        """This worker, the main one, has found a better mapping of the members of `generation`. May be lost."""
+
+    @abstractmethod
     def say_progress(self, facts: Mapping[str, Any]) -> None:  # Any: JSON values
         """Facts of the run for `holdtrue status` (step, total, epoch, loss, mapping, seconds a step): dropped when busy."""
 

@@ -46,7 +46,7 @@ def ask_mapping(turn: Turn, mapping: str | None) -> None:
         )
     else:
         turn.note(f"the mapping {mapping if mapping is not None else 'even'} was asked for")
-        turn.set(mapping=mapping)
+        turn.set(mapping=mapping, mapping_reason="")
 
 
 def _is_ending(turn: Turn) -> bool:

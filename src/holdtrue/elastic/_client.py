@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, final
 
 from holdtrue.errors import ExpelledError, JobOverError
-from holdtrue.wire import TO_WORKER, End, Lost, Progress, ToWorker, WorkerMessage
+from holdtrue.wire import TO_WORKER, End, Lost, Progress, Remap, ToWorker, WorkerMessage
 
 from ._agent import Agent
 from ._book import Book
@@ -147,6 +147,10 @@ class ControllerAgent(Agent):
         """This worker wants to leave at the next boundary, as after SIGTERM. May be called by a signal handler."""
         with self._link.changed:
             self._note(self._book.say_leaving(reason))
+
+    def say_remap(self, generation: int, mapping: str, reason: str) -> None:
+        """The main worker has found a better mapping of the members of `generation`."""
+        self._link.say(Remap(generation=generation, mapping=mapping, reason=reason))
 
     def say_progress(self, facts: Mapping[str, Any]) -> None:  # Any: JSON values
         """Facts of the run for `holdtrue status`: dropped when busy."""

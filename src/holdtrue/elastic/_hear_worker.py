@@ -8,6 +8,7 @@ from holdtrue.wire import (
     Lost,
     Over,
     Ready,
+    Remap,
     Stop,
     ViewSent,
     Welcome,
@@ -41,6 +42,8 @@ def hear_worker(turn: Turn, number: int, message: WorkerMessage) -> None:
             _hear_lost(turn, worker, message)
         case Leaving(reason=reason):
             _hear_leaving(turn, worker, reason)
+        case Remap():
+            _hear_remap(turn, worker, message)
         case End():
             _hear_end(turn, worker, message)
         case _:
@@ -179,6 +182,25 @@ def _hear_leaving(turn: Turn, worker: Worker, reason: str) -> None:
         turn.set_worker(worker, is_leaving=True)
     if was_counted:
         turn.set(target=max(turn.state.target - 1, 0))
+
+
+def _hear_remap(turn: Turn, worker: Worker, message: Remap) -> None:
+    """Note the main worker's mapping, if nothing has changed since it was found; else it is found anew, or not.
+
+    One worker decides, and one controller orders what is decided: a mapping is entered as any planned view is.
+    """
+    state = turn.state
+    newest = state.newest
+    is_current = (
+        state.phase == "running"
+        and newest is not None
+        and len(state.chain) == 1
+        and newest.generation == message.generation
+        and newest.rank_of(worker.number) == 0
+        and len(message.mapping.split("/")) == len(newest.members)
+    )
+    if is_current and state.stop_reason is None:
+        turn.set(mapping=message.mapping, mapping_reason=message.reason)
 
 
 def _hear_end(turn: Turn, worker: Worker, message: End) -> None:

@@ -68,7 +68,7 @@ def _send(turn: Turn, present: View, stayers: list[Worker], joiners: list[Worker
         joiners=tuple(worker.number for worker in joiners),
         is_planned=True,
         mapping=mapping,
-        cause=_cause_of(present, members, mapping),
+        cause=_cause_of(present, members, mapping, state.mapping_reason),
     )
     for worker in joiners:
         turn.set_worker(worker, phase="member")
@@ -78,7 +78,7 @@ def _send(turn: Turn, present: View, stayers: list[Worker], joiners: list[Worker
     )
 
 
-def _cause_of(present: View, members: tuple[Member, ...], mapping: str | None) -> str:
+def _cause_of(present: View, members: tuple[Member, ...], mapping: str | None, reason: str) -> str:
     before, after = {m.worker for m in present.members}, {m.worker for m in members}
     parts = []
     if after - before:
@@ -87,6 +87,7 @@ def _cause_of(present: View, members: tuple[Member, ...], mapping: str | None) -
         parts.append(f"{_workers(before - after)} leave{'s' if len(before - after) == 1 else ''}")
     if not parts:
         parts.append(f"mapping {mapping if mapping is not None else 'even'}")
+        parts += [f"since {reason}"] if reason and mapping is not None else []
     return ", ".join(parts)
 
 

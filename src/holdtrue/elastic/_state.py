@@ -166,6 +166,8 @@ class State:
     gone: frozenset[int] = frozenset()
     """Numbers of all workers that are gone: one that comes back is refused."""
     mapping: str | None = None
+    mapping_reason: str = ""
+    """Why that mapping was asked for, as far as whoever asked said."""
     restarts_left: int
     stop_reason: str | None = None
     last_pass: tuple[int, int, int] | None = None

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol, final
+from typing import ClassVar, Protocol, final
 
 import torch
 
@@ -22,6 +22,9 @@ RECENT_STEPS = 6
 
 class PassTimer(ABC):
     """Told by the engine when the passes of a round begin and end."""
+
+    lag: ClassVar[int] = 0
+    """Steps after which a step's time is known."""
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
@@ -40,7 +43,7 @@ class PassTimer(ABC):
 
     @abstractmethod
     def end(self) -> None:
-        """The last pass of the round has its gradient."""
+        """The last pass of the round has its gradient; nothing was waited for yet. A second call does nothing."""
 
     def _add(self, step: int, seconds: float) -> None:
         """Count one round's seconds of a virtual node."""
@@ -61,15 +64,12 @@ class PassTimer(ABC):
             return None
         return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
 
-    @property
-    def latest_s(self) -> float | None:
-        """Seconds of one virtual node in the latest step; None before the first."""
-        return self._open_s or (self._recent[-1] if self._recent else None)
+    def seconds_of(self, step: int) -> float | None:
+        """Seconds of one virtual node in `step`, of all its rounds up to now; None where this worker ran no pass in it.
 
-    def forget(self) -> None:
-        """Start anew, as after a change of mapping."""
-        self._recent.clear()
-        self._step, self._open_s = -1, 0.0
+        On CUDA, whose events are read a round later, those of the step before stand for it.
+        """
+        return self._open_s if self._open_s and self._step >= step - self.lag else None
 
 
 @final
@@ -98,12 +98,15 @@ class HostTimer(PassTimer):
 class CudaTimer(PassTimer):
     """By events in the device's stream, read a round later: nothing waits for them."""
 
+    lag: ClassVar[int] = 1
+
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self._device = device
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
         self._passes = 0
         self._of = -1
+        self._is_open = False
 
     def begin(self, step: int, passes: int) -> None:
         """See `PassTimer.begin`."""
@@ -111,10 +114,13 @@ class CudaTimer(PassTimer):
             self._add(self._of, self._events[0].elapsed_time(self._events[1]) / 1e3 / self._passes)
         self._of, self._passes = step, passes
         self._events[0].record(torch.cuda.current_stream(self._device))
+        self._is_open = True
 
     def end(self) -> None:
         """See `PassTimer.end`."""
-        self._events[1].record(torch.cuda.current_stream(self._device))
+        if self._is_open:  # a round that goes on after a loss ends twice, and has waited in between
+            self._is_open = False
+            self._events[1].record(torch.cuda.current_stream(self._device))
 
 
 class TimerFactory(Protocol):

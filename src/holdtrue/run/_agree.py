@@ -39,6 +39,7 @@ def agree_on_call(core: Core, call: Call) -> None:
         if core.settings.digest_every == 1 and position.step == 0:
             core.outlet.digests(DigestRecord(step=-1, digest=digest, entries=entries))
     if group.world_size == 1:
+        core.unlike.see_alone()
         if core.wishes.is_interrupted or core.must_stop:
             end_interrupted(core)
         return
@@ -46,6 +47,9 @@ def agree_on_call(core: Core, call: Call) -> None:
     if any(announcement["stop"] for announcement in everyone):
         end_interrupted(core)
     if len({announcement["digest"] for announcement in everyone}) > 1:
+        if core.unlike.is_mixed and _is_one_by_kind(everyone):
+            core.unlike.unify_start()
+            return
         payload = json.dumps(entries).encode()
         maps = gather_anew(
             lambda: group.gather_calls(payload, what="the digests of the initial state"), core.take_up_mapping
@@ -53,6 +57,12 @@ def agree_on_call(core: Core, call: Call) -> None:
         raise DivergenceError(
             say_first_difference([json.loads(m) for m in maps], "before the first step", initial=True)
         )
+
+
+def _is_one_by_kind(everyone: list[dict[str, Any]]) -> bool:  # Any: JSON values
+    """Whether workers on devices of one kind have one state: what differs is how unlike devices round."""
+    found = {(a["device_kind"], a["digest"]) for a in everyone}
+    return len(found) == len({a["device_kind"] for a in everyone})
 
 
 def agree_on_entry(core: Core) -> None:
@@ -96,12 +106,16 @@ def _announce(core: Core, number: int, kind: str, digest: str, what: str) -> lis
             step=core.calls.position.step,
             layout=hashlib.sha256(core.engine.layout_text().encode()).hexdigest(),
             digest=digest,
+            worker=core.unlike.number,
+            device_kind=core.unlike.own,
+            leading=core.unlike.leading,
             stop=core.wishes.is_interrupted or core.must_stop,
         )
         return core.group.gather_calls(own.encode(), what=what)
 
     everyone = [json.loads(part) for part in gather_anew(gather, core.take_up_mapping)]
     check_announcements(everyone)
+    core.unlike.see_all({a["worker"]: a["device_kind"] for a in everyone}, [a["leading"] for a in everyone])
     return everyone
 
 

@@ -126,7 +126,7 @@ class CallBook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
-    """What a worker says before a collective call; it must be the same on all."""
+    """What a worker says before a collective call; it must be the same on all, but for what it says of itself."""
 
     call: int
     kind: str
@@ -136,6 +136,12 @@ class Announcement:
     step: int
     layout: str
     digest: str
+    worker: int
+    """Number of the worker."""
+    device_kind: str
+    """What decides how its device rounds."""
+    leading: str
+    """The kind whose updates count, as far as it knows."""
     stop: bool = False
 
     def encode(self) -> bytes:

@@ -4,7 +4,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
@@ -34,7 +34,9 @@ from ._feed import Feed
 from ._join import Membership, choose_device, connect
 from ._mark import PassMark
 from ._outlet import Outlet
+from ._rebalance import Rebalancer
 from ._settings import Settings
+from ._unlike import Unlike
 
 
 @dataclass(slots=True)
@@ -105,6 +107,10 @@ class Core:
         self.keeper: StateKeeper | None = None
         self.once: list[Callable[[], None]] = []
         """What the main worker does once for the job since the last gather: another does it if the main worker dies."""
+        self.rebalancer = Rebalancer(self)
+        self.unlike = Unlike(self)
+        self._members: tuple[int, ...] = ()
+        """Numbers of the present view's workers, by rank."""
         self.loop: PlaceInCall | None = None
         """The loop over steps that is open."""
         self.feed: Feed | None = None
@@ -171,7 +177,16 @@ class Core:
         """Whether this worker speaks for the job."""
         return self.outlet.is_main
 
-    def tell_progress(self, *, step: int, total: int | None, epoch: int, loss: float, seconds: float) -> None:
+    def tell_progress(
+        self,
+        *,
+        step: int,
+        total: int | None,
+        epoch: int,
+        loss: float,
+        seconds: float,
+        pass_s: Sequence[float | None],
+    ) -> None:
         """Tell the membership how far the run is, a few times a second."""
         if self.elastic is None:
             return
@@ -180,7 +195,7 @@ class Core:
         if not self.is_main or now_s - self._told_s < PROGRESS_EVERY_S:
             return
         self._told_s = now_s
-        facts = {
+        facts: dict[str, int | float | str | None] = {
             "step": step + 1,
             "total": total,
             "epoch": epoch,
@@ -189,6 +204,8 @@ class Core:
             "mapping": str(self.mapping),
             "generation": self.generation,
         }
+        if times := [t for t in pass_s if t is not None]:
+            facts |= {"fastest_pass_s": min(times), "slowest_pass_s": max(times)}
         self.elastic.agent.say_progress(facts)
 
     def _record_controller(self, life: int, step: int) -> None:
@@ -263,6 +280,8 @@ class Core:
         seconds = time.monotonic() - since_s
         if not is_founding or self.elastic.agent.is_joiner:
             self._record_view(view, seconds)
+        self._members = tuple(m.worker for m in view.members)
+        self.rebalancer.see_view(view)
         self.elastic.agent.say_entered(view.generation, self.step_in_progress(), seconds=seconds)
 
     def _take_over_directory(self, view: View) -> None:
@@ -282,8 +301,9 @@ class Core:
         self.once.clear()
 
     def _record_view(self, view: View, seconds: float) -> None:
+        is_same = tuple(m.worker for m in view.members) == self._members
         self.outlet.event(
-            "resize" if view.is_planned else "loss",
+            "loss" if not view.is_planned else "remap" if is_same else "resize",
             step=self.step_in_progress(),
             reason=view.cause or "The membership changed.",
             details={
@@ -294,6 +314,7 @@ class Core:
                 "lost": list(view.lost),
                 "mapping": str(self.elastic.mapping) if self.elastic else "",
                 "seconds": seconds,
+                **self.rebalancer.details_of(view),
             },
         )
 

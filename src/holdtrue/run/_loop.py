@@ -4,7 +4,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
 
 from holdtrue.engine import RoundResult, specialise_compiled_shapes
 from holdtrue.errors import (
@@ -52,6 +51,8 @@ class Loop:
         self._begun = 0
         """Epochs of this call that were begun."""
         self._due: tuple[bytes, Mapping[str, str]] | None = None
+        self._pass_s: list[float | None] = []
+        """Seconds of each worker's passes in the present step, by rank."""
         self._part = Part(core)
 
     def steps(self) -> Iterator[Step]:
@@ -201,7 +202,11 @@ class Loop:
             core.left_error = error
         else:
             if is_left:
-                core.put_off = partial(self._keeper.write, None)
+                core.put_off = self._finish_left
+
+    def _finish_left(self) -> None:
+        self._core.unlike.unify_registered()
+        self._keeper.write(None)
 
     def _write(self) -> None:
         self._keeper.write(self._feed)
@@ -213,6 +218,8 @@ class Loop:
         position.call_step += 1
         self._step_in_epoch += 1
         result = step.first_result
+        if not is_left:
+            core.unlike.unify_registered()
         digest = None
         is_final = is_left or position.step == self._total or core.wishes.is_stopping
         if settings.digest_every and (is_final or position.step % settings.digest_every == 0):
@@ -231,7 +238,9 @@ class Loop:
             epoch=step.epoch,
             loss=math.nan if result is None else result.loss,
             seconds=seconds,
+            pass_s=self._pass_s,
         )
+        core.rebalancer.see_step(step.index, self._pass_s, seconds)
 
     def _write_if_due(self) -> None:
         # Not where the loop was left: a run that resumed here would take the steps that the break left out.
@@ -260,6 +269,7 @@ class Loop:
     def finish_round(self, step: Step) -> RoundResult:
         """Complete a round of `step`, with this worker's notice in its ledger."""
         core, due = self._core, self._due
+        core.engine.timer.end()
         notice = Notice(
             generation=core.generation,
             planned=0 if core.elastic is None else core.elastic.agent.newest_planned,
@@ -268,11 +278,13 @@ class Loop:
             wants_end=core.wishes.stop_reason is not None,
             is_interrupted=core.wishes.is_interrupted or core.must_stop,
             digest=due[0] if due else bytes(32),
+            pass_s=core.engine.timer.seconds_of(step.index),
         )
         result = self._close_round(notice)
         notices = read_notices(result.notices)
         core.agreed = notices[0].generation, min(n.planned for n in notices)
         self._due = None
+        self._pass_s = [n.pass_s for n in notices]
         check_replicas(core, notices, due[1] if due else {}, step.index)
         core.wishes.is_stopping |= any(n.wants_end for n in notices)
         core.wishes.interrupt_agreed |= any(n.is_interrupted for n in notices)

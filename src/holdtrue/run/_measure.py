@@ -58,6 +58,7 @@ class TrialTimer(PassTimer):
         self._wanted = MOST_STEPS
         self._begun_s = self._passes_from_s = 0.0
         self._passes_now_s = 0.0
+        self._is_open = False
         self.passes = 0
         self.passes_s: list[float] = []
         self.steps_s: list[float] = []
@@ -75,11 +76,13 @@ class TrialTimer(PassTimer):
                 self._close_step(now_s)
                 now_s = self._now_s()
             self._step, self._begun_s, self._passes_now_s = step, now_s, 0.0
-        self.passes, self._passes_from_s = passes, self._now_s()
+        self.passes, self._passes_from_s, self._is_open = passes, self._now_s(), True
 
     def end(self) -> None:
         """See `PassTimer.end`."""
-        self._passes_now_s += self._now_s() - self._passes_from_s
+        if self._is_open:
+            self._is_open = False
+            self._passes_now_s += self._now_s() - self._passes_from_s
 
     def _close_step(self, now_s: float) -> None:
         self._seen += 1
@@ -96,20 +99,6 @@ class TrialTimer(PassTimer):
             self.passes_s.append(self._passes_now_s)
         if len(self.steps_s) >= self._wanted:
             raise TrialOver
-
-
-@final
-class Repeated:
-    """A dataset gone through again and again, so that a trial of large passes has steps enough."""
-
-    def __init__(self, dataset: Any, examples: int) -> None:  # Any: the user's dataset
-        self._dataset, self._examples = dataset, examples
-
-    def __len__(self) -> int:
-        return self._examples
-
-    def __getitem__(self, index: int) -> Any:  # Any: the user's example
-        return self._dataset[index % len(self._dataset)]
 
 
 def reset_peak(device: torch.device) -> None:
@@ -241,7 +230,8 @@ class Measurer:
             wanted = batch * (WARM_STEPS + MOST_STEPS + 2)
             if not isinstance(source, MapSource) or source.sampler is not None or source.examples >= wanted:
                 return source
-            return dataclasses.replace(source, dataset=Repeated(source.dataset, wanted), examples=wanted)
+            # The dataset itself, so that it is read as in a job: a wrapper would hide how it is read fastest.
+            return dataclasses.replace(source, examples=wanted, cycle=source.examples)
 
         give_back_memory(device)
         error = None

@@ -1,12 +1,13 @@
 """The run's own words in each round's ledger: where the worker is, whether it wants to stop, its digest."""
 
+import math
 import struct
 from dataclasses import dataclass
 
 from holdtrue.engine import NOTICE_BYTES
 from holdtrue.errors import CallMismatchError
 
-_FORMAT = struct.Struct("<B4q32s")
+_FORMAT = struct.Struct("<B4q32sd")
 assert _FORMAT.size <= NOTICE_BYTES
 
 
@@ -25,6 +26,8 @@ class Notice:
     """Newest planned generation that this worker knows; 0 for none."""
     digest: bytes = bytes(32)
     """Digest of the training state before the step, where one was due; else zeros."""
+    pass_s: float | None = None
+    """Seconds that one of this worker's passes took in the step; None where it ran none."""
 
     def pack(self) -> bytes:
         """As bytes of fixed length."""
@@ -35,12 +38,13 @@ class Notice:
             self.step,
             self.planned,
             self.digest,
+            math.nan if self.pass_s is None else self.pass_s,
         )
 
     @classmethod
     def unpack(cls, message: bytes) -> "Notice":
         """The notice that `pack` wrote; trailing bytes do not count."""
-        flags, generation, call, step, planned, digest = _FORMAT.unpack_from(message)
+        flags, generation, call, step, planned, digest, pass_s = _FORMAT.unpack_from(message)
         return cls(
             generation=generation,
             call=call,
@@ -49,6 +53,7 @@ class Notice:
             is_interrupted=bool(flags & 2),
             planned=planned,
             digest=digest,
+            pass_s=None if math.isnan(pass_s) else pass_s,
         )
 
 

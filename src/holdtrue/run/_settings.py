@@ -52,6 +52,10 @@ class Settings:
     """`cpu`, `cuda` or `auto`: cuda where there is one."""
     overlap: bool = True
     """Whether the exchange overlaps with the last backward."""
+    rebalance: bool = False
+    """Elastic: whether measured pass times move virtual nodes while the job runs."""
+    costs: str = ""
+    """Profile and memory limits that the mapping came from, as JSON; empty where there is none."""
     hold_at: str = ""
     """Elastic: steps, parted by commas, before which the run waits for its workers to change; for proofs."""
     device_percent: int = 100
@@ -162,7 +166,7 @@ def _read_config(path: str) -> dict[str, Any]:  # Any: TOML values, checked by P
         raise UsageError(
             f"the config file {path} is not TOML: {error}; it has lines such as `seed = 1`. Write it so."
         ) from error
-    known = sorted(set(SETTING_VARIABLES) - {"config", "resume", "expected", "hold_at"})
+    known = sorted(set(SETTING_VARIABLES) - {"config", "resume", "expected", "costs", "hold_at"})
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise UsageError(

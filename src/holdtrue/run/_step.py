@@ -171,7 +171,8 @@ class Step:
             self._core.engine.add_total(name, value)
 
     def update(self, *optimizers: Optimizer, max_grad_norm: float | None = None) -> None:
-        """Clip, then step optimizers and their schedulers: local, once per round, the same everywhere.
+        """Clip, then step optimizers and their schedulers: once per round, the same everywhere; local, but for unlike
+        devices in one job.
 
         Args:
             optimizers: Those to step; all prepared ones by default.
@@ -198,7 +199,8 @@ class Step:
         if self._skipping:
             self._core.engine.skip_update()
         else:
-            self.grad_norm = self._core.engine.update(optimizers or state.optimizers, max_grad_norm)
+            grad_norm = self._core.engine.update(optimizers or state.optimizers, max_grad_norm)
+            self.grad_norm = self._core.unlike.unify_update(grad_norm)
         self._rounds += 1
         self._reduced = False
 

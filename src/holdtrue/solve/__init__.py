@@ -10,6 +10,8 @@ Pure: no torch, no clock, no files. docs/design/0010-solver.md has the cost mode
 from ._cost import Costs, cost_devices
 from ._devices import DeviceGroup, parse_devices, parse_memory, parse_size
 from ._layout import aligned_mapping
+from ._limits import split_limits
+from ._live import correct_costs, plain_costs
 from ._predict import StepPrediction, WorkerPrediction, predict_step
 from ._rebalance import Rebalance, RebalanceOptions, RebalanceState, decide_mapping, measured_costs
 from ._recommend import OneType, Recommendation, RunnerUp, candidate_virtual_nodes, recommend
@@ -31,13 +33,16 @@ __all__ = [
     "aligned_mapping",
     "best_mapping",
     "candidate_virtual_nodes",
+    "correct_costs",
     "cost_devices",
     "decide_mapping",
     "measured_costs",
     "parse_devices",
     "parse_memory",
     "parse_size",
+    "plain_costs",
     "predict_step",
     "recommend",
     "solve",
+    "split_limits",
 ]

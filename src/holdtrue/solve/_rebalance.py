@@ -10,8 +10,8 @@ So a change is made only if all of these hold:
 3. It pays for itself: the seconds saved until the horizon are more than the re-mapping costs. The horizon is
    `horizon_steps`, or the steps since the re-mapping before, if those are fewer: what lasted only ten steps
    is not believed to last longer.
-4. `quiet` steps have passed since the re-mapping before. `quiet` doubles with each re-mapping that comes soon
-   after another, and falls back to where it began once a mapping has lasted.
+4. `quiet` steps have passed since the re-mapping before. `quiet` doubles with each re-mapping that soon takes back
+   what the one before had moved, and falls back to where it began once a mapping has lasted.
 
 A worker without virtual nodes is not measured. It counts with its last time for `forget_steps` steps, then with
 that of its profile, so that it is tried again.
@@ -58,7 +58,7 @@ class RebalanceOptions:
     """Least steps between two re-mappings."""
     most_quiet: int = 1024
     """Where the doubling of `quiet` ends."""
-    forget_steps: int = 500
+    forget_steps: int = 200
     """Steps after which the last time of a worker without virtual nodes is forgotten."""
 
     def __post_init__(self) -> None:
@@ -90,6 +90,8 @@ class RebalanceState:
     """Step of the latest re-mapping."""
     quiet: int = 0
     """Least steps until the next one; 0 for the options' own."""
+    moved: tuple[int, ...] = ()
+    """By rank, virtual nodes that the latest re-mapping gave (or took, where negative)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,18 +181,30 @@ def decide_mapping(
     if state.agreed + 1 < options.confirm:
         why = f"found {state.agreed + 1} time(s) in a row, and {options.confirm} are needed"
         return replace(_stay(state, why, present_s, best_s), state=replace(state, agreed=state.agreed + 1))
-    return _move(state, step, mapping, found, present_s, best_s, _next_quiet(since, quiet, options))
+    moved = tuple(len(after) - len(before) for before, after in zip(mapping.held, found.held, strict=True))
+    quiet = _next_quiet(since, quiet, options, is_back=_takes_back(state.moved, moved))
+    return _move(replace(state, moved=moved, quiet=quiet), step, mapping, found, present_s, best_s)
 
 
-def _next_quiet(since: int | None, quiet: int, options: RebalanceOptions) -> int:
-    """Least steps until the next re-mapping: doubled if this one came soon, as at the start if a mapping lasted."""
+def _takes_back(before: Sequence[int], now: Sequence[int]) -> bool:
+    """Whether a move goes against the one before, on the whole.
+
+    >>> _takes_back((7, -7), (1, -1)), _takes_back((7, -7), (-2, 2)), _takes_back((), (1, -1))
+    (False, True, False)
+    """
+    return len(before) == len(now) and sum(a * b for a, b in zip(before, now, strict=True)) < 0
+
+
+def _next_quiet(since: int | None, quiet: int, options: RebalanceOptions, *, is_back: bool) -> int:
+    """Least steps until the next re-mapping: doubled if this one soon takes back what was moved, as at the start if a
+    mapping lasted."""
     if since is None or since >= 4 * quiet:
         return options.quiet
-    return min(2 * quiet, options.most_quiet)
+    return min(2 * quiet, options.most_quiet) if is_back else quiet
 
 
 def _move(
-    state: RebalanceState, step: int, old: Mapping, new: Mapping, present_s: float, best_s: float, quiet: int
+    state: RebalanceState, step: int, old: Mapping, new: Mapping, present_s: float, best_s: float
 ) -> Rebalance:
     changes = [
         f"worker {rank} {len(before)} -> {format_count(len(after))}"
@@ -199,7 +213,7 @@ def _move(
     ]
     gain = present_s / best_s - 1.0
     return Rebalance(
-        state=replace(state, recent_s=((),) * len(state.recent_s), agreed=0, remapped_at=step, quiet=quiet),
+        state=replace(state, recent_s=((),) * len(state.recent_s), agreed=0, remapped_at=step),
         mapping=new,
         reason=(
             f"a step takes {present_s:.4g} s and is predicted to take {best_s:.4g} s ({100 * gain:+.0f} % throughput): "

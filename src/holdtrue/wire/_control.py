@@ -1,6 +1,6 @@
 """Messages of elastic membership, version 1: JSON objects, one in each WebSocket message.
 
-    worker -> controller   Hello, Ready, Entered, Lost, Leaving, Progress, End
+    worker -> controller   Hello, Ready, Entered, Lost, Leaving, Remap, Progress, End
     controller -> worker   Welcome, ViewSent, Stop, Over
     host -> controller     HostHello, Ended
     controller -> host     Start, Kill, Finish
@@ -134,6 +134,26 @@ class Leaving:
 
     event: ClassVar[str] = "leaving"
     reason: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remap:
+    """The main worker has found a mapping of the same members that is worth a change. Not said again: if it is lost, the
+    worker finds one anew.
+    """
+
+    event: ClassVar[str] = "remap"
+    generation: int
+    """The generation for which it was found; in another one it means nothing."""
+    mapping: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not self.mapping:
+            raise UsageError(
+                f"the mapping for generation {self.generation} is empty; it has a part for each worker"
+            )
 
 
 @final
@@ -280,14 +300,14 @@ class Finish:
     reason: str
 
 
-WorkerMessage = Hello | Ready | Entered | Lost | Leaving | Progress | End
+WorkerMessage = Hello | Ready | Entered | Lost | Leaving | Remap | Progress | End
 ToWorker = Welcome | ViewSent | Stop | Over
 HostMessage = HostHello | Ended
 ToHost = Start | Kill | Finish
 ControlMessage = WorkerMessage | ToWorker | HostMessage | ToHost
 M = TypeVar("M", bound=ControlMessage)
 
-FROM_WORKER: tuple[type[WorkerMessage], ...] = (Hello, Ready, Entered, Lost, Leaving, Progress, End)
+FROM_WORKER: tuple[type[WorkerMessage], ...] = (Hello, Ready, Entered, Lost, Leaving, Remap, Progress, End)
 TO_WORKER: tuple[type[ToWorker], ...] = (Welcome, ViewSent, Stop, Over)
 FROM_HOST: tuple[type[HostMessage], ...] = (HostHello, Ended)
 TO_HOST: tuple[type[ToHost], ...] = (Start, Kill, Finish)

@@ -30,6 +30,8 @@ _KINDS: dict[str, Kind] = {
     "device": "text",
     "expected": "text",
     "hold_at": "text",
+    "rebalance": "flag",
+    "costs": "text",
     "device_percent": "int",
     "config": "text",
 }
