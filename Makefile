@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-cluster test test-slow soak gpu lint format types rules docs bench constraints clean
+.PHONY: help venv demo demo-cluster test test-slow soak gpu browser lint format types rules docs docs-site bench constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -51,13 +51,17 @@ test: $(STAMP) ## the default tests and the examples in docstrings
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) src tests
 
 test-slow: $(STAMP) ## the default tests and those that take minutes
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak" src tests
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak and not browser" src tests
 
 soak: $(STAMP) ## randomised tests that run long
 	$(BIN)/python -m pytest -s -m soak tests
 
 gpu: $(STAMP) ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu tests
+
+browser: $(STAMP) ## tests of the dashboard in the chromium of this machine; draws the pictures in docs/pictures
+	@$(PIP_INSTALL) -e ".[browser]"
+	$(BIN)/python -m pytest -n 0 -m browser tests/process
 
 lint: $(STAMP) ## style of the code
 	$(BIN)/ruff check .
@@ -77,6 +81,10 @@ docs: $(STAMP) ## tests of README and docs: examples run, links resolve, command
 	$(BIN)/python docs/pictures/draw_tree.py
 	$(BIN)/python -m pytest -n 0 tests/docs
 
+docs-site: $(STAMP) ## the documentation site into site/, warnings as errors
+	@$(PIP_INSTALL) -e ".[docs]"
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 bench: $(BENCH_STAMP) ## a step against plain loops, DDP and Accelerate; memory; start-up; writes benchmarks/raw
 	for name in overhead ddp memory startup solver; do \
 	  $(BIN)/python benchmarks/$$name.py --out benchmarks/raw/$$name.json || exit 1; \
@@ -88,5 +96,5 @@ constraints: $(BENCH_STAMP) ## writes constraints.txt from what is installed in 
 	@touch $(STAMP) $(BENCH_STAMP)
 
 clean: ## removes .venv, caches and builds; leaves runs/
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -10,11 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from holdtrue.dashboard import Observatory
 from holdtrue.elastic import ControlClient, read_tokens
 from holdtrue.errors import GroupError, UsageError
 from holdtrue.launch import JobEntry, JobState, find_job, jobs_folder, list_jobs
 
 from . import _options as options
+from ._curves_view import describe_curves
 from ._logs import Job
 from ._say import say
 from ._status_view import describe_entry, describe_job, describe_jobs
@@ -41,7 +44,13 @@ def status(
         str | None, typer.Argument(metavar="JOB", help="Name of the job.", show_default=False)
     ] = None,
     is_watched: Annotated[
-        bool, typer.Option("--watch", "-w", metavar="", help="Show it anew every second until it ends.")
+        bool,
+        typer.Option(
+            "--watch",
+            "-w",
+            metavar="",
+            help="Show it anew every second until it ends, with its curves.",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Facts for programs, as JSON.")] = False,
 ) -> None:
@@ -51,8 +60,12 @@ def status(
         typer.echo("\n".join(describe_jobs(list_jobs(folder), time.time())))
         return
     entry, state = find_job(folder, job)
+    observatory = Observatory(jobs=folder, runs=Path("runs"))
     while is_watched and state == "running" and not as_json:
-        typer.echo(_CLEAR * sys.stdout.isatty() + _look(entry, state, as_json=False))
+        columns = shutil.get_terminal_size((80, 24)).columns
+        drawn = describe_curves(observatory.view(f"job/{job}"), columns=columns)
+        shown = "\n".join([_look(entry, state, as_json=False), *drawn])
+        typer.echo(_CLEAR * sys.stdout.isatty() + shown)
         time.sleep(_WATCH_EVERY_S)
         entry, state = find_job(folder, job)
     typer.echo(_look(entry, state, as_json=as_json))

@@ -29,7 +29,9 @@ COMMANDS = (
     "_cluster",
     "_queue",
     "_predict",
+    "_serve",
     "_plot",
+    "_dashboard",
 )
 """Modules of this package with an `add_to(app)`, in the order of the help page."""
 

@@ -81,6 +81,12 @@ def describe_job(entry: JobEntry, facts: Mapping[str, Any]) -> list[str]:  # Any
 
 def _progress(facts: Mapping[str, Any]) -> list[str]:  # Any: JSON values
     progress = facts["progress"]
+    if "serves" in progress:
+        return [
+            f"serves {progress['serves']}",
+            str(progress["passes"]),
+            f"{progress['waiting']} examples wait",
+        ]
     step = max(facts["step"], progress.get("step") or 0)
     total = progress.get("total")
     parts = [f"step {step}" + (f"/{total}" if total else "")] if facts["generation"] else []

@@ -1,4 +1,4 @@
-"""The commands of `python -m holdtrue.inference`; users call them as `holdtrue predict` and `holdtrue export`."""
+"""The commands of `python -m holdtrue.inference`; users call them as `holdtrue predict`, `export` and `serve`."""
 
 import argparse
 import sys
@@ -12,6 +12,10 @@ for command in (predict, export):
     command.add_argument("data")
     command.add_argument("--out", required=True)
     command.add_argument("--weights")
+worker = commands.add_parser("serve-worker")
+worker.add_argument("model")
+worker.add_argument("--fd", type=int, required=True)
+worker.add_argument("--options", required=True)
 predict.add_argument("--pass-size", type=int, default=32)
 predict.add_argument("--pad-value", type=float)
 export.add_argument("--to", default="onnx,torch")
@@ -30,6 +34,14 @@ if __name__ == "__main__":
             pass_size=options.pass_size,
             pad_value=options.pad_value,
         )
+    elif options.command == "serve-worker":
+        import json
+        import socket
+
+        from ._serve import WorkerOptions, serve_worker
+
+        settings = WorkerOptions(model=options.model, **json.loads(options.options))
+        sys.exit(serve_worker(socket.socket(fileno=options.fd), settings))
     else:
         from holdtrue.errors import HoldtrueError
 

@@ -25,8 +25,10 @@ class LoadedModel:
     """The model, in eval mode."""
     pass_size: int | None = None
     """Examples that it takes at a time; None for any number."""
-    tokenize: Callable[[list[str]], Rows] | None = None
-    """Makes inputs of lines of text, where it can."""
+    tokenize: Callable[[list[str], int | None], Rows] | None = None
+    """Makes inputs of lines of text, where it can: of so many tokens each, or of as many as the longest."""
+    shapes: tuple[tuple[tuple[int | None, ...], torch.dtype], ...] | None = None
+    """Of an exported program: its inputs' axes, the first of examples, None for any number; and their elements."""
 
     def __call__(self, *inputs: Any) -> Any:  # Any: a batch, as tensors or by name
         """Outputs for a batch; of transformers' outputs, the logits or what comes first."""
@@ -100,13 +102,14 @@ def _from_python(path: str, attribute: str, weights: str | None) -> torch.nn.Mod
 def _from_program(path: str) -> LoadedModel:
     program = torch.export.load(path)
     inputs = set(program.graph_signature.user_inputs)
-    sizes = [
-        node.meta["val"].shape[0]
+    values = [
+        node.meta["val"]
         for node in program.graph.nodes
         if node.op == "placeholder" and node.name in inputs and isinstance(node.meta["val"], torch.Tensor)
     ]
-    fixed = next((s for s in sizes if isinstance(s, int)), None)
-    return LoadedModel(module=_Program(program.module()), pass_size=fixed)
+    shapes = tuple((tuple(n if isinstance(n, int) else None for n in v.shape), v.dtype) for v in values)
+    fixed = next((axes[0] for axes, _ in shapes if axes and axes[0] is not None), None)
+    return LoadedModel(module=_Program(program.module()), pass_size=fixed, shapes=shapes)
 
 
 class _Program(torch.nn.Module):
@@ -136,9 +139,14 @@ def _from_folder(path: str) -> LoadedModel:
     kind = getattr(transformers, (config.architectures or ["AutoModel"])[0])
     module = kind.from_pretrained(path).eval()
 
-    def tokenize(lines: list[str]) -> Rows:
+    tokenizers: list[Any] = []  # Any: transformers' own; loaded with the first text
+
+    def tokenize(lines: list[str], length: int | None = None) -> Rows:
         # All at once: every pass has one shape, and an example's answer does not depend on its neighbours.
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        return Rows(dict(tokenizer(lines, padding="longest", truncation=True, return_tensors="np")))
+        if not tokenizers:
+            tokenizers.append(transformers.AutoTokenizer.from_pretrained(path))
+        fill = "longest" if length is None else "max_length"
+        found = tokenizers[0](lines, padding=fill, max_length=length, truncation=True, return_tensors="np")
+        return Rows(dict(found))
 
     return LoadedModel(module=module, tokenize=tokenize)

@@ -62,7 +62,7 @@ def rows_for(loaded: LoadedModel, data: str) -> Rows:
         raise UsageError(
             f"{data} is text and the model takes numbers; only a transformers folder has a tokenizer. Give arrays."
         )
-    return loaded.tokenize(found)
+    return loaded.tokenize(found, None)
 
 
 def write_array(outputs: Outputs, out: str) -> None:

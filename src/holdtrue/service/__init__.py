@@ -10,7 +10,7 @@ Importing loads no web framework; `serve_app` does.
 """
 
 from ._caller import Caller, CallerWords
-from ._guard import App, Guard
+from ._guard import App, Guard, Verdict, judge_request, refuse
 from ._serve import hosts_of, serve_app
 from ._tokens import SCOPES, Tokens, make_tokens, read_tokens
 
@@ -21,8 +21,11 @@ __all__ = [
     "CallerWords",
     "Guard",
     "Tokens",
+    "Verdict",
     "hosts_of",
+    "judge_request",
     "make_tokens",
     "read_tokens",
+    "refuse",
     "serve_app",
 ]

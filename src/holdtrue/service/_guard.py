@@ -17,6 +17,7 @@ Message = MutableMapping[str, Any]  # Any: as ASGI has it
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+ScopeOf = Callable[[str, str, str], str | None]
 
 
 @final
@@ -36,6 +37,8 @@ def judge_request(
     headers: list[tuple[bytes, bytes]],
     tokens: Tokens,
     hosts: frozenset[str],
+    scope_of: ScopeOf | None = None,
+    most_body_bytes: int = MOST_BODY_BYTES,
 ) -> Verdict | None:
     """Whether a request may go on; None if it may. Pure.
 
@@ -46,6 +49,8 @@ def judge_request(
         headers: Names in small letters, and values.
         tokens: Known tokens.
         hosts: What the Host header may be: the addresses that the service listens on, with their port.
+        scope_of: Scope that kind, method and path need, None for no token at all; the controller's by default.
+        most_body_bytes: Bound of Content-Length.
     """
     values = _values_of(headers)
     host = values.get(b"host", [""])
@@ -58,17 +63,17 @@ def judge_request(
         return Verdict(
             status=403, sentence="the request comes from a page of another origin, which is refused."
         )
-    needed = _scope_needed(kind, method, path)
-    verdict = _judge_token(values.get(b"authorization", []), tokens, needed)
+    needed = (scope_of or _scope_needed)(kind, method, path)
+    verdict = None if needed is None else _judge_token(values.get(b"authorization", []), tokens, needed)
     if verdict is not None:
         return verdict
-    if kind == "http" and method not in _SAFE_METHODS and values.get(ACTION_HEADER) != ["1"]:
+    if needed == "admin" and values.get(ACTION_HEADER) != ["1"]:
         return Verdict(
             status=403, sentence="a request that changes something needs the header X-Holdtrue: 1."
         )
     length = values.get(b"content-length", ["0"])
-    if len(length) != 1 or not length[0].isdecimal() or int(length[0][:12]) > MOST_BODY_BYTES:
-        return Verdict(status=413, sentence=f"the body may have at most {MOST_BODY_BYTES} bytes.")
+    if len(length) != 1 or not length[0].isdecimal() or int(length[0][:12]) > most_body_bytes:
+        return Verdict(status=413, sentence=f"the body may have at most {most_body_bytes} bytes.")
     return None
 
 
@@ -123,7 +128,7 @@ class Guard:
             hosts=self._hosts,
         )
         if verdict is not None:
-            await _refuse(scope, receive, send, verdict)
+            await refuse(scope, receive, send, verdict)
         elif scope["type"] == "websocket":
             await self._app(scope, receive, send)
         else:
@@ -154,7 +159,8 @@ def _closing(send: Send) -> Send:
     return send_part
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, verdict: Verdict) -> None:
+async def refuse(scope: Scope, receive: Receive, send: Send, verdict: Verdict) -> None:
+    """Answer a request with its verdict, and close the connection."""
     body = json.dumps({"error": verdict.sentence}).encode()
     headers = [
         (b"content-type", b"application/json"),

@@ -1,0 +1,43 @@
+"""`holdtrue dashboard`: a web page of jobs and runs."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdtrue.dashboard import serve_dashboard
+from holdtrue.launch import jobs_folder
+
+from . import _options as options
+from ._say import say
+
+_HELP = (
+    "Show jobs and runs on a web page: mapping, loss, throughput, changes of membership, digests; two runs beside each other.\n\n"
+    "It works offline and is for this machine alone unless `--listen` says otherwise. Looking needs no token; resizing and "
+    "stopping a job do."
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("dashboard", help=_HELP)(dashboard)
+
+
+def dashboard(
+    runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of run directories.")] = Path(
+        "runs"
+    ),
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="HOST[:PORT]",
+            help="Address of the page. [dim]default: 127.0.0.1, a free port[/dim]",
+        ),
+    ] = None,
+) -> None:
+    """`holdtrue dashboard`; `_HELP` says what it does."""
+    host, port = options.read_address(listen)
+
+    serve_dashboard(jobs=jobs_folder(os.environ), runs=runs, host=host, port=port, say=say)

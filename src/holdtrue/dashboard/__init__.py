@@ -1,0 +1,14 @@
+"""A web page of jobs and runs: mappings, losses, throughput, resizes. Works offline; asks nobody but this process.
+
+in:  the user's jobs (`launch`), their run directories (`record`), their controllers (`elastic.ControlClient`)
+out: one page, and JSON that it draws: small whatever the length of a run, and live by server-sent events
+
+No torch. `serve_dashboard` loads the web framework; importing this package does not.
+"""
+
+from ._curves import Curve, downsample
+from ._facts import Facts, Observatory
+from ._start import serve_dashboard
+from ._steplog import StepLog
+
+__all__ = ["Curve", "Facts", "Observatory", "StepLog", "downsample", "serve_dashboard"]

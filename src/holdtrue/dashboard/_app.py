@@ -1,0 +1,193 @@
+"""The dashboard over HTTP: a page, its JSON, its events, its two actions."""
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from holdtrue.elastic import MOST_WORKERS
+from holdtrue.errors import GroupError, HoldtrueError, UsageError
+from holdtrue.wire import escape_text
+
+from ._facts import Observatory
+
+PAGE = Path(__file__).with_name("page")
+FILES = {
+    "/": ("index.html", "text/html"),
+    "/app.js": ("app.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/style.css": ("style.css", "text/css"),
+}
+LIVE_EVERY_S = 1.0
+MOST_STREAMS = 32
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+Key = Annotated[str, Query(min_length=1, max_length=300)]
+
+
+class ActBody(BaseModel):
+    """What to do with a job."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    id: Annotated[str, Field(min_length=1, max_length=300)]
+    what: Annotated[str, Field(pattern="^(resize|stop)$")]
+    workers: Annotated[int | None, Field(ge=1, le=MOST_WORKERS)] = None
+
+
+def build_app(observatory: Observatory, *, hosts: frozenset[str], token: str) -> FastAPI:
+    """The application.
+
+    Args:
+        observatory: What it shows.
+        hosts: What the Host header may be.
+        token: Without it nothing is changed.
+    """
+    app = FastAPI(title="holdtrue dashboard", version="1", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.closing = asyncio.Event()
+    _add_guard(app, hosts)
+    _add_page(app)
+    _add_reads(app, observatory)
+    _add_live(app, observatory)
+    _add_actions(app, observatory, token)
+    return app
+
+
+def _refuse(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"error": escape_text(sentence)}, status_code=status, headers=HEADERS)
+
+
+def _add_guard(app: FastAPI, hosts: frozenset[str]) -> None:
+    @app.middleware("http")
+    async def guard(request: Request, go_on: Any) -> Response:  # Any: as starlette has it
+        host = request.headers.get("host", "").lower()
+        origin = request.headers.get("origin")
+        if host not in hosts:
+            return _refuse(
+                421, "the Host header does not name this dashboard. Use the address that it printed."
+            )
+        if origin is not None and origin != f"http://{host}":
+            return _refuse(403, "the request comes from a page of another origin, which is refused.")
+        answer: Response = await go_on(request)
+        for name, value in HEADERS.items():
+            answer.headers[name] = value
+        return answer
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_body(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0] if error.errors() else {}
+        place = ".".join(str(part) for part in first.get("loc", ()))
+        return _refuse(422, f"the request's {place[:100]} is refused: {str(first.get('msg', ''))[:200]}.")
+
+    @app.exception_handler(HTTPException)
+    async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
+        return _refuse(error.status_code, f"nothing is answered here: {error.detail}.")
+
+    @app.exception_handler(HoldtrueError)
+    async def say_error(request: Request, error: HoldtrueError) -> JSONResponse:
+        return _refuse(404 if isinstance(error, UsageError) else 502, str(error))
+
+
+def _add_page(app: FastAPI) -> None:
+    for path, (name, kind) in FILES.items():
+        content = (PAGE / name).read_bytes()
+
+        def give(content: bytes = content, kind: str = kind) -> Response:
+            return Response(content, media_type=kind)
+
+        app.get(path, include_in_schema=False)(give)
+
+
+def _add_reads(app: FastAPI, observatory: Observatory) -> None:
+    @app.get("/api/jobs", response_model=None)
+    def read_jobs() -> JSONResponse:
+        return JSONResponse(observatory.overview())
+
+    @app.get("/api/view", response_model=None)
+    def read_view(id: Key) -> Response:
+        return Response(_json(observatory.view(id)), media_type="application/json")
+
+    @app.get("/api/compare", response_model=None)
+    def read_comparison(a: Key, b: Key) -> Response:
+        return Response(_json(observatory.comparison(a, b)), media_type="application/json")
+
+
+def _json(values: Any) -> str:  # Any: JSON values
+    return json.dumps(values, allow_nan=False, separators=(",", ":"), default=str)
+
+
+def _add_live(app: FastAPI, observatory: Observatory) -> None:
+    streams = 0
+
+    @app.get("/api/live", response_model=None)
+    async def live(request: Request, id: Annotated[str | None, Query(max_length=300)] = None) -> Response:
+        """Server-sent events: the list of jobs, or one job's view, whenever it changed."""
+        nonlocal streams
+        if streams >= MOST_STREAMS:
+            return _refuse(429, f"{streams} pages are open already; close one.")
+
+        def look() -> str:
+            return _json(observatory.view(id) if id is not None else observatory.overview())
+
+        async def send() -> AsyncIterator[str]:
+            nonlocal streams
+            streams += 1
+            try:
+                before, closing = "", app.state.closing
+                while not closing.is_set() and not await request.is_disconnected():
+                    try:
+                        now = await asyncio.to_thread(look)
+                    except (UsageError, GroupError) as error:
+                        yield f"event: gone\ndata: {json.dumps(str(error))}\n\n"
+                        return
+                    yield f"data: {now}\n\n" if now != before else ": still here\n\n"
+                    before = now
+                    await _pause(closing)
+            finally:
+                streams -= 1
+
+        return StreamingResponse(send(), media_type="text/event-stream")
+
+
+async def _pause(closing: asyncio.Event) -> None:
+    try:
+        await asyncio.wait_for(closing.wait(), LIVE_EVERY_S)
+    except TimeoutError:
+        return
+
+
+def _add_actions(app: FastAPI, observatory: Observatory, token: str) -> None:
+    @app.post("/api/act", response_model=None)
+    async def act(request: Request, body: ActBody) -> JSONResponse:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        is_known = hmac.compare_digest(given.encode(errors="replace"), token.encode())
+        if scheme.lower() != "bearer" or not is_known:
+            return _refuse(
+                401,
+                "to change a job the dashboard needs its token; it is in the file that the command named.",
+            )
+        if body.what == "resize" and body.workers is None:
+            return _refuse(422, "a resize needs a number of workers. Give one.")
+        try:
+            said = await asyncio.to_thread(observatory.act, body.id, body.what, body.workers)
+        except UsageError as error:
+            return _refuse(409, str(error))
+        return JSONResponse({"reason": escape_text(said)})

@@ -1,0 +1,114 @@
+"""A dashboard and a headless browser. Playwright drives the Chromium that the machine has; it downloads none."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from commands import HOLDTRUE, LIMIT_S, environment
+
+from holdtrue.plan import Plan
+from holdtrue.record import RunDirectory
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+class Dashboard(NamedTuple):
+    """A dashboard that runs."""
+
+    url: str
+    token: str
+    folder: Path
+    env: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, or a skip where the machine has none."""
+    library = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make browser")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no chromium on this machine (Debian: apt install chromium)")
+    with library.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    """A dashboard of an empty machine; tests put jobs and runs into its folder."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    extra = {"XDG_RUNTIME_DIR": str(folder / "xdg")}
+    process = subprocess.Popen(
+        [HOLDTRUE, "dashboard"],
+        cwd=folder,
+        env=environment(extra),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    found = re.search(r"(http://\S+); .* the token in (\S+)$", line)
+    assert found is not None, line
+    try:
+        yield Dashboard(found[1], Path(found[2]).read_text(), folder, extra)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(LIMIT_S) == 0
+        assert not Path(found[2]).exists(), "the token's file stays"
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        process.stderr.close()
+
+
+def write_run(folder: Path, steps: int, *, name: str, evil: str = "", worse: float = 0.0) -> Path:
+    """A run directory as runs write it: a loss that falls, two changes of membership, digests."""
+    path = folder / "runs" / name
+    plan = Plan(virtual_nodes=7, global_batch_size=70, seed=3)
+    environment: dict[str, Any] = {"device": {"type": "cpu", "name": evil or "cpu"}}
+    changes = {steps // 3: (3, "0-1/2-3/4-6"), 2 * steps // 3: (2, "0-2/3-6")}
+    with RunDirectory.create(path, plan=plan, environment=environment, generation=1, resume=False) as run:
+        for step in range(steps):
+            if step in changes:
+                run.generation += 1
+                workers, mapping = changes[step]
+                run.append_event(
+                    "resize",
+                    step=step,
+                    reason=f"worker {run.generation} joined{evil}",
+                    details={
+                        "workers": list(range(workers)),
+                        "devices": ["cpu"] * workers,
+                        "mapping": mapping,
+                    },
+                )
+            run.append_step(
+                step=step,
+                epoch=step // 100,
+                loss=3.0 / (1 + step / steps * 20) + 0.05 * ((step * 7919) % 13) / 13 + worse,
+                seconds=0.02 + 0.01 * (run.generation == 1),
+                digest=f"{step:064x}" if step % max(1, steps // 20) == 0 else None,
+            )
+    return path
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The objects of a file of lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

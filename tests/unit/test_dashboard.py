@@ -1,0 +1,175 @@
+"""What the dashboard reads and serves, without a browser."""
+
+import asyncio
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdtrue.dashboard import StepLog, downsample
+from holdtrue.dashboard._app import POLICY, build_app
+from holdtrue.dashboard._facts import Observatory
+from holdtrue.plan import Plan
+from holdtrue.record import RunDirectory, read_run
+
+
+def write(folder: Path, name: str, steps: int = 6) -> Path:
+    path = folder / name
+    plan = Plan(virtual_nodes=3, global_batch_size=12, seed=1)
+    with RunDirectory.create(path, plan=plan, environment={}, generation=1, resume=False) as run:
+        for step in range(steps):
+            run.append_step(
+                step=step, epoch=0, loss=1.0 / (step + 1), seconds=0.5, digest="ab" * 32 if step % 2 else None
+            )
+        details = {"workers": [0, 4], "devices": ["cpu", "cuda:0"], "mapping": "0/1-2"}
+        run.append_event("resize", step=3, reason="worker 4 joined", details=details)
+    return path
+
+
+def test_columns_read_bit_by_bit_are_those_of_the_record(tmp_path: Path) -> None:
+    dice = random.Random(0)
+    path = write(tmp_path, "run", 0)
+    plan = Plan(virtual_nodes=3, global_batch_size=12, seed=1)
+    with RunDirectory.create(path, plan=plan, environment={}, generation=2, resume=True) as run:
+        for step in [*range(40), *range(31, 60)]:  # a resume does some again
+            loss = dice.choice([None, math.nan, math.inf, 0.5, dice.random()])
+            digest = f"{step:064x}" if step % 7 == 0 else None
+            run.append_step(step=step, epoch=0, loss=loss, seconds=dice.random(), digest=digest)
+    data = (path / "steps.jsonl").read_bytes()
+    part = tmp_path / "steps.jsonl"
+    log = StepLog(part)
+    assert log.refresh() is False
+    at = 0
+    with part.open("ab", buffering=0) as growing:
+        while at < len(data):
+            piece = data[at : at + dice.randint(1, 200)]
+            at += growing.write(piece)
+            log.refresh()
+    steps = read_run(path).steps
+    assert list(log.steps) == list(steps)
+    for i, step in enumerate(steps.values()):
+        expected = math.nan if step.loss is None else step.loss
+        assert log.losses[i] == expected or math.isnan(log.losses[i]) == math.isnan(expected) is True
+        assert (log.seconds[i], log.generations[i]) == (step.seconds, step.generation)
+    assert log.digests == {s.step: s.digest for s in steps.values() if s.digest is not None}
+
+
+def test_a_damaged_line_is_left_out_and_a_file_that_shrank_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    good = '{"step":%d,"epoch":0,"loss":1.0,"seconds":1.0,"generation":1}\n'
+    path.write_text(good % 0 + "{oops}\n" + '{"step":"x"}\n' + good % 1)
+    log = StepLog(path)
+    log.refresh()
+    assert list(log.steps) == [0, 1]
+    path.write_text(good % 5)
+    log.refresh()
+    assert list(log.steps) == [5]
+
+
+def test_a_spike_of_one_step_among_100_000_is_seen(tmp_path: Path) -> None:
+    losses = [1.0] * 100_000
+    losses[54_321], losses[7] = 900.0, math.nan
+    curve = downsample(range(100_000), losses, [0.1] * 100_000, batch=10)
+    assert len(curve.steps) == 500
+    assert max(x for x in curve.highest if x is not None) == 900.0
+    assert curve.steps[-1] == 99_999
+    assert set(curve.examples_per_s) == {100.0}
+
+
+async def ask(
+    app: Any, method: str, path: str, headers: dict[str, str], body: bytes = b""
+) -> tuple[int, dict[str, str], bytes]:
+    sent: list[Any] = []
+    name, _, query = path.partition("?")
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": method, "path": name, "raw_path": name.encode(), "query_string": query.encode(),
+        "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()], "http_version": "1.1",
+        "scheme": "http", "server": ("127.0.0.1", 1), "client": ("127.0.0.1", 2), "root_path": "",
+    }  # fmt: skip
+    await app(scope, receive, send)
+    found = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
+    return sent[0]["status"], found, b"".join(m.get("body", b"") for m in sent[1:])
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Any:
+    write(tmp_path / "runs", "a")
+    (tmp_path / "jobs").mkdir()
+    seen = Observatory(jobs=tmp_path / "jobs", runs=tmp_path / "runs")
+    return build_app(seen, hosts=frozenset({"127.0.0.1:1"}), token="t" * 24)
+
+
+HOST = {"Host": "127.0.0.1:1"}
+JSON = HOST | {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "body", "status"),
+    [
+        ("GET", "/", HOST, b"", 200),
+        ("GET", "/app.js", HOST, b"", 200),
+        ("GET", "/api/jobs", HOST, b"", 200),
+        ("GET", "/api/view?id=run/a", HOST, b"", 200),
+        ("GET", "/api/jobs", {"Host": "evil.example"}, b"", 421),
+        ("GET", "/api/jobs", HOST | {"Origin": "http://evil.example"}, b"", 403),
+        ("GET", "/api/view?id=run/../../etc", HOST, b"", 404),
+        ("GET", "/api/view?id=run/gone", HOST, b"", 404),
+        ("GET", "/../_app.py", HOST, b"", 404),
+        ("GET", "/api/act", HOST, b"", 405),
+        ("POST", "/api/act", JSON, b'{"id": "job/x", "what": "stop"}', 401),
+        ("POST", "/api/act", JSON | {"Authorization": "Bearer wrong"}, b'{"id": "job/x", "what": "stop"}', 401),
+        ("POST", "/api/act", JSON | {"Authorization": "Bearer " + "t" * 24}, b'{"id": "job/x", "what": "stop"}', 409),
+        ("POST", "/api/act", JSON | {"Authorization": "Bearer " + "t" * 24}, b'{"id": "job/x", "what": "format"}', 422),
+        ("POST", "/api/act", JSON | {"Authorization": "Bearer " + "t" * 24}, b"{", 422),
+    ],
+)  # fmt: skip
+def test_who_may_ask_what(
+    app: Any, method: str, path: str, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    found, answered, text = asyncio.run(ask(app, method, path, headers, body))
+    assert found == status, text
+    assert answered["content-security-policy"] == POLICY
+    assert answered["x-content-type-options"] == "nosniff"
+    if status >= 400:
+        assert json.loads(text)["error"].endswith(".")
+
+
+def test_a_view_has_mapping_events_and_digests_of_the_record(app: Any) -> None:
+    _, _, text = asyncio.run(ask(app, "GET", "/api/view?id=run/a", HOST))
+    view = json.loads(text)
+    assert [(w["worker"], w["device"], w["virtual_nodes"]) for w in view["mapping"]] == [
+        (0, "cpu", [0]),
+        (4, "cuda:0", [1, 2]),
+    ]
+    assert view["mapping"][0]["pass_s"] == 0.25
+    assert [e["kind"] for e in view["events"]] == ["started", "resize"]
+    assert [step for step, _ in view["digests"]] == [1, 3, 5]
+    assert view["curve"]["losses"] == [1.0 / (s + 1) for s in range(6)]
+
+
+def test_the_page_has_no_inline_script_or_style_and_names_no_other_host() -> None:
+    page = Path(build_app.__code__.co_filename).with_name("page")
+    html = (page / "index.html").read_text()
+    assert html.count("<script") == 1
+    assert "style=" not in html
+    assert "<style" not in html
+    for file in page.iterdir():
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "http:" not in text
+        assert "https:" not in text
+    code = (page / "app.js").read_text()
+    assert not [
+        word
+        for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(")
+        if word in code
+    ]
