@@ -65,6 +65,7 @@ def under_load(server: Served, examples: Any, alone: list[Any], act: Any, *, thr
         return sum(task.result(LIMIT_S) for task in tasks)
 
 
+@pytest.mark.slow
 def test_answers_keep_their_bits_under_random_load_a_resize_and_the_death_of_workers(
     served: Served, examples: Any, alone: list[Any]
 ) -> None:
