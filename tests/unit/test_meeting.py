@@ -43,10 +43,15 @@ class FakeAgent(Agent):
 
 
 @pytest.fixture
-def stopped() -> Iterator[socket.socket]:
+def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """What is left of a stopped process for those who call: the kernel accepts for it."""
+    monkeypatch.setattr("holdtrue.run._meeting.REACH_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener
+    for thread in threading.enumerate():  # left alone by the meeting; at the interpreter's end torch would abort
+        if thread.name in ("holdtrue-form", "holdtrue-give-up"):
+            thread.join(20.0)
+            assert not thread.is_alive()
 
 
 def meeting_and_view(stopped: socket.socket) -> tuple[Meeting, FakeAgent, View]:
