@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from commands import HOLDTRUE, LIMIT_S, begin, finish
-from pages import Dashboard, browser, dashboard, read_lines, write_run
+from dashboard_pages import Dashboard, browser, dashboard, read_lines, write_run
 
 __all__ = ["browser", "dashboard"]
 pytestmark = [pytest.mark.process, pytest.mark.browser]

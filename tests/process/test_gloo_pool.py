@@ -34,6 +34,7 @@ def second_raises(seat: Seat) -> None:
     group.gather_bytes(b"", what="the second member")
 
 
+@pytest.mark.slow
 def test_a_member_that_dies_hangs_or_raises_ends_its_case_with_a_sentence_and_the_next_one_runs() -> None:
     with Pool(size=2) as pool:
         assert pool.each(shake_hands, world_size=2) == [[b"\0", b"\1"]] * 2

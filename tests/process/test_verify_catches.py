@@ -93,6 +93,7 @@ def test_state_that_a_new_worker_lacks_is_caught_by_the_resize_row_and_named(tmp
     assert "run.register" in flat
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_script_that_does_not_repeat_itself_fails_with_status_1_and_where_to_look(tmp_path) -> None:
     ended = verify(tmp_path, RANDOM, "--no-changes")

@@ -48,7 +48,9 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     monkeypatch.setattr("holdtrue.run._meeting.REACH_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener
-    for thread in threading.enumerate():  # left alone by the meeting; at the interpreter's end torch would abort
+    for (
+        thread
+    ) in threading.enumerate():  # left alone by the meeting; at the interpreter's end torch would abort
         if thread.name in ("holdtrue-form", "holdtrue-give-up"):
             thread.join(20.0)
             assert not thread.is_alive()
