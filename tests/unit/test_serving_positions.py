@@ -20,6 +20,8 @@ from holdtrue.inference._positions import (
 )
 
 SIZE = 8
+CONTROLLED = "odd rows off 16 bytes"
+"""The model whose bits ordinary batching changes on every processor that we know; with others it depends."""
 
 
 class Recurrent(torch.nn.Module):
@@ -97,9 +99,8 @@ def test_answers_under_random_arrivals_have_the_bits_of_the_request_alone(name: 
             pairs = list(zip(group, rest, strict=False))
             other_positions_differ += any(bits_of(outputs, position) != alone[i] for i, position in pairs)
     assert {position for _, position in seen} == set(positions)
-    assert dynamic_differs > 0, (
-        "the control has the same bits: ordinary dynamic batching would do on this machine"
-    )
+    if name == CONTROLLED:
+        assert dynamic_differs > 0, "ordinary dynamic batching has the same bits: the test could not fail"
     assert len(positions) == SIZE or other_positions_differ > 0
 
 
