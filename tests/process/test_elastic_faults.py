@@ -18,6 +18,8 @@ from elastic_jobs import ElasticJob, kill_9, members_of
 from faulty_jobs import Undisturbed, differences, mark, read_undisturbed, start, wait_for_mark
 from faulty_train import PHASES
 
+from holdtrue.elastic._state import NUMBERS_OF_A_LIFE
+
 pytestmark = pytest.mark.process
 Begin = Callable[..., ElasticJob]
 
@@ -151,17 +153,18 @@ def test_a_joiner_that_is_not_needed_any_more_ends_and_does_the_job_no_harm(
     kill_9(job.controller_pid())  # the next one learns who is there, and resizes without waiting for more
     job.wait_until(lambda facts: bool(members_of(facts)), "the job in the eyes of a new controller")
     job.client().resize(3)
-    late = wait_for_mark(job, "born-2")["pid"]
-    os.kill(late, signal.SIGSTOP)  # the other joiner waits for it a moment
-    job.wait_until(lambda facts: phase_of(facts, 1) == "ready", "worker 1 ready to enter")
+    ready, late = NUMBERS_OF_A_LIFE, NUMBERS_OF_A_LIFE + 1
+    late_pid = wait_for_mark(job, f"born-{late}")["pid"]
+    os.kill(late_pid, signal.SIGSTOP)  # the other joiner waits for it a moment
+    job.wait_until(lambda facts: phase_of(facts, ready) == "ready", "a joiner ready to enter")
     job.client().resize(1)
-    os.kill(late, signal.SIGCONT)
+    os.kill(late_pid, signal.SIGCONT)
     job.wait_until(
-        lambda facts: phase_of(facts, 1) == phase_of(facts, 2) == "gone", "the end of both joiners"
+        lambda facts: phase_of(facts, ready) == phase_of(facts, late) == "gone", "the end of both joiners"
     )
     job.client().resize(2)
     ended = job.end()
-    assert differences(job.folder, ended, undisturbed, dead={1, 2}) == [], ended.text
+    assert differences(job.folder, ended, undisturbed, dead={ready, late}) == [], ended.text
     assert "error" not in ended.text
     events = (job.folder / "run" / "events.jsonl").read_text().splitlines()
     kinds = [json.loads(line)["kind"] for line in events]

@@ -7,6 +7,7 @@ import pytest
 
 from control_plane import WAIT_S, Service, listening, serving
 from holdtrue.elastic import ControllerAgent, HostLink, View
+from holdtrue.elastic._state import NUMBERS_OF_A_LIFE
 from holdtrue.errors import ExpelledError, JobOverError
 from holdtrue.wire import Finish, Kill, Start, ToHost
 
@@ -104,14 +105,14 @@ def test_a_controller_that_was_killed_learns_the_job_from_its_workers(tmp_path: 
             host.wait_until_connected(WAIT_S)
             client = service.client()
             client.resize(3)
-            assert wait_order(host) == Start(worker=2, device=None)
-            joiner = service.agent(2)
+            assert wait_order(host) == Start(worker=NUMBERS_OF_A_LIFE, device=None)
+            joiner = service.agent(NUMBERS_OF_A_LIFE)
             joiner.start(timeout_s=WAIT_S)
             joiner.say_ready()
             view = wait_view(joiner, 0)
             assert ([m.worker for m in view.members], view.joiners, view.generation) == (
-                [0, 1, 2],
-                (2,),
+                [0, 1, NUMBERS_OF_A_LIFE],
+                (NUMBERS_OF_A_LIFE,),
                 100_001,
             )
             for each in (joiner, *agents, host):

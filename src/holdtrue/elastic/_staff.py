@@ -62,7 +62,7 @@ def _order_one(turn: Turn) -> bool:
     if not hosts:
         return False
     host = min(hosts, key=lambda each: (-min(each.adds, 1), -each.free, each.name))
-    number = turn.state.next_worker
+    number = turn.state.number_to_give
     changed: Host = replace(host, adds=max(0, host.adds - 1), running=(*host.running, number))
     turn.state = turn.state.with_host(changed)
     turn.set_worker(Worker(number=number, phase="starting", host=host.name, since_s=turn.now))

@@ -14,6 +14,10 @@ MOST_WORKERS = 4096
 GENERATIONS_OF_A_LIFE = 100_000
 """Each controller of a job numbers views from its own range."""
 
+NUMBERS_OF_A_LIFE = 10_000
+"""Each controller of a job numbers the workers that it orders from its own range: one that lived before may have given
+numbers to workers that died since, of whom nobody can tell."""
+
 Phase = Literal["starting", "waiting", "ready", "member", "dismissed", "gone"]
 """starting: ordered from a host, or running there without a word. waiting: said hello, a founder or a joiner that
 still runs up to its first collective call. ready: a joiner that can enter. member: has been put into a view.
@@ -189,6 +193,11 @@ class State:
     def host(self, name: str | None) -> Host | None:
         """The host of that name, if it is known."""
         return next((host for host in self.hosts if host.name == name), None)
+
+    @property
+    def number_to_give(self) -> int:
+        """A worker's number that no worker of the job has or had."""
+        return max(self.next_worker, self.settings.life * NUMBERS_OF_A_LIFE)
 
     @property
     def newest(self) -> View | None:
