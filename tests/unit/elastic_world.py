@@ -248,9 +248,9 @@ def _obey(world: World) -> World:
     return world
 
 
-def end_process(world: World, w: W, *, status: int) -> World:
+def end_process(world: World, w: W, *, status: int, has_left: bool = False) -> World:
     """A process ends: what it said is still on its way, then its connection breaks, and its host says so."""
-    ended = Ended(worker=w.number, status=status, sentence="", at=None)
+    ended = Ended(worker=w.number, status=status, sentence="", at=None, has_left=has_left)
     dead = replace(w, is_alive=False, is_stopped=False, doing=ENDED, inbox=(), outbox=(*w.outbox, None))
     world = replace(
         world.put(dead),
@@ -299,7 +299,7 @@ def _work(world: World, w: W) -> Iterator[tuple[str, World]]:
     """What a living worker can do by itself."""
     if w.doing == WAITING:
         if w.book.over is not None:
-            yield f"{w.number} ends", end_process(world, w, status=0)
+            yield f"{w.number} ends", end_process(world, w, status=0, has_left=True)
         elif (view := w.book.enterable(w.generation)) is not None:
             yield f"{w.number} forms {view.generation}", _form(world, w, view)
     elif w.doing == FORMING:
@@ -391,7 +391,7 @@ def _complete(world: World, w: W, agreed: int) -> World:
     assert view is not None, f"{w} agreed on a view that it does not know"
     if view.rank_of(w.number) is None:
         book, said = w.book.say_end(End(how="left", sentence=""))
-        return end_process(world, replace(w, book=book, outbox=(*w.outbox, *said)), status=0)
+        return end_process(world, replace(w, book=book, outbox=(*w.outbox, *said)), status=0, has_left=True)
     return _form(world.put(w), w, view)
 
 

@@ -529,10 +529,15 @@ def test_a_new_controller_resizes_as_soon_as_every_member_and_a_host_are_back() 
 
 
 def test_a_controller_that_comes_too_late_does_not_begin_the_job_again() -> None:
-    for statuses, how in (((0, 0), "finished"), ((0, -9), "failed")):
+    left = Ended(worker=0, status=0, sentence="", at=None, has_left=True)
+    cases = ((0, 0), "finished"), ((0, -9), "failed"), ((left, 0), "finished"), ((left, left), "failed")
+    for ends, how in cases:
         job = Job(2, is_founded=False, life=1, settle_s=10.0)
-        for worker, status in enumerate(statuses):
-            job.end(worker, status=status)
+        for worker, end in enumerate(ends):
+            if isinstance(end, Ended):
+                job.feed(HostSaid(host="here", message=replace(end, worker=worker)))
+            else:
+                job.end(worker, status=end)
         assert orders(job.wait(10.0)) == [Finish(how=how, reason=job.state.over_reason)]
         assert job.state.how_over == how
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from holdtrue.wire import Finish, Over
 
-from ._state import State
+from ._state import LEFT, State
 from ._turn import Turn
 
 
@@ -81,7 +81,8 @@ def _end_before_it_began(turn: Turn) -> None:
         close_job(turn, "stopped", state.stop_reason)
     elif state.ended_before and not state.workers and turn.now >= state.began_s + settings.settle_s:
         # A controller that was started again, too late: to begin anew would do everything twice.
-        if any(status for _, status in state.ended_before):
+        statuses = [status for _, status in state.ended_before if status != LEFT]
+        if any(statuses) or not statuses:
             fail_job(turn, "all workers had ended when the controller was started again. Look at their logs.")
         else:
             close_job(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from holdtrue.wire import Ended, Finish, HostHello, HostMessage, Kill
 
 from ._ending import fail_job
-from ._state import Host, Worker
+from ._state import LEFT, Host, Worker
 from ._turn import Turn
 
 
@@ -89,12 +89,15 @@ def _hear_ended(turn: Turn, name: str, ended: Ended) -> None:
         turn.set(
             gone=turn.state.gone | {ended.worker},
             next_worker=max(turn.state.next_worker, ended.worker + 1),
-            ended_before=(*turn.state.ended_before, (ended.worker, ended.status)),
+            ended_before=(*turn.state.ended_before, (ended.worker, LEFT if ended.has_left else ended.status)),
         )
     elif worker.phase == "dismissed":
         turn.part_with(worker, "dismissed")
     elif ended.sentence and (worker.phase == "member" or turn.state.phase == "founding"):
         fail_job(turn, f"worker {ended.worker} failed: {ended.sentence}")
+    elif ended.status == 0 and ended.has_left and worker.phase == "member":
+        turn.part_with(worker, "left")
+        turn.note(f"worker {ended.worker} has left")
     elif ended.status == 0 and worker.phase == "member":
         turn.part_with(worker, "finished")
         turn.note(f"worker {ended.worker} has finished")

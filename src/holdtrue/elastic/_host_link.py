@@ -85,7 +85,13 @@ class HostLink:
             self._running.add(worker)
 
     def say_ended(
-        self, worker: int, *, status: int, sentence: str = "", at: tuple[int, int, int] | None = None
+        self,
+        worker: int,
+        *,
+        status: int,
+        sentence: str = "",
+        at: tuple[int, int, int] | None = None,
+        has_left: bool = False,
     ) -> None:
         """A worker's process has ended.
 
@@ -94,9 +100,10 @@ class HostLink:
             status: Exit status; the negative number of the signal for one that was killed.
             sentence: An error of its script that must fail the job; empty for a death, or an end in order.
             at: Step, round and virtual node of the pass in which it ended.
+            has_left: It ended in order, and not at the end of the script.
         """
         place = None if at is None else PassPlace(step=at[0], round=at[1], virtual_node=at[2])
-        message = Ended(worker=worker, status=status, sentence=sentence[:4096], at=place)
+        message = Ended(worker=worker, status=status, sentence=sentence[:4096], at=place, has_left=has_left)
         with self._link.changed:
             self._running.discard(worker)
             self._ends.append(message)

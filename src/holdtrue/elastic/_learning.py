@@ -2,7 +2,7 @@
 
 from holdtrue.wire import Hello
 
-from ._state import Worker
+from ._state import LEFT, Worker
 from ._translate import view_from_text
 from ._turn import Turn
 from ._view import View
@@ -66,4 +66,4 @@ def _know_gone(turn: Turn, number: int) -> None:
         return
     status = dict(turn.state.ended_before).get(number, 1)
     worker = Worker(number=number, phase="member", since_s=turn.now, has_state=number not in newest.joiners)
-    turn.part_with(worker, "finished" if status == 0 else "died")
+    turn.part_with(worker, "finished" if status == 0 else "left" if status == LEFT else "died")

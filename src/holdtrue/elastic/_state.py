@@ -18,6 +18,9 @@ NUMBERS_OF_A_LIFE = 10_000
 """Each controller of a job numbers the workers that it orders from its own range: one that lived before may have given
 numbers to workers that died since, of whom nobody can tell."""
 
+LEFT = 256
+"""Stands for the exit status of a worker that ended in order before the end of the script."""
+
 Phase = Literal["starting", "waiting", "ready", "member", "dismissed", "gone"]
 """starting: ordered from a host, or running there without a word. waiting: said hello, a founder or a joiner that
 still runs up to its first collective call. ready: a joiner that can enter. member: has been put into a view.

@@ -264,6 +264,8 @@ class Ended:
     sentence: str
     """An error of its script that must fail the job; empty for a death, or an end in order."""
     at: PassPlace | None
+    has_left: bool = False
+    """It ended in order before the end of the script."""
 
     def __post_init__(self) -> None:
         _check_worker(self.worker)
