@@ -40,16 +40,20 @@ def force_view(turn: Turn) -> None:
 def word_ends_s(state: State) -> float:
     """Until when joiners are waited for that may have got the state just before the death; 0 if there are none.
 
-    Their word is most likely on its way, and without it they would have to join anew.
+    Their word is most likely on its way, and without it they would have to join anew. One whose connection broke says it
+    when it is back: it may be the only one that has the newest state, where the others of its view died.
     """
     if not state.chain:
         return 0.0
     known = {worker.number: worker for worker in state.workers}
     named = [worker for m in state.chain[-1].members if (worker := known.get(m.worker)) is not None]
-    if not any(w.is_living and w.is_connected and not w.has_state and w.lost_s is None for w in named):
+    silent = [w for w in named if w.is_living and not w.has_state and w.lost_s is None]
+    if not any(w.is_connected or w.dropped_s is not None for w in silent):
         return 0.0
+    are_here = all(w.is_connected for w in silent)
+    wait_s = state.settings.word_wait_s if are_here else state.settings.reconnect_s
     ends = [worker.since_s if worker.phase == "gone" else worker.lost_s for worker in named]
-    return max((at_s for at_s in ends if at_s is not None), default=0.0) + state.settings.word_wait_s
+    return max((at_s for at_s in ends if at_s is not None), default=0.0) + wait_s
 
 
 def silence_ends_s(state: State, reporters: Sequence[Worker]) -> float:

@@ -65,6 +65,8 @@ class JobSettings:
     """After one worker waited out a whole group time-out: what the others have to notice."""
     word_wait_s: float = 0.25
     """After a death, what a joiner that is entering has to say that it has the state."""
+    reconnect_s: float = 2.0
+    """The same for one whose connection is broken: it tries again at least once a second."""
     kill_wait_s: float = 2.0
     """From the order to kill a silent worker to its expulsion."""
     dark_s: float = 120.0
