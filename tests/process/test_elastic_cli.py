@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 from commands import holdtrue, write_script
-from elastic_jobs import WAIT_S, kill_9, start_job
+from elastic_jobs import WAIT_S, kill_9, start_job, step_of
 
 from holdtrue.record import RunRecord, read_run
 
@@ -45,6 +45,8 @@ def test_grown_killed_joined_and_shrunk_a_run_has_the_bits_of_an_undisturbed_one
         job.wait_for_workers(2, step=2)
         first = job.pids()[0]
         assert job.command("resize", job.name, "3", "--wait").status == 0
+        grown = job.wait_for_workers(3)
+        job.wait_for_workers(3, step=step_of(grown) + 3)  # steps of this generation, before a death ends it
         kill_9(job.pids()[1])
         job.wait_for_workers(2)
         host = job.join()
