@@ -3,23 +3,14 @@
 python benchmarks/render_elastic.py
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-RAW = ROOT / "benchmarks" / "raw"
-PAGE = ROOT / "docs" / "results" / "elastic.md"
+from raw_pages import conditions, read, row, verdict, write
+
 KILL_TARGET_S = 2.0
 RATIO_TARGET = 20.0
 DECISION_TARGET_S = 0.1
 LEAST_ROUNDS = 5
-
-
-def read(name: str) -> dict[str, Any]:
-    """One raw file."""
-    found: dict[str, Any] = json.loads((RAW / f"{name}.json").read_text())
-    return found
 
 
 def seconds(r: dict[str, Any]) -> str:
@@ -30,22 +21,6 @@ def seconds(r: dict[str, Any]) -> str:
 def times(r: dict[str, Any]) -> str:
     """Median and spread of a ratio."""
     return f"{r['median']:.1f} x ({r['min']:.1f}..{r['max']:.1f})"
-
-
-def verdict(is_met: bool) -> str:
-    """Whether a target is met, in a word."""
-    return "met" if is_met else "**missed**"
-
-
-def row(*cells: object) -> str:
-    """One line of a table."""
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def conditions(raw: dict[str, Any]) -> str:
-    """How a raw file was measured, in a sentence."""
-    v = raw["versions"]
-    return f"`{raw['command']}`, {raw['date']}, {raw['device']['cpu']}, {raw['device']['cores']} cores, torch {v['torch']}."
 
 
 def pauses(raw: dict[str, Any]) -> list[str]:
@@ -209,5 +184,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    write("elastic.md", page())

@@ -3,37 +3,9 @@
 python benchmarks/render_mixed.py
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-RAW = ROOT / "benchmarks" / "raw"
-PAGE = ROOT / "docs" / "results" / "mixed-devices.md"
-
-
-NOT_MEASURED = (
-    "## One of two workers held to a part of a core",
-    "",
-    "Not measured yet: `python benchmarks/mixed_devices.py throttle` does it.",
-)
-
-
-def read(name: str) -> dict[str, Any]:
-    """One raw file."""
-    found: dict[str, Any] = json.loads((RAW / f"{name}.json").read_text())
-    return found
-
-
-def row(*cells: object) -> str:
-    """One line of a table."""
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def conditions(raw: dict[str, Any]) -> str:
-    """How a raw file was measured, in a sentence."""
-    v = raw["versions"]
-    return f"`{raw['command']}`, {raw['date']}, {raw['device']['cpu']}, {raw['device']['cores']} cores, torch {v['torch']}."
+from raw_pages import conditions, read, row, write
 
 
 def predictions(raw: dict[str, Any]) -> list[str]:
@@ -130,10 +102,10 @@ def page() -> str:
         "[The guide](../guide/mixed-devices.md) says how to use it. This page is written by `benchmarks/render_mixed.py`.",
         "",
         *predictions(read("mixed_predict")),
-        *(throttle(read("mixed_throttle")) if (RAW / "mixed_throttle.json").exists() else NOT_MEASURED),
+        *throttle(read("mixed_throttle")),
     ]
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    write("mixed-devices.md", page())

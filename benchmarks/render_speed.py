@@ -3,35 +3,9 @@
 python benchmarks/render_speed.py
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-RAW = ROOT / "benchmarks" / "raw"
-PAGE = ROOT / "docs" / "results" / "speed.md"
-
-
-def read(name: str) -> dict[str, Any]:
-    """One raw file."""
-    found: dict[str, Any] = json.loads((RAW / f"{name}.json").read_text())
-    return found
-
-
-def ratio(r: dict[str, Any]) -> str:
-    """Median and spread of a ratio."""
-    return f"{r['median']:.3f} ({r['min']:.3f}..{r['max']:.3f})"
-
-
-def row(*cells: object) -> str:
-    """One line of a table."""
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def conditions(raw: dict[str, Any]) -> str:
-    """How a raw file was measured, in a sentence."""
-    v = raw["versions"]
-    return f"`{raw['command']}`, {raw['date']}, {raw['device']['cpu']}, {raw['device']['cores']} cores, torch {v['torch']}."
+from raw_pages import conditions, ratio, read, row, write
 
 
 def overhead(raw: dict[str, Any]) -> list[str]:
@@ -152,5 +126,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    write("speed.md", page())

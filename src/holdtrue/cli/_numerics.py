@@ -30,12 +30,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def numerics(
-    script: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[train.py]", help="A script to look at. All that follows is for it.", show_default=False
-        ),
-    ] = None,
+    script: options.OptionalScript = None,
     arguments: options.Arguments = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     steps: Annotated[

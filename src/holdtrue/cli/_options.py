@@ -120,6 +120,10 @@ Script = Annotated[
     str,
     typer.Argument(metavar="train.py", help="The script. All that follows is for it.", show_default=False),
 ]
+OptionalScript = Annotated[
+    str | None,
+    typer.Argument(metavar="[train.py]", help="A script. All that follows is for it.", show_default=False),
+]
 Arguments = Annotated[
     list[str] | None, typer.Argument(metavar="ARGS", help="Arguments of the script.", show_default=False)
 ]

@@ -53,12 +53,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def verify(
-    script: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[train.py]", help="The script. All that follows is for it.", show_default=False
-        ),
-    ] = None,
+    script: options.OptionalScript = None,
     arguments: options.Arguments = None,
     reference: Annotated[
         bool, typer.Option("--reference", help="Run the reference trainings instead of a script.")

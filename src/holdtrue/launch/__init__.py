@@ -16,7 +16,7 @@ from ._job import DEVICES, Failure, JobResult, JobSpec, WorkerEnd
 from ._launch import launch_job
 from ._notebook import launch
 from ._observer import JobObserver, PlainObserver, Stream
-from ._registry import JobEntry, JobState, find_job, jobs_folder, list_jobs, register
+from ._registry import JobEntry, JobState, find_job, is_locked, jobs_folder, list_jobs, register
 from ._remote import join_job
 from ._run_dir import check_name, name_of_script, new_run_dir, newest_run_dir
 from ._worker import TOKEN_VARIABLE
@@ -37,6 +37,7 @@ __all__ = [
     "count_cuda_devices",
     "count_devices",
     "find_job",
+    "is_locked",
     "jobs_folder",
     "join_job",
     "launch",

@@ -159,14 +159,15 @@ def _state_of(folder: Path, entry: JobEntry) -> JobState:
     """`running`, `ended`, or `lost` if its launcher was killed; then its tokens are cleaned away."""
     if entry.ending is not None:
         return "ended"
-    if _is_locked(folder / f"{entry.name}.lock"):
+    if is_locked(folder / f"{entry.name}.lock"):
         return "running"
     for left in ("tokens", "join", "job", "description"):
         (folder / f"{entry.name}.{left}").unlink(missing_ok=True)
     return "lost"
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a process that lives holds the lock on a file."""
     try:
         lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast, final
 
 from holdtrue.cluster import Cluster
 from holdtrue.errors import UsageError
+from holdtrue.launch import is_locked
 from holdtrue.service import App, make_tokens, serve_app
 
 from ._records import Place
@@ -94,17 +95,7 @@ async def _serve(place: Place, cluster: Cluster | None, policy: str | None) -> N
 
 def is_alive(place: Place) -> bool:
     """Whether a scheduler lives in a folder."""
-    try:
-        lock = os.open(place.lock, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
+    return is_locked(place.lock)
 
 
 def read_address(place: Place) -> Address | None:

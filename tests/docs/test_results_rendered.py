@@ -1,0 +1,17 @@
+"""Pages of results are what their scripts make of the raw files."""
+
+import runpy
+
+import pytest
+from pages import ROOT
+
+
+@pytest.mark.parametrize(
+    ("script", "page"), [("speed", "speed"), ("mixed", "mixed-devices"), ("elastic", "elastic")]
+)
+def test_a_page_is_what_its_script_makes_of_the_raw_files(
+    script: str, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    rendered = runpy.run_path(str(ROOT / "benchmarks" / f"render_{script}.py"))["page"]()
+    assert (ROOT / "docs" / "results" / f"{page}.md").read_text() == rendered
