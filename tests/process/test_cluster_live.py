@@ -192,9 +192,11 @@ def test_exit_statuses_of_jobs_that_ended_while_no_scheduler_lived_are_read(clus
     cluster.wait_until(lambda jobs: all(job["attempt"] == 1 for job in jobs.values()), "both started")
     cluster.kill_scheduler()
     folders = [cluster.folder / "cluster" / "attempts" / name / "exit" for name in ("1-1", "2-1")]
+    assert not any(path.exists() for path in folders), "the scheduler died before them"
     until_s = time.monotonic() + WAIT_S
     while not all(path.exists() for path in folders) and time.monotonic() < until_s:
         time.sleep(0.05)
+    assert all(path.exists() for path in folders), "both ended while no scheduler lived"
     cluster.start()
     jobs = cluster.wait_until(over("bad", "good"), "what had happened")
     assert {name: (j["state"], j["exit_code"]) for name, j in jobs.items()} == {
@@ -204,17 +206,23 @@ def test_exit_statuses_of_jobs_that_ended_while_no_scheduler_lived_are_read(clus
     assert "exit status 5" in jobs["bad"]["ending"]
 
 
-def test_a_job_whose_launcher_and_keeper_are_killed_is_retried_when_its_workers_are_gone(
-    cluster: LiveCluster,
+@pytest.mark.parametrize("victims", ["launcher and keeper", "launcher"])
+def test_a_job_whose_launcher_is_killed_is_retried_when_its_workers_are_gone(
+    victims: str, cluster: LiveCluster
 ) -> None:
     cluster.start("--devices", "cpu:2")
     assert cluster.command("submit", cluster.job("a", mark="endless", epochs=1000, retries=1)).status == 0
     cluster.wait_until(lambda jobs: (jobs["a"]["step"] or 0) > 3, "steps")
     keeper = next(p for p in cluster.processes() if "_keeper.py" in " ".join(p.cmdline()))
     launcher = keeper.children()[0]
-    keeper.kill()
-    assert cluster.jobs()["a"]["state"] == "running", "its launcher lives"
+    workers = [p for p in launcher.children(recursive=True) if "train.py" in " ".join(p.cmdline())]
+    assert workers
+    if "keeper" in victims:
+        keeper.kill()
+        assert cluster.jobs()["a"]["state"] == "running", "its launcher lives"
     launcher.kill()
+    cluster.wait_until(lambda jobs: jobs["a"]["attempt"] == 2, "the second attempt's start")
+    assert not any(p.is_running() for p in workers), "no device is given away under a worker that lives"
     jobs = cluster.wait_until(
         lambda jobs: jobs["a"]["attempt"] == 2 and (jobs["a"]["step"] or 0) > 5, "the second attempt"
     )

@@ -158,6 +158,7 @@ def test_exit_statuses_decide_what_becomes_of_a_job() -> None:
     assert state(1, retries=1, crashes=1) == ("failed", True)
     assert state(2, retries=5) == ("failed", True), "wrong use stays wrong"
     assert state(130, "preempt") == ("waiting", False)
+    assert state(-9, "preempt") == ("waiting", False), "the scheduler killed it, not a fault of its own"
     assert state(130, "cancel") == ("cancelled", False)
     assert state(130) == ("cancelled", False), "somebody else stopped it"
     assert state(1, "cancel") == ("cancelled", False)
@@ -216,6 +217,11 @@ def test_a_wrong_job_file_is_refused_by_line(tmp_path: Path, text: str, words: s
     (tmp_path / "job.toml").write_text("\n".join([*lines, *padding, text]) + "\n")
     with pytest.raises(UsageError, match=words):
         read_job_file(tmp_path / "job.toml")
+
+
+def test_a_job_that_needs_several_devices_asks_for_as_many(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text('script = "train.py"\nmin_devices = 3\n')
+    assert read_job_file(tmp_path / "job.toml").max_devices == 3
 
 
 def test_a_job_file_without_script_or_without_file_is_refused(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ class Attempt:
     exit_code: int | None = None
     leaving: int = 0
     """Workers that were told to leave and are still there."""
+    looks: int = 0
+    """Looks since they were told."""
 
 
 @dataclass
@@ -59,6 +61,11 @@ class World(ClusterEngine):
     most_held: float = 0
     is_mute: bool = False
     """No controller answers."""
+    is_full: bool = False
+    """No process can be started."""
+    leaves_slowly: int = 0
+    """Looks that a worker which was told to leave is still there at."""
+    on_look: Callable[[], object] | None = None
     signals: list[Signals] = field(default_factory=list)
 
     def at(self) -> None:
@@ -71,6 +78,8 @@ class World(ClusterEngine):
 
     def begin(self, record: JobRecord, workers: int) -> None:
         self.at()
+        if self.is_full:
+            raise OSError("no space left")
         key = (record.number, record.attempt)
         assert key not in self.attempts, f"{record.request.name} is started twice: {self.begun}"
         status = dict(enumerate(self.statuses.get(record.request.name, []), 1)).get(record.attempt, 0)
@@ -91,8 +100,12 @@ class World(ClusterEngine):
         attempt = self.attempts.get((record.number, record.attempt))
         if attempt is None:
             return Look(evidence=Evidence(is_locked=False, is_started=False, exit_code=None))
+        if self.on_look is not None:
+            self.on_look()
         attempt.left -= 1
-        attempt.leaving = 0
+        attempt.looks += 1
+        if attempt.looks > self.leaves_slowly:
+            attempt.leaving = 0
         if attempt.exit_code is None and (attempt.left <= 0 or attempt.is_stopping):
             attempt.exit_code = attempt.status if attempt.left <= 0 else 130
         if attempt.exit_code is not None:
@@ -100,7 +113,7 @@ class World(ClusterEngine):
         self._grow(attempt)
         if self.is_mute:
             return Look(evidence=Evidence(is_locked=True, is_started=True, exit_code=None))
-        workers = [{"worker": i} for i in range(attempt.workers)]
+        workers = [{"worker": i} for i in range(attempt.workers + attempt.leaving)]
         facts: dict[str, Any] = {
             "workers": workers,
             "target": attempt.target,
@@ -118,7 +131,7 @@ class World(ClusterEngine):
         attempt = self.attempts[(record.number, record.attempt)]
         if attempt.exit_code is not None:
             raise GroupError("it is over.")
-        attempt.leaving = max(0, attempt.workers - workers)
+        attempt.leaving, attempt.looks = max(0, attempt.workers - workers), 0
         attempt.workers = min(attempt.workers, workers)
         attempt.target = workers
         self.at()
@@ -392,6 +405,66 @@ def test_a_job_that_keeps_losing_workers_is_given_new_ones_a_few_times_only(tmp_
         resizes += attempt.target == 2
         attempt.target = attempt.workers = 1  # a worker died; nobody is hired in its place
     assert resizes == 4, "at the start, and three times after"
+
+
+def test_a_job_that_lost_workers_often_is_made_smaller_when_others_need_its_devices(tmp_path: Path) -> None:
+    world = World(length=60)
+    scheduler = Scheduler(open_store(tmp_path, world), world, TWO, None)
+    scheduler.submit([request("a", tmp_path, max_devices=2)])
+    asyncio.run(scheduler._turn())
+    attempt = world.attempts[(1, 1)]
+    for _ in range(3):  # as often as it is replaced, and it holds two devices at last
+        attempt.target = attempt.workers = 1
+        asyncio.run(scheduler._turn())
+    scheduler._running[1].regrowths += 1
+    scheduler.submit([request("b", tmp_path, weight=5)])
+    for _ in range(3):
+        asyncio.run(scheduler._turn())
+    assert attempt.target == 1
+    assert world.begun == [("a", 1), ("b", 1)]
+
+
+def test_devices_of_workers_that_leave_slowly_are_not_given_twice_while_nobody_answers(
+    tmp_path: Path,
+) -> None:
+    world = World(length=30, leaves_slowly=3)
+    scheduler = Scheduler(open_store(tmp_path, world), world, TWO, None)
+    scheduler.submit([request("first", tmp_path, max_devices=2)])
+    for _ in range(2):
+        asyncio.run(scheduler._turn())
+    scheduler.submit([request("second", tmp_path)])
+    asyncio.run(scheduler._turn())
+    assert world.attempts[(1, 1)].leaving == 1, "told, and still there"
+    world.is_mute = True
+    asyncio.run(scheduler._turn())
+    assert world.begun == [("first", 1)]
+    world.is_mute = False
+    take_turns(scheduler, most=90)
+    assert world.begun == [("first", 1), ("second", 1)]
+
+
+def test_stopping_the_scheduler_while_it_looks_at_jobs_stops_none_of_them(tmp_path: Path) -> None:
+    world = World(length=30)
+    scheduler = Scheduler(open_store(tmp_path, world), world, TWO, None)
+    scheduler.submit([request("a", tmp_path)])
+    asyncio.run(scheduler._turn())
+    world.on_look = lambda: scheduler.close(ends_jobs=False)
+    asyncio.run(scheduler._turn())
+    assert scheduler.is_closing
+    assert not world.attempts[(1, 1)].is_stopping
+    assert scheduler.jobs[1].purpose == ""
+
+
+def test_a_job_that_cannot_be_started_can_be_cancelled(tmp_path: Path) -> None:
+    world = World(is_full=True)
+    scheduler = Scheduler(open_store(tmp_path, world), world, TWO, None)
+    scheduler.submit([request("a", tmp_path)])
+    for _ in range(3):
+        asyncio.run(scheduler._turn())
+    assert (scheduler.jobs[1].state, world.begun) == ("running", [])
+    scheduler.cancel("a")
+    asyncio.run(scheduler._turn())
+    assert scheduler.jobs[1].state == "cancelled"
 
 
 def test_a_job_that_cannot_be_asked_to_end_is_sent_signals_after_a_bounded_time(

@@ -120,9 +120,7 @@ class Job:
 def _check(holds: bool, job: Job, name: str, rule: str) -> None:
     if not holds:
         value = getattr(job, name)
-        raise UsageError(
-            f"job {job.id!r} has {name} {value!r}; it must be {rule}. Correct the job in its trace."
-        )
+        raise UsageError(f"job {job.id!r} has {name} {value!r}; it must be {rule}. Correct the job.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

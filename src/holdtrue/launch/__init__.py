@@ -16,7 +16,17 @@ from ._job import DEVICES, Failure, JobResult, JobSpec, WorkerEnd
 from ._launch import launch_job
 from ._notebook import launch
 from ._observer import JobObserver, PlainObserver, Stream
-from ._registry import JobEntry, JobState, find_job, is_locked, jobs_folder, list_jobs, register
+from ._registry import (
+    JobEntry,
+    JobState,
+    find_job,
+    is_locked,
+    jobs_folder,
+    list_jobs,
+    register,
+    take_lock,
+    write_private,
+)
 from ._remote import join_job
 from ._run_dir import check_name, name_of_script, new_run_dir, newest_run_dir
 from ._worker import TOKEN_VARIABLE
@@ -48,7 +58,9 @@ __all__ = [
     "new_run_dir",
     "newest_run_dir",
     "register",
+    "take_lock",
     "torch_has_cuda",
+    "write_private",
 ]
 
 

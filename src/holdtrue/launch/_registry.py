@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,10 @@ from holdtrue.errors import UsageError
 
 SCOPES = ("read", "join", "admin")
 """What a token allows: to look; to take part as a worker or a host; to change the job."""
+
+LOCK_WAIT_S = 0.2
+"""How long a lock is tried for: who only looks at it holds it for some microseconds."""
+_LOCK_AGAIN_S = 0.005
 
 JobState = Literal["running", "ended", "lost"]
 
@@ -81,12 +86,10 @@ class Registration:
     def __init__(self, folder: Path, name: str) -> None:
         """Take the name, and make the job's tokens."""
         self._entry_file = folder / f"{name}.json"
-        self._lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise UsageError(_refusal(_read_entry(self._entry_file), name)) from None
+        lock = take_lock(folder / f"{name}.lock")
+        if lock is None:
+            raise UsageError(_refusal(_read_entry(self._entry_file), name))
+        self._lock = lock
         self._entry: JobEntry | None = None
         self._entry_file.unlink(missing_ok=True)  # of a job that ended
         self.token_file = folder / f"{name}.tokens"
@@ -159,26 +162,47 @@ def _state_of(folder: Path, entry: JobEntry) -> JobState:
     """`running`, `ended`, or `lost` if its launcher was killed; then its tokens are cleaned away."""
     if entry.ending is not None:
         return "ended"
-    if is_locked(folder / f"{entry.name}.lock"):
+    lock = _try_lock(folder / f"{entry.name}.lock", fcntl.LOCK_EX)
+    if lock is None:
         return "running"
-    for left in ("tokens", "join", "job", "description"):
-        (folder / f"{entry.name}.{left}").unlink(missing_ok=True)
+    try:  # while the lock is held: who takes the name next writes files of the same names
+        for left in ("tokens", "join", "job", "description"):
+            (folder / f"{entry.name}.{left}").unlink(missing_ok=True)
+    finally:
+        os.close(lock)
     return "lost"
+
+
+def take_lock(path: Path, *, wait_s: float = LOCK_WAIT_S) -> int | None:
+    """Take the lock on a file, for as long as the returned descriptor is open; None if a living process holds it.
+
+    Blocks:
+        At most `wait_s`: who looks whether the lock is held holds it for a moment.
+    """
+    until_s = time.monotonic() + wait_s
+    while (lock := _try_lock(path, fcntl.LOCK_EX)) is None and time.monotonic() < until_s:
+        time.sleep(_LOCK_AGAIN_S)
+    return lock
+
+
+def _try_lock(path: Path, kind: int) -> int | None:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def is_locked(path: Path) -> bool:
     """Whether a process that lives holds the lock on a file."""
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
+    if not path.exists():
         return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
+    lock = _try_lock(path, fcntl.LOCK_SH)
+    if lock is not None:
         os.close(lock)
-    return False
+    return lock is None
 
 
 def _read_entry(path: Path) -> JobEntry | None:

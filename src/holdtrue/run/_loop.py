@@ -154,9 +154,11 @@ class Loop:
             core.outlet.start(say_start(core), self._total)
             idle = sum(1 for ids in core.mapping.held if not ids)
             if idle:
+                too_many = core.mapping.world_size > core.plan.virtual_nodes
                 core.outlet.say(
                     f"{core.mapping.world_size} workers for {core.plan.virtual_nodes} virtual nodes: {idle} stand by without a "
-                    f"pass of their own. More virtual nodes would use them."
+                    f"pass of their own. "
+                    + ("More virtual nodes would use them." if too_many else "The mapping leaves them out.")
                 )
 
     def _is_ending(self) -> bool:

@@ -1,6 +1,5 @@
 """The embedded engine: jobs are `holdtrue run` processes on this machine, each with a keeper of its own."""
 
-import fcntl
 import json
 import os
 import subprocess
@@ -12,7 +11,7 @@ from typing import Any, final
 
 from holdtrue.elastic import ControlClient, read_tokens
 from holdtrue.errors import HoldtrueError, UsageError
-from holdtrue.launch import JobEntry, find_job, jobs_folder
+from holdtrue.launch import JobEntry, find_job, jobs_folder, take_lock
 from holdtrue.wire import SETTING_VARIABLES
 
 from ._engine import ClusterEngine, Look
@@ -22,6 +21,7 @@ from ._records import JobRecord, Place
 _KEEPER = Path(__file__).with_name("_keeper.py")
 _ASK_S = 5.0
 """Bound of each question to a job's controller."""
+_LAST_BYTES = 4096
 
 
 @final
@@ -45,7 +45,7 @@ class EmbeddedEngine(ClusterEngine):
         """
         folder = self._place.attempt(record)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = _take_lock(folder)
+        lock = take_lock(folder / "lock", wait_s=0.0)
         if lock is None:
             raise UsageError(
                 f"attempt {record.attempt} of job {record.request.name!r} runs already. Nothing was started."
@@ -127,7 +127,7 @@ class EmbeddedEngine(ClusterEngine):
     def evidence(self, record: JobRecord) -> Evidence:
         """What the present attempt left behind."""
         folder = self._place.attempt(record)
-        lock = _take_lock(folder) if folder.is_dir() else None
+        lock = take_lock(folder / "lock", wait_s=0.0) if folder.is_dir() else None
         is_locked = lock is None and folder.is_dir()
         if lock is not None:
             os.close(lock)
@@ -177,12 +177,9 @@ class EmbeddedEngine(ClusterEngine):
     def last_words(self, record: JobRecord) -> str:
         """The last line that a job's launcher printed: its error, if it has one."""
         with suppress(OSError):
-            lines = (
-                (self._place.attempt(record) / "output.log")
-                .read_bytes()[-4096:]
-                .decode(errors="replace")
-                .splitlines()
-            )
+            with (self._place.attempt(record) / "output.log").open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+                lines = file.read().decode(errors="replace").splitlines()
             said = [line for line in lines if line.startswith("error: ")]
             return (said or [""])[-1].removeprefix("error: ")
         return ""
@@ -203,17 +200,6 @@ class EmbeddedEngine(ClusterEngine):
         begun_s = _begun_s(self._place.attempt(record))
         is_this = entry.run_dir == str(self._place.run_dir(record)) and begun_s is not None
         return entry if is_this and entry.started_s >= (begun_s or 0.0) - 0.05 else None
-
-
-def _take_lock(folder: Path) -> int | None:
-    """The attempt's lock, or None while someone holds it."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
 
 
 def _read_number(path: Path) -> int | None:

@@ -26,14 +26,18 @@ Fate = Literal["lives", "ended", "never", "killed"]
 
 
 def judge_attempt(evidence: Evidence) -> Fate:
-    """Whether an attempt lives, ended with a status, never began (it may begin still), or was killed with its keeper.
+    """Whether an attempt lives, ended with a status, never began (it may begin still), or was killed.
+
+    One whose launcher was killed by a signal may have workers that live a little longer, its keeper or not.
 
     >>> judge_attempt(Evidence(is_locked=False, is_started=False, exit_code=None))
     'never'
+    >>> judge_attempt(Evidence(is_locked=False, is_started=True, exit_code=-9))
+    'killed'
     """
     if evidence.is_locked:
         return "lives"
-    if evidence.exit_code is not None:
+    if evidence.exit_code is not None and evidence.exit_code >= 0:
         return "ended"
     return "killed" if evidence.is_started else "never"
 
@@ -48,7 +52,7 @@ class Verdict:
     sentence: str
 
 
-_FINISHED, _WRONG_USE, _STOPPED = 0, 2, 130
+_FINISHED, _WRONG_USE, STOPPED = 0, 2, 130
 
 
 def judge_end(exit_code: int | None, *, purpose: str, crashes: int, retries: int) -> Verdict:
@@ -69,7 +73,7 @@ def judge_end(exit_code: int | None, *, purpose: str, crashes: int, retries: int
         return Verdict(state="finished", is_crash=False, sentence="It finished.")
     if purpose == "cancel":
         return Verdict(state="cancelled", is_crash=False, sentence="It was cancelled.")
-    if exit_code == _STOPPED:
+    if exit_code == STOPPED:
         if purpose == "preempt":
             return Verdict(state="waiting", is_crash=False, sentence="It waits with a checkpoint.")
         return Verdict(
@@ -77,6 +81,9 @@ def judge_end(exit_code: int | None, *, purpose: str, crashes: int, retries: int
             is_crash=False,
             sentence="Somebody else stopped it (`holdtrue stop`, or a signal).",
         )
+    if purpose == "preempt" and (exit_code is None or exit_code < 0):
+        sentence = "It was killed to give its devices to others; it waits with its last checkpoint."
+        return Verdict(state="waiting", is_crash=False, sentence=sentence)
     how = "was killed with its launcher" if exit_code is None else f"ended with exit status {exit_code}"
     if exit_code is not None and exit_code < 0:
         how = f"was killed by signal {-exit_code}"

@@ -76,7 +76,7 @@ class JobRequest:
                 f"job {self.name!r} asks for up to {self.max_devices} devices and has {self.virtual_nodes} virtual nodes; "
                 f"devices beyond those have nothing to do. Lower max_devices or raise virtual_nodes."
             )
-        self.job_at("0", 0.0)  # what the policies ask of a job
+        self.job_at(self.name, 0.0)  # what the policies ask of a job
 
     def job_at(self, number: str, arrival_s: float) -> Job:
         """The job that policies see.
@@ -151,7 +151,8 @@ def read_job_file(path: Path) -> JobRequest:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); a job is a TOML file. Check the path.") from None
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be read ({why}); a job is a TOML file. Check the path.") from None
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -166,6 +167,7 @@ def read_job_file(path: Path) -> JobRequest:
     values["folder"] = str(base / values.get("folder", "."))
     values["arguments"] = tuple(values.get("arguments", ()))
     values.setdefault("name", name_of_script(values["script"]))
+    values.setdefault("max_devices", values.get("min_devices", 1))
     try:
         return JobRequest(**values)
     except UsageError as error:

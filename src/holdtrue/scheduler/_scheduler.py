@@ -29,7 +29,7 @@ from holdtrue.errors import HoldtrueError, UsageError
 from holdtrue.wire import escape_text
 
 from ._engine import ClusterEngine, Look
-from ._evidence import ORPHANS_S, judge_attempt, judge_end
+from ._evidence import ORPHANS_S, STOPPED, judge_attempt, judge_end
 from ._orders import Order, Standing, plan_orders
 from ._records import JobRecord
 from ._request import JobRequest, check_request
@@ -56,6 +56,8 @@ class _Running:
     """Devices that it aims at, as far as known."""
     ordered: int = 0
     """Devices that it was last told to have."""
+    held: int = 0
+    """Devices that its workers were on at the last look that could say; as many as it may have, before the first."""
     look: Look | None = None
     asked_end_s: float | None = None
     gone_s: float | None = None
@@ -95,7 +97,9 @@ class Scheduler:
         for record in self.jobs.values():
             if record.state == "running":
                 grant = self.schedule.grant_of(record.id)
-                self._running[record.number] = _Running(target=grant.devices if grant is not None else 1)
+                self._running[record.number] = _Running(
+                    target=grant.devices if grant is not None else 1, held=record.request.max_devices
+                )
 
     def _open(self, before: Schedule | None, cluster: Cluster | None, policy: str | None) -> Schedule:
         if before is None:
@@ -226,17 +230,28 @@ class Scheduler:
         fate = judge_attempt(look.evidence)
         if fate == "lives":
             self._watch(number)
+            if look.facts is not None:
+                running.held = look.held
             if look.can_change and look.target is not None:
                 running.target = look.target
             return
         if fate == "never":
-            self._begin(record, running.target)
+            self._begin_again(record, running)
             return
         if fate == "killed":
             running.gone_s = running.gone_s or time.monotonic()
             if time.monotonic() < running.gone_s + ORPHANS_S:
                 return
         self._judge(record, look.evidence.exit_code)
+
+    def _begin_again(self, record: JobRecord, running: _Running) -> None:
+        """Begin an attempt that was written down and never began, unless nobody wants it any more."""
+        if not record.purpose and not self.ends_jobs and self.schedule.grant_of(record.id) is not None:
+            self._begin(record, running.target)
+            return
+        if not record.purpose:
+            self._change(record := replace(record, purpose="preempt"))
+        self._judge(record, STOPPED)
 
     def _judge(self, record: JobRecord, exit_code: int | None) -> None:
         verdict = judge_end(
@@ -268,7 +283,7 @@ class Scheduler:
             if record.is_over:
                 continue
             grant = grants.get(record.id)
-            wanted = grant.devices if grant is not None and not self.is_closing else 0
+            wanted = grant.devices if grant is not None and not self.ends_jobs else 0
             standings.append(self._standing(record, wanted, -1 if grant is None else grant.slot))
         return plan_orders(self.schedule.cluster.total, standings)
 
@@ -284,7 +299,9 @@ class Scheduler:
             slot=slot,
             is_running=True,
             target=running.target,
-            held=look.held if look is not None and look.facts is not None else running.target,
+            held=look.held
+            if look is not None and look.facts is not None
+            else max(running.held, running.target),
             can_change=look is not None and look.can_change,
             is_ending=running.asked_end_s is not None,
         )
@@ -310,7 +327,9 @@ class Scheduler:
 
     def _may_resize(self, running: _Running, devices: int) -> bool:
         """Whether to ask: what was asked for and got lost again (workers that die) is not asked for without end."""
-        if devices <= running.ordered and devices > running.target:
+        if devices <= running.target:
+            return True  # giving back is always asked for
+        if devices <= running.ordered:
             running.regrowths += 1
         return running.regrowths <= MOST_REGROWTHS
 
@@ -343,7 +362,7 @@ class Scheduler:
     async def _see_to_end(self, number: int) -> None:
         """Be plainer and plainer with a job that is to end and does not, or cannot be asked."""
         running, record = self._running[number], self.jobs[number]
-        is_unwanted = self.is_closing or self.schedule.grant_of(record.id) is None
+        is_unwanted = self.ends_jobs or self.schedule.grant_of(record.id) is None
         if not record.purpose and not is_unwanted:
             running.unwanted_s = None
             return

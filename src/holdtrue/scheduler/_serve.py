@@ -1,7 +1,6 @@
 """The scheduler's process: one a cluster, behind a token, on loopback."""
 
 import asyncio
-import fcntl
 import json
 import logging
 import os
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, cast, final
 
 from holdtrue.cluster import Cluster
 from holdtrue.errors import UsageError
-from holdtrue.launch import is_locked
+from holdtrue.launch import is_locked, take_lock, write_private
 from holdtrue.service import App, make_tokens, serve_app
 
 from ._records import Place
@@ -46,12 +45,9 @@ def serve_cluster(folder: Path, cluster: Cluster | None, policy: str | None) -> 
     """
     place = Place(folder=folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise UsageError(_already(place)) from None
+    lock = take_lock(place.lock)
+    if lock is None:
+        raise UsageError(_already(place))
     try:
         asyncio.run(_serve(place, cluster, policy))
     finally:
@@ -123,17 +119,6 @@ def check_not_alive(place: Place) -> None:
     """
     if is_alive(place):
         raise UsageError(_already(place))
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only this user can read, whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(file, text.encode())
-    finally:
-        os.close(file)
-    os.replace(aside, path)
 
 
 def main(arguments: list[str]) -> int:
