@@ -3,7 +3,11 @@
 python examples/digits/train.py                           one worker
 holdtrue run --workers 2 examples/digits/train.py         two, the same bits
 holdtrue verify examples/digits/train.py                  shows it, step by step
+
+With `--epochs 500` it runs for a minute or two: long enough to resize it.
 """
+
+import argparse
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +16,6 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import holdtrue as ht
-
-EPOCHS = 20
 
 
 class Net(nn.Module):
@@ -40,15 +42,19 @@ def load_images() -> tuple[TensorDataset, TensorDataset]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Learn handwritten digits.")
+    parser.add_argument("--epochs", type=int, default=20)
+    epochs = parser.parse_args().epochs
+
     run = ht.init(virtual_nodes=8, global_batch_size=128, seed=0)
     train_set, test_set = load_images()
     model = Net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    steps = EPOCHS * (len(train_set) // run.plan.global_batch_size)
+    steps = epochs * (len(train_set) // run.plan.global_batch_size)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     model, optimizer, scheduler = run.prepare(model, optimizer, scheduler)
 
-    for step in run.steps(train_set, epochs=EPOCHS):
+    for step in run.steps(train_set, epochs=epochs):
         for images, labels in step:
             step.backward(F.cross_entropy(model(images), labels))
         step.update(max_grad_norm=1.0)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from holdtrue.cli._run import (
 )
 from holdtrue.cli._say import describe_failure
 from holdtrue.cli._screen import _Lines
+from holdtrue.cli._status_view import describe_entry
 from holdtrue.cli._trials import trials_of
 from holdtrue.errors import MappingError, UsageError
-from holdtrue.launch import Failure, check_name, name_of_script, new_run_dir, newest_run_dir
+from holdtrue.launch import Failure, JobEntry, check_name, name_of_script, new_run_dir, newest_run_dir
 from holdtrue.mapping import parse_mapping
 from holdtrue.wire import StepReport
 
@@ -201,6 +203,19 @@ def test_the_way_to_go_on_repeats_what_was_given() -> None:
         "holdtrue run --resume --run-dir runs/mine-1 --name mine --workers 2 --seed 3 --timeout 5.0 "
         "train.py --out 'a b'"
     )
+
+
+def test_a_job_that_ended_early_is_gone_on_with_by_the_words_it_was_started_with(tmp_path) -> None:
+    asked = request(run_dir=tmp_path / "r", arguments=("--epochs", "500"))
+    spec = spec_of(asked, env={}, now=NOW)
+    assert spec.resume_command == f"holdtrue run --resume --run-dir {tmp_path / 'r'} train.py --epochs 500"
+    entry = JobEntry(
+        name="digits", url="u", pid=1, run_dir="r", token_file="t", join_file="j", script="train.py",
+        started_s=1.0, exit_code=130, ending="It was stopped.", resume_command=spec.resume_command,
+    )  # fmt: skip
+    assert describe_entry(entry, "ended")[1] == f"Go on with:\n    {spec.resume_command}"
+    done = replace(entry, exit_code=0, ending="It finished after 4 steps.")
+    assert describe_entry(done, "ended") == ["digits runs no more. It finished after 4 steps."]
 
 
 def test_a_job_that_was_planned_from_a_profile_is_planned_again_when_it_goes_on() -> None:

@@ -165,11 +165,9 @@ def living(job: str) -> JobEntry:
     entry, state = find_job(jobs_folder(os.environ), job)
     if state == "running":
         return entry
-    how = entry.ending or "its launcher was killed"
-    raise UsageError(
-        f"the job {job!r} runs no more: {how} Go on with it by "
-        f"`holdtrue run --resume --run-dir {entry.run_dir} {entry.script}`."
-    )
+    how = entry.ending or "its launcher was killed."
+    out = f" Go on with it by `{entry.resume_command}`." if entry.can_go_on else ""
+    raise UsageError(f"the job {job!r} runs no more: {how}{out}")
 
 
 def client_of(entry: JobEntry, scope: str) -> ControlClient:

@@ -342,6 +342,7 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
         | ({"expected": request.expected} if request.expected else {})
         | ({"costs": request.costs} if request.costs else {}),
         interrupt_wait_s=timeout_s,
+        resume_command=resume_command(request, folder.absolute()),
     )
 
 

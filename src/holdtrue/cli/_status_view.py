@@ -1,6 +1,5 @@
 """What `holdtrue status` prints. Pure."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,9 +48,8 @@ def describe_entry(entry: JobEntry, state: JobState) -> list[str]:
         or "Its launcher was killed: its workers ended at a step boundary with a checkpoint, or soon after."
     )
     lines = [f"{entry.name} runs no more. {how}"]
-    if entry.exit_code != 0:
-        words = ["holdtrue", "run", "--resume", "--run-dir", entry.run_dir, entry.script]
-        lines.append(f"Go on with:\n    {shlex.join(words)}")
+    if entry.can_go_on:
+        lines.append(f"Go on with:\n    {entry.resume_command}")
     return lines
 
 

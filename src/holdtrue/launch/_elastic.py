@@ -138,6 +138,7 @@ class _ElasticJob:
             join_file=str(self._registration.join_file),
             script=self._spec.title,
             started_s=time.time(),
+            resume_command=self._spec.resume_command,
         )
         self._registration.publish(entry)
         return entry

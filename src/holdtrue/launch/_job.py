@@ -58,6 +58,8 @@ class JobSpec:
     """Start `python -m SCRIPT`."""
     group_timeout_s: float = 300.0
     """Elastic: bound of every wait between workers, in seconds."""
+    resume_command: str = ""
+    """The command that goes on with it after its end, for people; empty if there is none."""
     interrupt_wait_s: float = 300.0
     """Seconds that the workers have to reach a step boundary after the first Ctrl-C."""
     orphan_wait_s: float = ORPHAN_WAIT_S + 2.0

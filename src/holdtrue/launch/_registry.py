@@ -53,6 +53,13 @@ class JobEntry:
     ending: str | None = None
     """How it ended, as a sentence; None while it runs."""
     ended_s: float | None = None
+    resume_command: str = ""
+    """The command that goes on with it; empty if there is none."""
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether it ended before its script did, and can be resumed."""
+        return self.exit_code != 0 and bool(self.resume_command)
 
 
 def jobs_folder(env: Mapping[str, str]) -> Path:
