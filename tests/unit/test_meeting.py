@@ -33,6 +33,9 @@ class FakeAgent(Agent):
     def wait_for_view(self, after: int, *, timeout_s: float, what: str) -> View:
         raise NotImplementedError
 
+    def wait_for_news(self, generation: int, *, timeout_s: float) -> bool:
+        raise NotImplementedError
+
     def say_ready(self) -> None: ...
     def say_entered(self, generation: int, step: int, *, seconds: float) -> None: ...
     def say_lost(self, generation: int, step: int, *, waited_for: str, silent: bool) -> None: ...

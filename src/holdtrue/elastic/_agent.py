@@ -57,6 +57,14 @@ class Agent(ABC):
         """
 
     @abstractmethod
+    def wait_for_news(self, generation: int, *, timeout_s: float) -> bool:
+        """Whether a view after `generation` is known, or the job is to stop.
+
+        Blocks:
+            Until it is so, at most `timeout_s`.
+        """
+
+    @abstractmethod
     def newest_forced(self) -> int:
         """Generation of the newest unplanned view that this worker knows, 0 for none: to give up forming an older one."""
 

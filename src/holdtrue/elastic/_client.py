@@ -93,6 +93,16 @@ class ControllerAgent(Agent):
         """Why the job should end at the next boundary with a checkpoint; None if it should not."""
         return self._book.stop_reason
 
+    def wait_for_news(self, generation: int, *, timeout_s: float) -> bool:
+        """Whether a view after `generation` is known, or the job is to stop; waits for it, at most `timeout_s`."""
+
+        def is_there() -> bool:
+            newest = max(self._book.newest_planned, self._book.newest_forced)
+            return newest > generation or self._book.stop_reason is not None
+
+        with self._link.changed:
+            return self._link.changed.wait_for(is_there, timeout_s)
+
     def newest_forced(self) -> int:
         """Generation of the newest unplanned view that this worker knows, 0 for none.
 

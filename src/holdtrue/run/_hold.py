@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 _HOLD_S = 60.0
 """What a worker has to start and to import what its script does."""
-_LOOK_S = 0.005
+_SLICE_S = 0.2
+"""How often a held run looks whether Ctrl-C was pressed."""
 
 
 def parse_hold_at(text: str) -> frozenset[int]:
@@ -40,15 +41,13 @@ def hold_if_asked(core: "Core") -> None:
     if group is None or not core.settings.hold_at or step not in parse_hold_at(core.settings.hold_at):
         return
     core.outlet.say(held_note(step))
-    agent = group.agent
     wait_s = min(_HOLD_S, core.settings.timeout_s)
     until_s = time.monotonic() + wait_s
-    while max(agent.newest_planned, agent.newest_forced()) <= group.generation:
-        if core.wishes.is_interrupted or agent.stop_reason is not None:
+    while not group.agent.wait_for_news(group.generation, timeout_s=_SLICE_S):
+        if core.wishes.is_interrupted:
             return
         if time.monotonic() > until_s:
             raise GroupError(
                 f"hold_at held the run before step {step} for a change of its workers, and none came in {wait_s:g} s; "
                 f"a hold needs one. Ask for the change with `holdtrue resize`, or leave hold_at out."
             )
-        time.sleep(_LOOK_S)  # two attributes that another thread sets, in a run that is held for a proof
