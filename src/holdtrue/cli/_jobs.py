@@ -24,6 +24,8 @@ from ._status_view import describe_entry, describe_job, describe_jobs
 
 _WATCH_EVERY_S = 1.0
 _STOP_LOOK_S = 0.1
+RESIZE_WAIT_S = 600.0
+"""How long `resize --wait` waits: a worker that starts has 300 s, and joins at a step boundary."""
 _CLEAR = "\x1b[H\x1b[2J"
 """Home, and clear the screen."""
 
@@ -107,6 +109,7 @@ def resize(
     entry = living(job)
     client = client_of(entry, "admin")
     say(client.resize(workers))
+    until_s = time.monotonic() + RESIZE_WAIT_S
     while is_waiting and not has_workers(facts := client.job(), workers):
         if facts["phase"] in ("finished", "stopped", "failed"):
             raise GroupError(f"the job ended before it had {workers} workers: {facts['reason']}")
@@ -114,6 +117,11 @@ def resize(
             raise GroupError(
                 f"the job is on its way to {facts['target']} workers and not to {workers} any more: another resize, or a "
                 f"death, came after. See `holdtrue events {job}`."
+            )
+        if time.monotonic() > until_s:
+            raise GroupError(
+                f"the job has not become {workers} workers within {RESIZE_WAIT_S:g} s; it still aims at them, and trains on. "
+                f"See `holdtrue status {job}` for what it waits for."
             )
         time.sleep(_STOP_LOOK_S)
 
