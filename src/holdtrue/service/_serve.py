@@ -53,7 +53,7 @@ async def serve_app(
 
     from ._bounded import BoundedProtocol
 
-    _raise_file_limit()
+    raise_file_limit()
     _calm_collector()
     server = uvicorn.Server(
         uvicorn.Config(
@@ -113,7 +113,7 @@ def _calm_collector() -> None:
     gc.set_threshold(100_000, 20, 100)
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
     """A thousand connections need a thousand files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 8192) if hard != resource.RLIM_INFINITY else 8192
