@@ -80,12 +80,13 @@ def test_a_spike_of_one_step_among_100_000_is_seen(tmp_path: Path) -> None:
 
 
 async def ask(
-    app: Any, method: str, path: str, headers: dict[str, str], body: bytes = b""
+    app: Any, method: str, path: str, headers: dict[str, str], body: bytes | None = b""
 ) -> tuple[int, dict[str, str], bytes]:
     sent: list[Any] = []
     name, _, query = path.partition("?")
 
     async def receive() -> Any:
+        assert body is not None, "nobody waits for this body"
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Any) -> None:
@@ -110,7 +111,8 @@ def app(tmp_path: Path) -> Any:
 
 
 HOST = {"Host": "127.0.0.1:1"}
-JSON = HOST | {"Content-Type": "application/json"}
+JSON = HOST | {"Content-Type": "application/json", "Content-Length": "30"}
+ACT = JSON | {"Authorization": "Bearer " + "t" * 24, "X-Holdtrue": "1"}
 
 
 @pytest.mark.parametrize(
@@ -127,10 +129,14 @@ JSON = HOST | {"Content-Type": "application/json"}
         ("GET", "/../_app.py", HOST, b"", 404),
         ("GET", "/api/act", HOST, b"", 405),
         ("POST", "/api/act", JSON, b'{"id": "job/x", "what": "stop"}', 401),
+        ("POST", "/api/act", ACT | {"X-Holdtrue": "0"}, b'{"id": "job/x", "what": "stop"}', 403),
+        ("POST", "/api/act", ACT | {"Content-Length": "4097"}, b"{", 413),
+        ("POST", "/api/act", ACT | {"Content-Length": "1", "Transfer-Encoding": "chunked"}, b"{", 411),
+        ("POST", "/", JSON, b"{", 401),
         ("POST", "/api/act", JSON | {"Authorization": "Bearer wrong"}, b'{"id": "job/x", "what": "stop"}', 401),
-        ("POST", "/api/act", JSON | {"Authorization": "Bearer " + "t" * 24}, b'{"id": "job/x", "what": "stop"}', 409),
-        ("POST", "/api/act", JSON | {"Authorization": "Bearer " + "t" * 24}, b'{"id": "job/x", "what": "format"}', 422),
-        ("POST", "/api/act", JSON | {"Authorization": "Bearer " + "t" * 24}, b"{", 422),
+        ("POST", "/api/act", ACT, b'{"id": "job/x", "what": "stop"}', 409),
+        ("POST", "/api/act", ACT, b'{"id": "job/x", "what": "format"}', 422),
+        ("POST", "/api/act", ACT, b"{", 422),
     ],
 )  # fmt: skip
 def test_who_may_ask_what(
@@ -142,6 +148,15 @@ def test_who_may_ask_what(
     assert answered["x-content-type-options"] == "nosniff"
     if status >= 400:
         assert json.loads(text)["error"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("without", "status"), [("Authorization", 401), ("X-Holdtrue", 403), ("Content-Length", 411)]
+)
+def test_a_refused_body_is_not_read(app: Any, without: str, status: int) -> None:
+    asked = {name: value for name, value in ACT.items() if name != without}
+    found, answered, _ = asyncio.run(ask(app, "POST", "/api/act", asked, body=None))
+    assert (found, answered["connection"]) == (status, "close")
 
 
 def test_a_view_has_mapping_events_and_digests_of_the_record(app: Any) -> None:

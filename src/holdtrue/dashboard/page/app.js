@@ -226,7 +226,7 @@ function actionsOf(view) {
   async function act(body) {
     said.textContent = "Asked.";
     try {
-      const answer = await fetch("/api/act", { method: "POST", headers: { "Content-Type": "application/json", Authorization: `Bearer ${token.trim()}` }, body: JSON.stringify(body) });
+      const answer = await fetch("/api/act", { method: "POST", headers: { "Content-Type": "application/json", "X-Holdtrue": "1", Authorization: `Bearer ${token.trim()}` }, body: JSON.stringify(body) });
       const values = await answer.json();
       said.textContent = values.reason || values.error;
     } catch (error) { said.textContent = "The dashboard does not answer."; }
