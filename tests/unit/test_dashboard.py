@@ -4,14 +4,16 @@ import asyncio
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from holdtrue.dashboard import StepLog, downsample
+from holdtrue.dashboard import StepLog, _facts, downsample
 from holdtrue.dashboard._app import POLICY, build_app
 from holdtrue.dashboard._facts import Observatory
+from holdtrue.launch import JobEntry
 from holdtrue.plan import Plan
 from holdtrue.record import RunDirectory, read_run
 
@@ -67,6 +69,10 @@ def test_a_damaged_line_is_left_out_and_a_file_that_shrank_is_read_anew(tmp_path
     path.write_text(good % 5)
     log.refresh()
     assert list(log.steps) == [5]
+    path.write_text("")
+    assert log.refresh() is True
+    assert list(log.steps) == []
+    assert log.refresh() is False
 
 
 def test_a_spike_of_one_step_among_100_000_is_seen(tmp_path: Path) -> None:
@@ -79,13 +85,60 @@ def test_a_spike_of_one_step_among_100_000_is_seen(tmp_path: Path) -> None:
     assert set(curve.examples_per_s) == {100.0}
 
 
+def test_a_run_is_computed_anew_only_when_it_has_something_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "runs", "a")
+    seen, counts = Observatory(jobs=tmp_path / "jobs", runs=tmp_path / "runs"), []
+
+    def count(steps: Any, *rest: Any, **options: Any) -> Any:
+        counts.append(len(steps))
+        return downsample(steps, *rest, **options)
+
+    monkeypatch.setattr(_facts, "downsample", count)
+    first = seen.view("run/a")
+    assert seen.view("run/a") == first
+    with (path / "steps.jsonl").open("a") as file:
+        file.write('{"step":6,"epoch":0,"loss":9.0,"seconds":1.0,"generation":2}\n')
+    then = seen.view("run/a")
+    assert (then["steps"], then["last"]["loss"], then["changes"]) == (7, 9.0, [[6, 2]])
+    assert seen.view("run/a") == then
+    assert [n for n in counts if n] == [6, 7]
+
+
+def test_a_run_whose_folder_is_gone_is_forgotten(tmp_path: Path) -> None:
+    seen = Observatory(jobs=tmp_path / "jobs", runs=tmp_path / "runs")
+    gone, stays = write(tmp_path / "runs", "gone"), write(tmp_path / "runs", "stays")
+    for name in ("gone", "stays"):
+        seen.view(f"run/{name}")
+    assert set(seen._runs_read) == {gone, stays}
+    shutil.rmtree(gone)
+    seen.view("run/stays")
+    assert set(seen._runs_read) == {stays}
+
+
+def test_a_job_that_goes_while_it_is_looked_at_is_shown_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "runs", "a")
+    entry = JobEntry(
+        name="digits", url="http://127.0.0.1:1", pid=1, run_dir=str(path), token_file="", join_file="",
+        script="train.py", started_s=0.0, exit_code=0, ending="It finished.",
+    )  # fmt: skip
+    answers = iter([[(entry, "ended")]])
+    monkeypatch.setattr(_facts, "list_jobs", lambda folder: next(answers, []))
+    view = Observatory(jobs=tmp_path / "jobs", runs=tmp_path / "runs").view("job/digits")
+    assert (view["name"], view["state"], view["how"]) == ("digits", "ended", "It finished.")
+
+
 async def ask(
-    app: Any, method: str, path: str, headers: dict[str, str], body: bytes = b""
+    app: Any, method: str, path: str, headers: dict[str, str], body: bytes | None = b""
 ) -> tuple[int, dict[str, str], bytes]:
     sent: list[Any] = []
     name, _, query = path.partition("?")
 
     async def receive() -> Any:
+        assert body is not None, "nobody waits for this body"
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Any) -> None:
@@ -110,7 +163,8 @@ def app(tmp_path: Path) -> Any:
 
 
 HOST = {"Host": "127.0.0.1:1"}
-JSON = HOST | {"Content-Type": "application/json"}
+JSON = HOST | {"Content-Type": "application/json", "Content-Length": "30"}
+ACT = JSON | {"Authorization": "Bearer " + "t" * 24, "X-Holdtrue": "1"}
 
 
 @pytest.mark.parametrize(
@@ -127,10 +181,14 @@ JSON = HOST | {"Content-Type": "application/json"}
         ("GET", "/../_app.py", HOST, b"", 404),
         ("GET", "/api/act", HOST, b"", 405),
         ("POST", "/api/act", JSON, b'{"id": "job/x", "what": "stop"}', 401),
+        ("POST", "/api/act", ACT | {"X-Holdtrue": "0"}, b'{"id": "job/x", "what": "stop"}', 403),
+        ("POST", "/api/act", ACT | {"Content-Length": "4097"}, b"{", 413),
+        ("POST", "/api/act", ACT | {"Content-Length": "1", "Transfer-Encoding": "chunked"}, b"{", 411),
+        ("POST", "/", JSON, b"{", 401),
         ("POST", "/api/act", JSON | {"Authorization": "Bearer wrong"}, b'{"id": "job/x", "what": "stop"}', 401),
-        ("POST", "/api/act", JSON | {"Authorization": "Bearer " + "t" * 24}, b'{"id": "job/x", "what": "stop"}', 409),
-        ("POST", "/api/act", JSON | {"Authorization": "Bearer " + "t" * 24}, b'{"id": "job/x", "what": "format"}', 422),
-        ("POST", "/api/act", JSON | {"Authorization": "Bearer " + "t" * 24}, b"{", 422),
+        ("POST", "/api/act", ACT, b'{"id": "job/x", "what": "stop"}', 409),
+        ("POST", "/api/act", ACT, b'{"id": "job/x", "what": "format"}', 422),
+        ("POST", "/api/act", ACT, b"{", 422),
     ],
 )  # fmt: skip
 def test_who_may_ask_what(
@@ -142,6 +200,15 @@ def test_who_may_ask_what(
     assert answered["x-content-type-options"] == "nosniff"
     if status >= 400:
         assert json.loads(text)["error"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("without", "status"), [("Authorization", 401), ("X-Holdtrue", 403), ("Content-Length", 411)]
+)
+def test_a_refused_body_is_not_read(app: Any, without: str, status: int) -> None:
+    asked = {name: value for name, value in ACT.items() if name != without}
+    found, answered, _ = asyncio.run(ask(app, "POST", "/api/act", asked, body=None))
+    assert (found, answered["connection"]) == (status, "close")
 
 
 def test_a_view_has_mapping_events_and_digests_of_the_record(app: Any) -> None:

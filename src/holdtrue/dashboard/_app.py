@@ -1,20 +1,19 @@
 """The dashboard over HTTP: a page, its JSON, its events, its two actions."""
 
 import asyncio
-import hmac
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
-from starlette.exceptions import HTTPException
+from pydantic import Field
 
 from holdtrue.elastic import MOST_WORKERS
 from holdtrue.errors import GroupError, HoldtrueError, UsageError
+from holdtrue.service import Tokens, Verdict, judge_request, make_tokens
+from holdtrue.service.web import Body, add_refusals
 from holdtrue.wire import escape_text
 
 from ._facts import Observatory
@@ -28,6 +27,7 @@ FILES = {
 }
 LIVE_EVERY_S = 1.0
 MOST_STREAMS = 32
+MOST_BODY_BYTES = 4096
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -41,13 +41,13 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
+Headers = list[tuple[bytes, bytes]]
 Key = Annotated[str, Query(min_length=1, max_length=300)]
 
 
-class ActBody(BaseModel):
+class ActBody(Body):
     """What to do with a job."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     id: Annotated[str, Field(min_length=1, max_length=300)]
     what: Annotated[str, Field(pattern="^(resize|stop)$")]
     workers: Annotated[int | None, Field(ge=1, le=MOST_WORKERS)] = None
@@ -63,11 +63,11 @@ def build_app(observatory: Observatory, *, hosts: frozenset[str], token: str) ->
     """
     app = FastAPI(title="holdtrue dashboard", version="1", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.closing = asyncio.Event()
-    _add_guard(app, hosts)
+    _add_guard(app, Tokens(by_scope={**make_tokens().by_scope, "admin": token}), hosts)
     _add_page(app)
     _add_reads(app, observatory)
     _add_live(app, observatory)
-    _add_actions(app, observatory, token)
+    _add_actions(app, observatory)
     return app
 
 
@@ -75,31 +75,53 @@ def _refuse(status: int, sentence: str) -> JSONResponse:
     return JSONResponse({"error": escape_text(sentence)}, status_code=status, headers=HEADERS)
 
 
-def _add_guard(app: FastAPI, hosts: frozenset[str]) -> None:
+_OWN_SENTENCES = {
+    401: "to change a job the dashboard needs its token; it is in the file that the command named.",
+    421: "the Host header does not name this dashboard. Use the address that it printed.",
+}
+
+
+def scope_of(kind: str, method: str, path: str) -> str | None:
+    """Looking needs no token; everything else needs the dashboard's. Pure."""
+    return None if method in ("GET", "HEAD") else "admin"
+
+
+def judge_call(
+    method: str, path: str, headers: Headers, tokens: Tokens, hosts: frozenset[str]
+) -> Verdict | None:
+    """Whether a request may go on before any of its body was read; None if it may. Pure."""
+    verdict = judge_request(
+        kind="http",
+        method=method,
+        path=path,
+        headers=headers,
+        tokens=tokens,
+        hosts=hosts,
+        scope_of=scope_of,
+        most_body_bytes=MOST_BODY_BYTES,
+    )
+    if verdict is not None:
+        return Verdict(status=verdict.status, sentence=_OWN_SENTENCES.get(verdict.status, verdict.sentence))
+    names = {name for name, _ in headers}
+    if b"transfer-encoding" in names or (scope_of("http", method, path) and b"content-length" not in names):
+        return Verdict(status=411, sentence="a body says how long it is, by the header Content-Length.")
+    return None
+
+
+def _add_guard(app: FastAPI, tokens: Tokens, hosts: frozenset[str]) -> None:
     @app.middleware("http")
     async def guard(request: Request, go_on: Any) -> Response:  # Any: as starlette has it
-        host = request.headers.get("host", "").lower()
-        origin = request.headers.get("origin")
-        if host not in hosts:
-            return _refuse(
-                421, "the Host header does not name this dashboard. Use the address that it printed."
-            )
-        if origin is not None and origin != f"http://{host}":
-            return _refuse(403, "the request comes from a page of another origin, which is refused.")
+        verdict = judge_call(request.method, request.url.path, request.headers.raw, tokens, hosts)
+        if verdict is not None:
+            refusal = _refuse(verdict.status, verdict.sentence)
+            refusal.headers["Connection"] = "close"  # its body is not waited for
+            return refusal
         answer: Response = await go_on(request)
         for name, value in HEADERS.items():
             answer.headers[name] = value
         return answer
 
-    @app.exception_handler(RequestValidationError)
-    async def refuse_body(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0] if error.errors() else {}
-        place = ".".join(str(part) for part in first.get("loc", ()))
-        return _refuse(422, f"the request's {place[:100]} is refused: {str(first.get('msg', ''))[:200]}.")
-
-    @app.exception_handler(HTTPException)
-    async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
-        return _refuse(error.status_code, f"nothing is answered here: {error.detail}.")
+    add_refusals(app, way_out="Go to the list of jobs, at /.")
 
     @app.exception_handler(HoldtrueError)
     async def say_error(request: Request, error: HoldtrueError) -> JSONResponse:
@@ -174,16 +196,9 @@ async def _pause(closing: asyncio.Event) -> None:
         return
 
 
-def _add_actions(app: FastAPI, observatory: Observatory, token: str) -> None:
+def _add_actions(app: FastAPI, observatory: Observatory) -> None:
     @app.post("/api/act", response_model=None)
-    async def act(request: Request, body: ActBody) -> JSONResponse:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        is_known = hmac.compare_digest(given.encode(errors="replace"), token.encode())
-        if scheme.lower() != "bearer" or not is_known:
-            return _refuse(
-                401,
-                "to change a job the dashboard needs its token; it is in the file that the command named.",
-            )
+    async def act(body: ActBody) -> JSONResponse:
         if body.what == "resize" and body.workers is None:
             return _refuse(422, "a resize needs a number of workers. Give one.")
         try:

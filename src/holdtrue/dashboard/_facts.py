@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
@@ -25,13 +25,64 @@ Facts = dict[str, Any]  # Any: JSON values
 
 
 @final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shown:
+    """What is shown of a run's steps, as JSON values."""
+
+    steps: int
+    curve: Facts
+    digests: list[list[Any]]
+    """Newest of them: step and text."""
+    changes: list[list[int]]
+    """Newest of them: first step of a generation, and the generation."""
+    last: Facts | None
+    """The newest step."""
+
+
+def _show(log: StepLog, batch: int) -> _Shown:
+    curve = asdict(downsample(log.steps, log.losses, log.seconds, batch=batch))
+    changes = [
+        [b, g]
+        for (a, b), (f, g) in zip(pairwise(log.steps), pairwise(log.generations), strict=True)
+        if f != g
+    ]
+    last = (
+        {"step": log.steps[-1], "loss": curve["losses"][-1], "seconds": log.seconds[-1]} if len(log) else None
+    )
+    return _Shown(
+        steps=len(log),
+        curve=curve,
+        digests=[[step, log.digests[step]] for step in sorted(log.digests)[-MOST_DIGESTS:]],
+        changes=changes[-MOST_EVENTS:],
+        last=last,
+    )
+
+
+@final
+class _RunRead:
+    """One run's steps as far as they were read, and what is shown of them. Used from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = StepLog(folder / "steps.jsonl")
+        self._guard = threading.Lock()
+        self._batch, self._shown = 0, _show(self._log, 0)
+
+    def look(self, batch: int) -> _Shown:
+        """Read on; computed anew only if there was anything new."""
+        with self._guard:
+            if self._log.refresh() or batch != self._batch:
+                self._batch, self._shown = batch, _show(self._log, batch)
+            return self._shown
+
+
+@final
 class Observatory:
     """Jobs of the user and runs of a folder. Mutable: it keeps what it read of the runs; used from several threads."""
 
     def __init__(self, *, jobs: Path, runs: Path) -> None:
         """Look at a folder of jobs, and at the run directories in another."""
         self._jobs, self._runs = jobs, runs
-        self._logs: dict[Path, StepLog] = {}
+        self._runs_read: dict[Path, _RunRead] = {}
         self._guard = threading.Lock()
 
     def overview(self) -> list[Facts]:
@@ -76,13 +127,17 @@ class Observatory:
         Raises:
             UsageError: there is none.
         """
+        return self._find(key)[0]
+
+    def _find(self, key: str) -> tuple[Path, tuple[JobEntry, JobState] | None]:
+        """Run directory and job, looked up once: a job may go between two looks."""
         if (pair := self.entry(key)) is not None:
-            return Path(pair[0].run_dir)
+            return Path(pair[0].run_dir), pair
         kind, _, name = key.partition("/")
         if kind == "run" and self._runs.is_dir():
             for folder in self._runs.iterdir():
                 if folder.name == name and (folder / "plan.json").is_file():
-                    return folder
+                    return folder, None
         raise UsageError(f"there is no job or run {key!r} here any more. Go back to the list.")
 
     def view(self, key: str) -> Facts:
@@ -91,28 +146,10 @@ class Observatory:
         Raises:
             UsageError: there is no such job or run.
         """
-        folder = self.folder(key)
-        pair = self.entry(key)
+        folder, pair = self._find(key)
         plan = _read_json(folder / "plan.json")
         events = _events_of(folder / "events.jsonl")
-        with self._guard:
-            log = self._logs.setdefault(folder, StepLog(folder / "steps.jsonl"))
-            log.refresh()
-            batch = int(plan.get("global_batch_size", 0) or 0)
-            curve = asdict(downsample(log.steps, log.losses, log.seconds, batch=batch))
-            digests = [[step, log.digests[step]] for step in sorted(log.digests)[-MOST_DIGESTS:]]
-            changes = [
-                [b, g]
-                for (a, b), (f, g) in zip(pairwise(log.steps), pairwise(log.generations), strict=True)
-                if f != g
-            ]
-            newest = len(log) - 1
-            last = (
-                {"step": log.steps[newest], "loss": curve["losses"][-1], "seconds": log.seconds[newest]}
-                if newest >= 0
-                else None
-            )
-            steps = len(log)
+        shown = self._look(folder, batch=int(plan.get("global_batch_size", 0) or 0))
         job, trouble = _ask(pair)
         mapping = _mapping_now(job, events)
         return {
@@ -124,14 +161,22 @@ class Observatory:
             "plan": plan,
             "job": job,
             "trouble": trouble,
-            "curve": curve,
-            "steps": steps,
-            "last": last,
-            "changes": changes[-MOST_EVENTS:],
+            "curve": shown.curve,
+            "steps": shown.steps,
+            "last": shown.last,
+            "changes": shown.changes,
             "events": events[-MOST_EVENTS:],
-            "digests": digests,
-            "mapping": _draw_mapping(mapping, int(plan.get("virtual_nodes", 0) or 0), last, job),
+            "digests": shown.digests,
+            "mapping": _draw_mapping(mapping, int(plan.get("virtual_nodes", 0) or 0), shown.last, job),
         }
+
+    def _look(self, folder: Path, *, batch: int) -> "_Shown":
+        """What is shown of a run's steps; those that came since the last look are read."""
+        with self._guard:
+            for gone in [other for other in self._runs_read if not other.is_dir()]:
+                del self._runs_read[gone]
+            read = self._runs_read.setdefault(folder, _RunRead(folder))
+        return read.look(batch)
 
     def comparison(self, a: str, b: str) -> Facts:
         """Two runs: both views, and what `holdtrue compare` says.

@@ -43,12 +43,14 @@ class StepLog:
         return len(self.steps)
 
     def refresh(self) -> bool:
-        """Read what was written since the last look; whether there was anything."""
+        """Read what was written since the last look; whether anything is other than before."""
+        was_forgotten = False
         try:
             with self._path.open("rb") as file:
                 facts = os.fstat(file.fileno())
                 if facts.st_size < self._position or facts.st_ino != self._inode:
                     self._position, self._inode = 0, facts.st_ino
+                    was_forgotten = bool(self.steps)
                     self._clear()
                 file.seek(self._position)
                 data = file.read()
@@ -59,7 +61,7 @@ class StepLog:
         lines = whole.splitlines()
         for start in range(0, len(lines), _PIECE_LINES):
             self._take_all(_objects_of(lines[start : start + _PIECE_LINES]))
-        return bool(lines)
+        return bool(lines) or was_forgotten
 
     def _take_all(self, rows: list[Any]) -> None:  # Any: JSON values
         """Take many lines; at once where they are ordinary: new steps, ascending, with finite losses."""

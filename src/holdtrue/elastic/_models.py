@@ -1,16 +1,12 @@
-"""Bodies of the HTTP requests and answers. pydantic is used here alone, where the web framework brings it."""
+"""Bodies of the HTTP requests and answers. Loaded where the web framework is, and nowhere else."""
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
+
+from holdtrue.service.web import Body
 
 from ._state import MOST_WORKERS
-
-
-class Body(BaseModel):
-    """Strict: unknown fields and other types are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def _read_whole(value: object) -> object:
@@ -43,12 +39,6 @@ class Answer(Body):
     """Sentences, one a line."""
     generation: int
     target: int
-
-
-class Refusal(Body):
-    """A request that was not carried out, and why: a sentence with the way out."""
-
-    error: str
 
 
 class HealthAnswer(Body):

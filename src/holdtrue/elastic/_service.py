@@ -5,13 +5,12 @@ import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Security, WebSocket, WebSocketDisconnect
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Query, Security, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
-from starlette.exceptions import HTTPException
 
 from holdtrue.errors import GroupError
+from holdtrue.service.web import Refusal, add_refusals
 from holdtrue.wire import (
     FROM_HOST,
     FROM_WORKER,
@@ -45,7 +44,6 @@ from ._models import (
     HealthAnswer,
     JobAnswer,
     MappingBody,
-    Refusal,
     ResizeBody,
     StopBody,
 )
@@ -90,27 +88,11 @@ def build_app(
         dependencies=[Security(HTTPBearer(auto_error=False, description="A token of the job"))],
         responses=_REFUSALS,
     )
-    _add_errors(app)
+    add_refusals(app)
     _add_reads(app, controller, description)
     _add_actions(app, controller)
     _add_sockets(app, controller)
     return app
-
-
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(RequestValidationError)
-    async def refuse_body(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0] if error.errors() else {}
-        place = ".".join(str(part) for part in first.get("loc", ()))
-        sentence = f"the request's {escape_text(place)[:100]} is refused: {escape_text(str(first.get('msg', '')))[:200]}."
-        return JSONResponse({"error": sentence}, status_code=422)
-
-    @app.exception_handler(HTTPException)
-    async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
-        sentence = f"{request.method[:10]} is not answered here: {error.detail}. See /openapi.json."
-        return JSONResponse(
-            {"error": escape_text(sentence)}, status_code=error.status_code, headers=error.headers
-        )
 
 
 def _add_reads(

@@ -11,6 +11,7 @@ from typing import final
 
 from holdtrue.elastic import ControlClient, HostLink
 from holdtrue.errors import HoldtrueError
+from holdtrue.service import listen, url_of
 from holdtrue.wire import Finish
 
 from ._controller import ControllerProcess
@@ -22,7 +23,7 @@ from ._judge import INTERRUPTED, fails_elastic_job, judge_elastic_job
 from ._launch import INTERRUPT_NOTE, check_start, cuda_devices_of, life_pipe
 from ._lookout import Group, Lookout
 from ._observer import JobObserver
-from ._place import Place, bind, url_of
+from ._place import Place
 from ._registry import JobEntry, jobs_folder, register, write_private
 from ._signals import catch_interrupts
 from ._watchman import Guard
@@ -80,7 +81,7 @@ class _ElasticJob:
         stack.callback(self._registration.close)
         self._spec = spec = replace(spec, name=name)
         self._observer = observer
-        listener = stack.enter_context(bind(spec.listen, spec.listen_port))
+        listener = stack.enter_context(listen(spec.listen, spec.listen_port))
         self._url = url_of(listener)
         self._tokens = self._registration.tokens
         write_private(

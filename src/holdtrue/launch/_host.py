@@ -7,6 +7,7 @@ from typing import final
 
 from holdtrue.elastic import HostLink
 from holdtrue.errors import UsageError
+from holdtrue.service import listen
 from holdtrue.wire import Finish, Kill, Start, WorkerEnvironment
 
 from ._at import AtPage
@@ -15,7 +16,7 @@ from ._devices import choose_device
 from ._job import JobSpec, WorkerEnd
 from ._judge import describe_status, fails_elastic_job
 from ._observer import JobObserver
-from ._place import Place, bind
+from ._place import Place
 from ._stopping import StopState, count_interrupts, next_stop
 from ._watchman import Guard
 from ._worker import Worker, start_worker
@@ -38,7 +39,7 @@ class Starter:
             UsageError: nothing can listen on this machine's address.
             OSError: the machine has no room for another process.
         """
-        with bind(self.place.address) as store:
+        with listen(self.place.address) as store:
             at = AtPage()
             environment = WorkerEnvironment(
                 worker=number,

@@ -1,14 +1,10 @@
-"""Bodies of the scheduler's HTTP requests and answers. pydantic is used here alone, where the web framework brings it."""
+"""Bodies of the scheduler's HTTP requests and answers. Loaded where the web framework is, and nowhere else."""
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Body(BaseModel):
-    """Strict: unknown fields and other types are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+from holdtrue.service.web import Body
 
 
 class SubmitBody(Body):
@@ -109,9 +105,3 @@ class LogAnswer(Body):
 
     records: list[dict[str, Any]]  # Any: as `record_to_values` writes them
     newest: int
-
-
-class Refusal(Body):
-    """A request that was not carried out, and why: a sentence with the way out."""
-
-    error: str

@@ -4,13 +4,12 @@ import os
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Security
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
-from starlette.exceptions import HTTPException
 
 from holdtrue.cluster import record_to_values
 from holdtrue.errors import UsageError
+from holdtrue.service.web import Refusal, add_refusals
 from holdtrue.wire import escape_text
 
 from ._models import (
@@ -21,7 +20,6 @@ from ._models import (
     LogAnswer,
     PolicyBody,
     QueueAnswer,
-    Refusal,
     StopAnswer,
     StopBody,
     SubmitAnswer,
@@ -48,6 +46,7 @@ def build_app(scheduler: Scheduler, store: Store, place: Place) -> FastAPI:
         dependencies=[Security(HTTPBearer(auto_error=False, description="A token of the scheduler"))],
         responses=_REFUSALS,
     )
+    add_refusals(app)
     _add_errors(app)
     _add_reads(app, scheduler, store, place)
     _add_actions(app, scheduler)
@@ -58,18 +57,6 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(UsageError)
     async def refuse(request: Request, error: UsageError) -> JSONResponse:
         return JSONResponse({"error": escape_text(str(error))}, status_code=409)
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse_body(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0] if error.errors() else {}
-        at = ".".join(str(part) for part in first.get("loc", ()))
-        sentence = f"the request's {escape_text(at)[:100]} is refused: {escape_text(str(first.get('msg', '')))[:200]}."
-        return JSONResponse({"error": sentence}, status_code=422)
-
-    @app.exception_handler(HTTPException)
-    async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
-        sentence = f"{request.method[:10]} is not answered here: {error.detail}. See /openapi.json."
-        return JSONResponse({"error": escape_text(sentence)}, status_code=error.status_code)
 
 
 def _add_reads(app: FastAPI, scheduler: Scheduler, store: Store, place: Place) -> None:

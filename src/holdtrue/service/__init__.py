@@ -11,7 +11,8 @@ Importing loads no web framework; `serve_app` does.
 
 from ._caller import Caller, CallerWords
 from ._guard import App, Guard, Verdict, judge_request, refuse
-from ._serve import hosts_of, serve_app
+from ._listen import listen, url_of
+from ._serve import hosts_of, raise_file_limit, serve_app
 from ._tokens import SCOPES, Tokens, make_tokens, read_tokens
 
 __all__ = [
@@ -24,8 +25,11 @@ __all__ = [
     "Verdict",
     "hosts_of",
     "judge_request",
+    "listen",
     "make_tokens",
+    "raise_file_limit",
     "read_tokens",
     "refuse",
     "serve_app",
+    "url_of",
 ]

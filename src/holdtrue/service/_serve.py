@@ -1,9 +1,12 @@
 """Serving an application on a socket, behind the guard and within bounds."""
 
+import contextlib
 import gc
 import resource
+import signal
 import socket as sockets
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ._guard import App, Guard
@@ -40,6 +43,9 @@ async def serve_app(
         listener: A listening socket.
         most_message_bytes: Bound of one WebSocket message.
         beside: Runs while the service does; what it raises ends the service and is raised here.
+
+    Guarantee:
+        After SIGTERM it returns, so that the caller cleans up. Only in the main thread are signals heard.
     """
     import asyncio
 
@@ -47,7 +53,7 @@ async def serve_app(
 
     from ._bounded import BoundedProtocol
 
-    _raise_file_limit()
+    raise_file_limit()
     _calm_collector()
     server = uvicorn.Server(
         uvicorn.Config(
@@ -78,12 +84,26 @@ async def serve_app(
 
     task = asyncio.create_task(run_beside())
     try:
-        await server.serve(sockets=[listener])
+        with _outliving_sigterm():
+            await server.serve(sockets=[listener])
     finally:
         task.cancel()
     ended = (await asyncio.gather(task, return_exceptions=True))[0]
     if isinstance(ended, Exception):
         raise ended
+
+
+@contextlib.contextmanager
+def _outliving_sigterm() -> Iterator[None]:
+    """uvicorn ends in order at SIGTERM and then raises it again, which by default ends the process on the spot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _calm_collector() -> None:
@@ -93,7 +113,7 @@ def _calm_collector() -> None:
     gc.set_threshold(100_000, 20, 100)
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
     """A thousand connections need a thousand files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 8192) if hard != resource.RLIM_INFINITY else 8192

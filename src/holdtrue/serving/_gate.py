@@ -5,15 +5,10 @@ import json
 from collections.abc import Callable
 from typing import Any, final
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
 from holdtrue.service import Tokens, judge_request, refuse
 
 PREDICT = "/v1/predict"
 OPEN = (PREDICT, "/v1/health", "/v1/ready", "/v1/model", "/metrics", "/openapi.json")
-MOST_CONNECTIONS = 2048
-IDLE_S = 60.0
-"""Seconds that a connection has for the next whole request."""
 
 Scope = Any  # Any: as ASGI has it
 Receive = Any  # Any: as ASGI has it
@@ -136,47 +131,3 @@ class Gate:
         while self.inside and asyncio.get_running_loop().time() < until_s:
             await asyncio.sleep(0.02)
         return not self.inside
-
-
-_open: set["BoundedProtocol"] = set()
-"""Open connections of this process."""
-
-
-class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 that cannot be held open by clients that say nothing, or half of something."""
-
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:  # Any: as asyncio has it
-        """Take a connection up, if there are not too many."""
-        super().connection_made(transport)
-        if len(_open) >= MOST_CONNECTIONS:
-            transport.abort()
-            return
-        _open.add(self)
-        self._wait_for_request()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget a connection."""
-        _open.discard(self)
-        if self._timer is not None:
-            self._timer.cancel()
-        super().connection_lost(exc)
-
-    def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
-        super().on_response_complete()
-        if self in _open:
-            self._wait_for_request()
-
-    def _wait_for_request(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self.loop.call_later(IDLE_S, self._look)
-
-    def _look(self) -> None:
-        cycle = self.cycle
-        if cycle is not None and not cycle.more_body and not cycle.response_complete:
-            self._wait_for_request()  # the whole request is here and is being answered: that has a bound of its own
-        else:
-            self.transport.abort()

@@ -1,7 +1,6 @@
 """A server in this process: its name among the user's jobs, its socket, its end."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -13,13 +12,13 @@ from typing import final
 
 import uvicorn
 
-from holdtrue.errors import UsageError
 from holdtrue.launch import JobEntry, register
-from holdtrue.service import hosts_of, read_tokens
+from holdtrue.service import hosts_of, listen, read_tokens, url_of
+from holdtrue.service.web import BoundedProtocol, QuietServer
 from holdtrue.units import format_ids
 
 from ._app import build_app
-from ._gate import BoundedProtocol, Gate
+from ._gate import Gate
 from ._pool import Kind, WorkerPool
 from ._settings import ServeSettings
 from ._start import Place
@@ -30,13 +29,12 @@ _LOOPBACK = ("127.0.0.1", "::1")
 
 def run_server(settings: ServeSettings, place: Place, say: Callable[[str], None]) -> None:
     """See `serve`."""
-    listener = _listen(place.host, place.port)
+    listener = listen(place.host, place.port)
     name, registration = register(place.jobs, place.name, is_given=place.is_name_given)
     try:
         (place.run_dir / "logs").mkdir(parents=True, exist_ok=True)
         server = _Server(settings, place, name, listener, say)
-        address, port = listener.getsockname()[:2]
-        url = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+        url = url_of(listener)
         entry = JobEntry(
             name=name,
             url=url,
@@ -56,25 +54,6 @@ def run_server(settings: ServeSettings, place: Place, say: Callable[[str], None]
     finally:
         registration.close()
         listener.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    if host in ("0.0.0.0", "::", ""):
-        raise UsageError(
-            f"--listen is {host or 'empty'!r}, which is every address of this machine; a server has one, by which requests "
-            f"must call it. Give that address."
-        )
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=1024)
-        # asyncio sets it only for sockets that name their protocol; without it each answer waits 40 ms for an ACK.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
-    except OSError as error:
-        raise UsageError(
-            f"nothing can listen on {host} port {port} ({error.strerror}); --listen is an address of this machine, and a port "
-            f"that is free. Give another, or port 0."
-        ) from None
 
 
 @final
@@ -139,7 +118,7 @@ class _Server:
             count=pool.metrics.inside.set,
             answered=lambda status: pool.metrics.requests.labels(str(status)).inc(),
         )
-        server = _Uvicorn(
+        server = QuietServer(
             uvicorn.Config(
                 gate,
                 http=BoundedProtocol,
@@ -185,14 +164,6 @@ class _Server:
         }
         self._events.write(json.dumps(line) + "\n")
         self._say(sentence)
-
-
-class _Uvicorn(uvicorn.Server):
-    """Without signal handlers of its own: ours answers those who are inside first."""
-
-    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
-        """Nothing to capture."""
-        return contextlib.nullcontext()
 
 
 def describe_mapping(pool: WorkerPool) -> str:

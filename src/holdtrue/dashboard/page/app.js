@@ -226,7 +226,7 @@ function actionsOf(view) {
   async function act(body) {
     said.textContent = "Asked.";
     try {
-      const answer = await fetch("/api/act", { method: "POST", headers: { "Content-Type": "application/json", Authorization: `Bearer ${token.trim()}` }, body: JSON.stringify(body) });
+      const answer = await fetch("/api/act", { method: "POST", headers: { "Content-Type": "application/json", "X-Holdtrue": "1", Authorization: `Bearer ${token.trim()}` }, body: JSON.stringify(body) });
       const values = await answer.json();
       said.textContent = values.reason || values.error;
     } catch (error) { said.textContent = "The dashboard does not answer."; }
@@ -289,10 +289,15 @@ async function open() {
   if (page === "view") follow(`/api/live?${new URLSearchParams({ id: values.get("id") })}`, showView);
   else if (page === "compare") {
     say("comparing");
-    const answer = await fetch(`/api/compare?${new URLSearchParams({ a: values.get("a"), b: values.get("b") })}`);
-    const found = await answer.json();
+    const asked = location.hash;
+    let found;
+    try {
+      found = await (await fetch(`/api/compare?${new URLSearchParams({ a: values.get("a"), b: values.get("b") })}`)).json();
+    } catch (error) { found = { error: "The dashboard does not answer. Start it again, and reload this page." }; }
+    if (location.hash !== asked) return; // another page is shown by now
     say("");
-    if (answer.ok) showComparison(found); else main.replaceChildren(make("p", { text: found.error }));
+    if (found.error === undefined) showComparison(found);
+    else main.replaceChildren(make("p", { text: found.error }), make("a", { href: "#/", text: "All jobs" }));
   } else follow("/api/live", showJobs);
 }
 

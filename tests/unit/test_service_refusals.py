@@ -1,0 +1,49 @@
+"""What services say of requests that they do not answer."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from holdtrue.elastic._service import build_app as build_controller
+from holdtrue.scheduler._service import build_app as build_scheduler
+
+NOBODY: Any = None  # nothing here is asked of the job or the cluster
+APPS = {
+    "controller": lambda: build_controller(NOBODY, {}),
+    "scheduler": lambda: build_scheduler(NOBODY, NOBODY, NOBODY),
+}
+
+
+async def ask(app: Any, method: str, path: str, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
+        "headers": [(b"content-type", b"application/json")], "http_version": "1.1", "scheme": "http",
+        "server": ("127.0.0.1", 1), "client": ("127.0.0.1", 2), "root_path": "",
+    }  # fmt: skip
+    await app(scope, receive, send)
+    headers = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
+    return sent[0]["status"], headers, b"".join(m.get("body", b"") for m in sent[1:])
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_a_wrong_method_is_told_which_is_allowed(name: str) -> None:
+    status, headers, text = asyncio.run(ask(APPS[name](), "POST", "/v1/health"))
+    assert (status, headers["allow"]) == (405, "GET")
+    assert json.loads(text)["error"] == ("POST is not answered here: Method Not Allowed. See /openapi.json.")
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_a_body_that_does_not_fit_is_a_sentence(name: str) -> None:
+    status, _, text = asyncio.run(ask(APPS[name](), "POST", "/v1/stop", b'{"\\u001b": 1}'))
+    assert status == 422
+    assert json.loads(text)["error"].startswith("the request's body.\\x1b is refused: Extra inputs")
