@@ -61,7 +61,7 @@ gpu: $(STAMP) ## tests that need a CUDA device
 
 browser: $(STAMP) ## tests of the dashboard in the chromium of this machine; draws the pictures in docs/pictures
 	@$(PIP_INSTALL) -e ".[browser]"
-	$(BIN)/python -m pytest -n 0 -m browser tests/process
+	HOLDTRUE_DRAW=1 $(BIN)/python -m pytest -n 0 -m browser tests/process
 
 lint: $(STAMP) ## style of the code
 	$(BIN)/ruff check .

@@ -70,6 +70,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--connections", default="1,32")
+    parser.add_argument(
+        "--note", help="what a reader of the figures must know, for the raw file and the page"
+    )
     args = parser.parse_args()
     if args.render:
         PAGE.write_text(render(json.loads(Path(args.render).read_text())))
@@ -93,6 +96,7 @@ def main() -> None:
             "pass_size": PASS_SIZE,
             "load_average": loads,
             "results": results,
+            **({"note": args.note} if args.note else {}),
         },
     )
 

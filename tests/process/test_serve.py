@@ -20,6 +20,9 @@ from servers import SLOW_MODEL, Served, make_folder, serving
 
 pytestmark = pytest.mark.process
 
+PADDING_BYTES = 100_000
+"""What makes a body so long that bodies which are kept are seen."""
+MOST_GROWN_BYTES = 20 * 2**20
 WORDS = ("--example", "x.npy", "--workers", "2", "--audit-every", "3", "--pass-timeout", "5")
 
 
@@ -69,7 +72,8 @@ def under_load(server: Served, examples: Any, alone: list[Any], act: Any, *, thr
 def test_answers_keep_their_bits_under_random_load_a_resize_and_the_death_of_workers(
     served: Served, examples: Any, alone: list[Any]
 ) -> None:
-    before = served.metric("holdtrue_serve_passes_total")
+    before = served.metric('holdtrue_serve_requests_total{status="200"}')
+    assert before > 0
 
     def act() -> None:
         killed = served.until_members(2)[0]["pid"]
@@ -87,6 +91,20 @@ def test_answers_keep_their_bits_under_random_load_a_resize_and_the_death_of_wor
     assert served.metric('holdtrue_serve_requests_total{status="200"}') > before
     assert served.metric('holdtrue_serve_audits_total{result="equal"}') > 0
     assert served.metric('holdtrue_serve_audits_total{result="differs"}') == 0
+
+
+def test_no_request_fails_and_no_bit_changes_when_a_worker_is_killed(
+    served: Served, examples: Any, alone: list[Any]
+) -> None:
+    deaths = served.metric("holdtrue_serve_worker_deaths_total")
+
+    def act() -> None:
+        killed = served.until_members(2)[0]["pid"]
+        os.kill(killed, signal.SIGKILL)
+        served.until_members(2, without=killed)
+
+    assert under_load(served, examples, alone, act, threads=3) > 10
+    assert served.metric("holdtrue_serve_worker_deaths_total") == deaths + 1
 
 
 def test_wrong_input_is_a_sentence_and_its_neighbours_are_answered(
@@ -164,21 +182,24 @@ def test_too_much_is_answered_429_and_memory_does_not_grow(tmp_path: Path, examp
     with serving(tmp_path, "--example", "x.npy", "--queue", "8", "--pass-size", "2") as server:
         statuses: list[int] = []
         front = psutil.Process(server.process.pid)
+        body = json.dumps({"instances": [examples[0].tolist()]}).encode() + b" " * PADDING_BYTES
 
         def ask(_: int) -> int:
-            reply = server.predict(examples[0])
+            reply = server.ask("POST", "/v1/predict", body)
             assert reply.status == 200 or reply.headers["retry-after"] == "1"
             return reply.status
 
         with ThreadPoolExecutor(40) as pool:
             statuses += pool.map(ask, range(80))
-            before = front.memory_info().rss
+            before, refused = front.memory_info().rss, statuses.count(429)
             statuses += pool.map(ask, range(600))
         grown = front.memory_info().rss - before
         assert set(statuses) == {200, 429}
         assert statuses.count(429) > statuses.count(200)
         assert server.metric("holdtrue_serve_inside_requests") == 0
-        assert grown < 20 * 2**20, f"{grown} bytes more after 600 requests of which most were turned away"
+        kept = (statuses.count(429) - refused) * PADDING_BYTES
+        assert kept > 2 * MOST_GROWN_BYTES, "too few were turned away to be seen"
+        assert grown < MOST_GROWN_BYTES, f"{grown} bytes more; bodies of {kept} bytes were turned away"
 
 
 @pytest.mark.slow
@@ -208,7 +229,7 @@ def test_requests_that_are_inside_are_answered_when_the_server_is_ended(
 
 
 @pytest.mark.slow
-def test_a_connection_that_says_nothing_holds_nothing(
+def test_three_hundred_half_requests_keep_nobody_from_an_answer(
     served: Served, examples: Any, alone: list[Any]
 ) -> None:
     lines = [socket.create_connection(("127.0.0.1", served.port), timeout=LIMIT_S) for _ in range(300)]

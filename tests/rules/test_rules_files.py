@@ -63,6 +63,12 @@ def test_every_module_says_what_it_is() -> None:
     ] == []
 
 
+def test_the_target_that_says_that_it_draws_draws() -> None:
+    text = (ROOT / "Makefile").read_text()
+    (recipe,) = re.findall(r"^browser:.*draws the pictures.*\n((?:\t.*\n)+)", text, re.M)
+    assert re.search(r"^\tHOLDTRUE_DRAW=1 .*-m browser", recipe, re.M)
+
+
 def test_the_tree_of_errors_is_drawn_whole() -> None:
     tree = ast.parse((ROOT / "src/holdtrue/errors.py").read_text())
     drawn = re.findall(r"(\w+Error)\b", ast.get_docstring(tree) or "")

@@ -57,6 +57,18 @@ def request(**changes: object) -> RunRequest:
     return RunRequest(**{**values, **changes})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("model", ["nothere.py:Net", "nothere.pt2", "nothere"])
+def test_a_model_that_is_not_there_is_refused_before_anything_is_started(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    pytest.importorskip("prometheus_client")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "serve", model, "--device", "cpu")
+    assert (code, out, len(err.splitlines())) == (2, "", 1), out + err
+    assert err.startswith("error: nothere")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 @pytest.mark.parametrize("command", [[], ["run"], ["verify"], ["compare"]])
 def test_every_command_explains_itself(capsys, command: list[str], flag: str) -> None:

@@ -1,6 +1,7 @@
 """Reading an example from JSON: what fits keeps its bits, what does not is a sentence with its values."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -48,6 +49,17 @@ def test_what_does_not_fit_is_a_sentence(spec: ExampleSpec, value: object, said:
         read_instance(value, spec, "instances[0]")
     assert said in str(caught.value)
     assert str(caught.value).endswith(".")
+
+
+def test_one_long_text_beside_many_short_ones_takes_no_memory_for_each() -> None:
+    value = ["x" * 10_000, *[""] * 4_000]  # as an array of texts: 160 MB
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="holds texts; the model takes float32"):
+            read_instance(value, FLOATS, "instances[0]")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import typer
 from holdtrue.record import RunRecord, compare_runs, read_run
 
 from ._progress import format_value
+from ._say import say_comparison
 
 _HELP = (
     "Find the first step and tensors where two runs part.\n\n"
@@ -31,13 +32,7 @@ def compare(
     for letter, path, run in (("a", run_a, a), ("b", run_b, b)):
         typer.echo(typer.style(f"{letter}  ", bold=True) + describe_run(path, run))
     typer.echo()
-    verdict, colour = ("EQUAL", "green") if comparison.equal else ("DIFFERENT", "red")
-    if not comparison.equal and comparison.first_step is None:
-        verdict = "NOT SHOWN TO BE EQUAL"
-    typer.echo(typer.style(verdict, fg=colour, bold=True))
-    for sentence in comparison.sentences:
-        typer.echo(f"  {sentence}")
-    raise typer.Exit(0 if comparison.equal else 1)
+    raise typer.Exit(say_comparison(comparison))
 
 
 def describe_run(path: Path, run: RunRecord) -> str:

@@ -11,6 +11,8 @@ import typer
 from holdtrue.errors import UsageError
 from holdtrue.record import RunRecord, compare_runs, describe_expectation, read_expectation, read_run
 
+from ._say import say_comparison
+
 _HELP = (
     "Print what a colleague on other hardware must get: the plan, the digest, and how to compare; with --json everything in "
     "one file, step by step and tensor by tensor; with --against the comparison of a run with such a file.\n\n"
@@ -81,11 +83,4 @@ def lines_of(run: RunRecord) -> list[tuple[str, str]]:
 def _compare(run: RunRecord, file: Path) -> int:
     """Say whether a run is what a file expects; the exit status."""
     expected = replace(read_expectation(file), environment=run.environment)
-    comparison = compare_runs(expected, run)
-    verdict, colour = ("EQUAL", "green") if comparison.equal else ("DIFFERENT", "red")
-    if not comparison.equal and comparison.first_step is None:
-        verdict = "NOT SHOWN TO BE EQUAL"
-    typer.echo(typer.style(verdict, fg=colour, bold=True))
-    for sentence in comparison.sentences:
-        typer.echo(f"  {sentence}")
-    return 0 if comparison.equal else 1
+    return say_comparison(compare_runs(expected, run))

@@ -6,13 +6,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, final
+from typing import Annotated, Any
 
 import typer
 
 from holdtrue.errors import UsageError
-from holdtrue.launch import JobSpec, Stream, launch_job, name_of_script
-from holdtrue.wire import SURVEY_VARIABLE, Report, Setting
+from holdtrue.launch import JobSpec, SilentObserver, launch_job, name_of_script
+from holdtrue.wire import SURVEY_VARIABLE, Setting
 
 from . import _options as options
 from ._say import say_failures
@@ -88,7 +88,7 @@ def survey_script(
     )
     os.environ[SURVEY_VARIABLE] = str(survey)  # workers inherit it
     try:
-        result = launch_job(spec, _Quiet())
+        result = launch_job(spec, SilentObserver())
     finally:
         del os.environ[SURVEY_VARIABLE]
     say_failures(result.failures, workers=1)
@@ -117,23 +117,3 @@ def _say_survey(found: list[dict[str, Any]], script: str, steps: int, *, as_json
     )
     for line in found:
         typer.echo(f"  {line['operator']} in {line['module']}\n    {line['sentence']}")
-
-
-@final
-class _Quiet:
-    """The script's own output is not what was asked for; failures are said at the end."""
-
-    def show_report(self, worker: int, report: Report) -> None:
-        """Nothing."""
-
-    def show_output(self, stream: Stream, data: bytes) -> None:
-        """Nothing."""
-
-    def show_note(self, text: str) -> None:
-        """Nothing."""
-
-    def show_group(self, workers: int, generation: int) -> None:
-        """Nothing."""
-
-    def tick(self, now_s: float) -> None:
-        """Nothing to refresh."""

@@ -4,15 +4,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import final
 
 import typer
 
 from holdtrue.errors import UsageError
-from holdtrue.launch import JobResult, JobSpec, Stream, launch_job
+from holdtrue.launch import JobResult, JobSpec, SilentObserver, launch_job
 from holdtrue.record import Comparison, RunRecord, compare_runs, read_run
 from holdtrue.reference import REFERENCES, STEPS, Reference, published
-from holdtrue.wire import Report, Setting
+from holdtrue.wire import Setting
 
 from . import _options as options
 from ._say import describe_failure
@@ -86,7 +85,7 @@ def _run(
         settings={**given, **own},
         interrupt_wait_s=10.0,
     )
-    result = launch_job(spec, _Silent())
+    result = launch_job(spec, SilentObserver())
     has_record = result.exit_code == 0 and (folder / "plan.json").exists()
     return result, read_run(folder) if has_record else None
 
@@ -126,23 +125,3 @@ def describe_hardware(run: RunRecord) -> str:
         f"vector units of torch {facts.get('torch', {}).get('cpu_capability', 'unknown')}",
     ]
     return " · ".join(parts)
-
-
-@final
-class _Silent:
-    """What the trainings say is not of interest; failures are said at the end."""
-
-    def show_report(self, worker: int, report: Report) -> None:
-        """Nothing."""
-
-    def show_output(self, stream: Stream, data: bytes) -> None:
-        """Nothing."""
-
-    def show_note(self, text: str) -> None:
-        """Nothing."""
-
-    def show_group(self, workers: int, generation: int) -> None:
-        """Nothing."""
-
-    def tick(self, now_s: float) -> None:
-        """Nothing to refresh."""

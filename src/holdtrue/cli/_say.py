@@ -1,10 +1,11 @@
-"""Sentences on stderr, plain or in colour."""
+"""What commands say alike, plain or in colour: sentences on stderr, the verdict of a comparison."""
 
 from collections.abc import Iterable
 
 import typer
 
 from holdtrue.launch import Failure
+from holdtrue.record import Comparison
 from holdtrue.units import format_ids
 
 
@@ -16,6 +17,17 @@ def say(text: str) -> None:
 def say_error(text: str) -> None:
     """Print `text` to stderr as an error."""
     typer.echo(typer.style("error: ", fg="red", bold=True) + text, err=True)
+
+
+def say_comparison(comparison: Comparison) -> int:
+    """Print to stdout whether two runs are equal, and where they part; returns the exit status."""
+    verdict, colour = ("EQUAL", "green") if comparison.equal else ("DIFFERENT", "red")
+    if not comparison.equal and comparison.first_step is None:
+        verdict = "NOT SHOWN TO BE EQUAL"
+    typer.echo(typer.style(verdict, fg=colour, bold=True))
+    for sentence in comparison.sentences:
+        typer.echo(f"  {sentence}")
+    return 0 if comparison.equal else 1
 
 
 def say_failures(failures: Iterable[Failure], *, workers: int) -> None:

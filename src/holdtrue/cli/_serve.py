@@ -10,7 +10,7 @@ import typer
 
 from holdtrue.errors import UsageError
 from holdtrue.launch import (
-    DEVICES,
+    assign_devices,
     check_name,
     count_cuda_devices,
     jobs_folder,
@@ -139,11 +139,15 @@ def serve(
         raise UsageError(
             "serving needs prometheus_client, which is not installed. Install the extra: holdtrue[serve]."
         )
-    from holdtrue.serving import Place, ServeSettings  # numpy is loaded when there is something to serve
+    # numpy is loaded when there is something to serve
+    from holdtrue.serving import Place, ServeSettings, check_model_path
     from holdtrue.serving import serve as serve_model
 
     overrides = options.Overrides(device=device, threads=threads)
-    devices = _devices(overrides.device or "auto")
+    check_model_path(model)
+    wanted = overrides.device or "auto"
+    cuda = count_cuda_devices(os.environ) if wanted != "cpu" and torch_has_cuda() else 0
+    devices = assign_devices(wanted, max(1, cuda), cuda)
     settings = ServeSettings(
         model=model,
         weights=str(weights) if weights is not None else None,
@@ -177,13 +181,3 @@ def serve(
         ),
         say,
     )
-
-
-def _devices(wanted: str) -> tuple[str, ...]:
-    assert wanted in DEVICES
-    count = count_cuda_devices(os.environ) if wanted != "cpu" and torch_has_cuda() else 0
-    if wanted == "cuda" and count == 0:
-        raise UsageError(
-            "the device is cuda and this machine shows no CUDA device. Use --device cpu or --device auto."
-        )
-    return tuple(f"cuda:{i}" for i in range(count)) or ("cpu",)

@@ -3,17 +3,15 @@
 import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self, final
 
 import safetensors.torch
 import torch
 
 from holdtrue.errors import UsageError
+from holdtrue.serving import check_model_path
 
 from ._data import Rows
-
-KINDS = "a Python file (model.py or model.py:NAME), an exported program (.pt2) or a transformers folder"
 
 
 @final
@@ -68,20 +66,15 @@ def load_model(name: str, *, weights: str | None = None) -> LoadedModel:
         UsageError: there is no such model, or the weights are not its own.
     """
     path, _, attribute = name.partition(":")
-    if path.endswith(".py"):
+    kind = check_model_path(name)
+    if kind == "python":
         return LoadedModel(module=_from_python(path, attribute or "model", weights))
     if weights is not None:
         raise UsageError(f"--weights is for a model from a Python file; {name} has its own. Leave it out.")
-    if path.endswith(".pt2") and Path(path).is_file():
-        return _from_program(path)
-    if (Path(path) / "config.json").is_file():
-        return _from_folder(path)
-    raise UsageError(f"{name} is no model; it is {KINDS}. Check the path.")
+    return _from_program(path) if kind == "program" else _from_folder(path)
 
 
 def _from_python(path: str, attribute: str, weights: str | None) -> torch.nn.Module:
-    if not Path(path).is_file():
-        raise UsageError(f"{path} is no file; a model is {KINDS}. Check the path.")
     found = runpy.run_path(path, run_name="holdtrue_model").get(attribute)
     module = found if isinstance(found, torch.nn.Module) else found() if callable(found) else None
     if not isinstance(module, torch.nn.Module):

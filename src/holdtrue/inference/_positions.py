@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from holdtrue.errors import UsageError
+from holdtrue.serving import DTYPES
 
 Example = dict[str, torch.Tensor]
 Outputs = dict[str, torch.Tensor]
@@ -38,7 +39,7 @@ def name_outputs(found: Any, size: int) -> Outputs:  # Any: what the model retur
     """Outputs by name, on the CPU; bfloat16 and float16 widen to float32.
 
     Raises:
-        UsageError: one is no tensor with the examples in front.
+        UsageError: one is no tensor with the examples in front, or of elements that a server does not send.
     """
     if isinstance(found, torch.Tensor):
         named = {"output": found}
@@ -62,6 +63,10 @@ def name_outputs(found: Any, size: int) -> Outputs:  # Any: what the model retur
                 f"Return one row of real numbers for each."
             )
         widened = value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+        if (dtype := str(widened.dtype).removeprefix("torch.")) not in DTYPES:
+            raise UsageError(
+                f"the model's {name} is of {dtype}; a server sends {', '.join(DTYPES)}. Convert it to one of them in the model."
+            )
         outputs[name] = widened.detach().cpu().contiguous()
     return outputs
 

@@ -13,7 +13,7 @@ import torch
 
 from holdtrue.engine import apply_numerics
 from holdtrue.errors import HoldtrueError, UsageError
-from holdtrue.serving import ArraySpec, ExampleSpec, Frame, take_frame, write_frame
+from holdtrue.serving import DTYPES, ArraySpec, ExampleSpec, Frame, take_frame, write_frame
 
 from ._data import load_data
 from ._models import LoadedModel, load_model
@@ -141,7 +141,7 @@ class PassWorker:
         try:
             found = self._run(examples, positions)
             if self._is_audit_due():
-                audit, found = self._audit(examples, positions, found)
+                audit, found, errors = self._audit(examples, positions, found)
         except Exception as error:  # noqa: BLE001 - the model is the user's: its error is the answer
             # One example can spoil a pass: each gets one of its own. Its bits do not depend on that.
             print(f"a pass of {len(examples)} examples failed: {error!r}", file=sys.stderr, flush=True)
@@ -185,19 +185,22 @@ class PassWorker:
 
     def _audit(
         self, examples: Sequence[Example], positions: Sequence[int], found: list[dict[str, Any]]
-    ) -> tuple[str | None, list[dict[str, Any]]]:
-        """Compute a pass again with every example elsewhere; where bits differ, those of position 0 alone count."""
+    ) -> tuple[str | None, list[dict[str, Any]], dict[int, str]]:
+        """Compute a pass again with every example elsewhere; where bits differ, those of position 0 alone count.
+
+        Returns:
+            What came out, the outputs that count, and by place the sentences of examples that fail alone.
+        """
         if len(positions) < 2:
-            return None, found
+            return None, found, {}
         last = len(positions) - 1
         turned = [examples[(i + 1) % len(examples)] for i in range(len(examples))]
         moved = [positions[last - i] for i in range(len(examples))]
         again = self._run(turned, moved)
         n = len(examples)
         if all(_bits(again[(i - 1) % n]) == _bits(found[i]) for i in range(n)):
-            return "equal", found
-        alone, _ = self._run_alone(examples)
-        return "differs", alone
+            return "equal", found, {}
+        return "differs", *self._run_alone(examples)
 
     def _try_positions(self, variants: list[Example]) -> None:
         self.positions = agreeing_positions(self.compute, variants, self.size)
@@ -246,7 +249,17 @@ class PassWorker:
             name: ArraySpec(shape=tuple(value.shape), dtype=str(value.dtype).removeprefix("torch."))
             for name, value in named.items()
         }
+        _check_that_inputs_travel(arrays)
         return ExampleSpec(kind="arrays" if isinstance(row, dict) else "array", arrays=arrays), vary(named)
+
+
+def _check_that_inputs_travel(arrays: dict[str, ArraySpec]) -> None:
+    for name, array in arrays.items():
+        if array.dtype not in DTYPES:
+            raise UsageError(
+                f"the model's {name} is of {array.dtype}; a server takes {', '.join(DTYPES)}. Let the model take one of them, "
+                f"and convert it itself."
+            )
 
 
 def _bits(outputs: dict[str, Any]) -> bytes:

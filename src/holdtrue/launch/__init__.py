@@ -10,12 +10,12 @@ can be called, as `holdtrue.launch(main, workers=2)`, since the function and the
 import sys
 from types import ModuleType
 
-from ._devices import count_cuda_devices, count_devices, torch_has_cuda
+from ._devices import assign_devices, choose_device, count_cuda_devices, count_devices, torch_has_cuda
 from ._elastic import launch_elastic_job
 from ._job import DEVICES, Failure, JobResult, JobSpec, WorkerEnd
 from ._launch import launch_job
 from ._notebook import launch
-from ._observer import JobObserver, PlainObserver, Stream
+from ._observer import JobObserver, PlainObserver, SilentObserver, Stream
 from ._registry import (
     JobEntry,
     JobState,
@@ -41,9 +41,12 @@ __all__ = [
     "JobSpec",
     "JobState",
     "PlainObserver",
+    "SilentObserver",
     "Stream",
     "WorkerEnd",
+    "assign_devices",
     "check_name",
+    "choose_device",
     "count_cuda_devices",
     "count_devices",
     "find_job",

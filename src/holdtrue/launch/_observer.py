@@ -57,3 +57,23 @@ class PlainObserver:
 
     def tick(self, now_s: float) -> None:
         """Nothing to refresh."""
+
+
+@final
+class SilentObserver:
+    """Shows nothing: where what the job says is not what was asked for, and failures are said at the end."""
+
+    def show_report(self, worker: int, report: Report) -> None:
+        """Nothing."""
+
+    def show_output(self, stream: Stream, data: bytes) -> None:
+        """Nothing."""
+
+    def show_note(self, text: str) -> None:
+        """Nothing."""
+
+    def show_group(self, workers: int, generation: int) -> None:
+        """Nothing."""
+
+    def tick(self, now_s: float) -> None:
+        """Nothing to refresh."""

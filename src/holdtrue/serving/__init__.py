@@ -12,11 +12,13 @@ No torch here: workers have it (`python -m holdtrue.inference serve-worker`).
 
 from ._batcher import Assignment, Batcher, Lost
 from ._examples import ArraySpec, ExampleSpec, read_instance
-from ._frames import Frame, pack_frame, read_frame, take_frame, unpack_frame, write_frame
+from ._frames import DTYPES, Frame, pack_frame, read_frame, take_frame, unpack_frame, write_frame
+from ._model_path import check_model_path
 from ._settings import ServeSettings
 from ._start import Place, serve
 
 __all__ = [
+    "DTYPES",
     "ArraySpec",
     "Assignment",
     "Batcher",
@@ -25,6 +27,7 @@ __all__ = [
     "Lost",
     "Place",
     "ServeSettings",
+    "check_model_path",
     "pack_frame",
     "read_frame",
     "read_instance",

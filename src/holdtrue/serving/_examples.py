@@ -88,12 +88,16 @@ def read_instance(value: Any, spec: ExampleSpec, place: str) -> str | dict[str, 
 
 def _read_array(value: Any, spec: ArraySpec, place: str) -> Array:  # Any: JSON values
     try:
-        found = np.array(value)
+        # An array of texts has the width of the longest at every place, which a short body can make huge.
+        has_texts = str in set(map(type, np.array(value, dtype=object).flat))
+        found = None if has_texts else np.array(value)
     except (ValueError, OverflowError):
         raise DataError(
             f"{place} is a list of lists of unlike lengths, or too deep; it has the shape {list(spec.shape)}. "
             f"Send rows of one length."
         ) from None
+    if found is None:
+        raise DataError(f"{place} holds texts; the model takes {spec.dtype}. Send such numbers.")
     if found.dtype.kind not in _KINDS[np.dtype(spec.dtype).kind] and found.size:
         raise DataError(
             f"{place} holds {_ELEMENTS.get(found.dtype.kind, 'values that are no numbers')}; the model takes {spec.dtype}. "
@@ -123,7 +127,6 @@ _ELEMENTS = {
     "i": "whole numbers",
     "u": "whole numbers",
     "b": "truth values",
-    "U": "texts",
 }
 
 

@@ -1,6 +1,7 @@
 """Before the application: who may ask what, how large a body is, and how many requests are inside at once."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any, final
@@ -64,6 +65,8 @@ class Gate:
         self._count, self._answered = count, answered
         self.inside = 0
         """Predictions that are not answered yet."""
+        self._nobody = asyncio.Event()
+        self._nobody.set()
         self.is_ending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,12 +110,15 @@ class Gate:
             await send(message)
 
         self.inside += 1
+        self._nobody.clear()
         self._count(self.inside)
         try:
             await self._app(scope, receive, send_part)
         finally:
             self.inside -= 1
             self._count(self.inside)
+            if not self.inside:
+                self._nobody.set()
 
     async def _turn_away(self, send: Send, status: int, sentence: str) -> None:
         self._answered(status)
@@ -127,7 +133,6 @@ class Gate:
 
     async def empty(self, timeout_s: float) -> bool:
         """Whether all who are inside were answered in time."""
-        until_s = asyncio.get_running_loop().time() + timeout_s
-        while self.inside and asyncio.get_running_loop().time() < until_s:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._nobody.wait(), timeout_s)
         return not self.inside

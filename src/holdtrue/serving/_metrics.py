@@ -23,9 +23,7 @@ class Metrics:
             registry=r,
             buckets=_SECONDS,
         )
-        self.passes = Counter(
-            "holdtrue_serve_passes_total", "Computed passes by worker", ["worker"], registry=r
-        )
+        self.passes = Counter("holdtrue_serve_passes_total", "Computed passes", registry=r)
         self.pass_seconds = Histogram(
             "holdtrue_serve_pass_seconds", "Computing a pass", registry=r, buckets=_SECONDS
         )

@@ -11,6 +11,7 @@ from typing import Any, Literal, final
 import numpy as np
 
 from holdtrue.errors import DataError, GroupError, UsageError, WaitTimeoutError
+from holdtrue.launch import choose_device
 
 from ._batcher import MOST_DEATHS, Assignment, Batcher, positions_that_agree
 from ._examples import ExampleSpec
@@ -65,8 +66,8 @@ class WorkerPool:
         self._positions: tuple[int, ...] = ()
         self._is_closing = False
         self._closing = asyncio.Event()
-        self._unseated = 0
-        """Workers whose process is being started."""
+        self._coming: list[str] = []
+        """Devices of the workers whose process is being started."""
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self.metrics = Metrics()
@@ -146,22 +147,22 @@ class WorkerPool:
             self._begin(0.0)
 
     def _counted(self) -> int:
-        return self._unseated + sum(1 for seat in self._seats.values() if seat.phase != "leaving")
+        return len(self._coming) + sum(1 for seat in self._seats.values() if seat.phase != "leaving")
 
     def _begin(self, pause_s: float) -> None:
         """Start a worker; `pause_s` is the pause before the next, if it dies before it is ready."""
-        self._unseated += 1
-        self._spawn(self._staff(next(self._numbers), pause_s))
+        in_use = (*self._coming, *(seat.device for seat in self._seats.values()))
+        device = choose_device(self._devices, in_use)
+        self._coming.append(device)  # at once: the next that begins must see it
+        self._spawn(self._staff(next(self._numbers), device, pause_s))
 
     def _spawn(self, work: Any) -> None:  # Any: a coroutine without a result
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _staff(self, number: int, pause_s: float) -> None:
+    async def _staff(self, number: int, device: str, pause_s: float) -> None:
         """The life of one worker, and of who comes in its place."""
-        in_use = [seat.device for seat in self._seats.values()]
-        device = min(self._devices, key=in_use.count)
         log = self._logs / f"worker-{number}.log"
         process = None
         try:
@@ -169,7 +170,7 @@ class WorkerPool:
         except OSError as error:
             self._note("died", f"Worker {number} could not be started ({error.strerror}).")
         finally:
-            self._unseated -= 1
+            self._coming.remove(device)
         if process is None:
             await self._replace(pause_s)
             return
@@ -177,10 +178,14 @@ class WorkerPool:
         self._note("started", f"Worker {number} starts on {device}, process {process.pid}.")
         if self._is_closing or self._counted() > self.target:  # the target fell meanwhile
             self._dismiss(number)
-        pause_s = await self._hear_all(number, seat, pause_s)
-        status = await process.ended(_END_TIMEOUT_S if seat.phase == "leaving" else 0.5)
-        self._bury(number, status)
-        await self._replace(pause_s)
+        try:
+            pause_s = await self._hear_all(number, seat, pause_s)
+        finally:  # also after an answer that nobody expected: what the worker had goes to others
+            if self._batcher is not None and seat.is_in_batcher:
+                self._batcher.dismiss(number)  # at once, lest it is given more
+            status = await process.ended(_END_TIMEOUT_S if seat.phase == "leaving" else 0.5)
+            self._bury(number, status)
+            await self._replace(pause_s)
 
     async def _hear_all(self, number: int, seat: _Seat, pause_s: float) -> float:
         """Hear a worker until it ends; returns the pause before its successor starts."""
@@ -196,8 +201,6 @@ class WorkerPool:
             self._tell_first(UsageError(str(error)) if error.is_wrong_use else GroupError(str(error)))
         except (asyncio.IncompleteReadError, ConnectionError, GroupError, TimeoutError):
             pass  # it ended, or its line broke: then it is ended
-        if self._batcher is not None and seat.is_in_batcher:
-            self._batcher.dismiss(number)  # at once, lest it is given more
         return pause_s
 
     async def _replace(self, pause_s: float) -> None:
@@ -255,7 +258,11 @@ class WorkerPool:
         if self._batcher is not None and seat.is_in_batcher:
             lost = self._batcher.leave(number)
             self._change(f"worker {number} {'left' if was_leaving else 'died'}")
-            self.metrics.retries.inc(len(lost.again))
+            for example in lost.again:
+                if example in self._asked:
+                    self.metrics.retries.inc()
+                else:  # whoever asked gave up: it would take a worker for nobody
+                    self._batcher.forget(example)
             for example in lost.given_up:
                 self._refuse(
                     example,
@@ -266,9 +273,12 @@ class WorkerPool:
         if was_leaving:
             self._note("left", f"Worker {number} left.")
         else:
-            self.metrics.deaths.inc()
             how = f"by signal {-status}" if status < 0 else f"with status {status}"
-            self._note("died", f"Worker {number} ended {how}; its passes are computed by others.")
+            if seat.is_in_batcher:
+                self.metrics.deaths.inc()
+                self._note("died", f"Worker {number} ended {how}; its passes are computed by others.")
+            else:
+                self._note("died", f"Worker {number} ended {how} before it took passes.")
         self._dispatch()
 
     # -- work
@@ -303,8 +313,8 @@ class WorkerPool:
                 f"{len(self._batcher.order)} workers. Send less at once, or give the server more workers."
             ) from None
         finally:
-            if self._asked.pop(number, None) is not None:
-                self._batcher.forget(number)
+            del self._asked[number]
+            self._batcher.forget(number)
 
     def _dispatch(self) -> None:
         if self._batcher is None:
@@ -315,18 +325,12 @@ class WorkerPool:
 
     def _send(self, assigned: Assignment) -> None:
         seat = self._seats[assigned.worker]
-        known = [n for n in assigned.examples if n in self._asked]  # the others' askers gave up
-        if not known:
-            assert self._batcher is not None
-            self._batcher.finish(assigned.worker, assigned.virtual_node)
-            self._let_go(assigned.worker)
-            return
         head: dict[str, Any] = {
             "do": "pass",
             "pass": assigned.virtual_node,
             "positions": list(self._positions),
         }
-        examples = [self._asked[n][0] for n in known]
+        examples = [self._asked[n][0] for n in assigned.examples]
         arrays: dict[str, Array] = {}
         if isinstance(examples[0], str):
             head["texts"] = examples
@@ -336,7 +340,7 @@ class WorkerPool:
             }
         bound_s = self._settings.pass_timeout_s * (1 + len(seat.sent))
         timer = asyncio.get_running_loop().call_later(bound_s, self._overdue, assigned.worker)
-        seat.sent[assigned.virtual_node] = (tuple(known), timer)
+        seat.sent[assigned.virtual_node] = (assigned.examples, timer)
         seat.process.send(Frame(head=head, arrays=arrays))
 
     def _overdue(self, number: int) -> None:
@@ -357,7 +361,7 @@ class WorkerPool:
         seat = self._seats[number]
         seat.passes += 1
         seat.pass_seconds = float(frame.head["seconds"])
-        self.metrics.passes.labels(str(number)).inc()
+        self.metrics.passes.inc()
         self.metrics.pass_seconds.observe(seat.pass_seconds)
         self.metrics.pass_examples.observe(len(examples))
         if (audit := frame.head["audit"]) is not None:
@@ -396,7 +400,7 @@ class WorkerPool:
         """End the workers, after the passes that they have.
 
         Blocks:
-            At most 10 s.
+            At most 11 s: what workers still have has 10 s, and their ends one more.
         """
         self._is_closing = True
         self._closing.set()
