@@ -26,7 +26,7 @@ from . import (  # noqa: F401 - importing fills the registry
     _windows,
 )
 from ._composites import take_over
-from ._current import DEFAULT_SLICES, torch_stream, using
+from ._current import DEFAULT_SLICES, check_slices, torch_stream, using
 from ._narrow import has_unusual, run_widened
 from ._philox import RandomStream
 from ._registry import FORMS, IEEE, MOVES, RUNNERS, nearest
@@ -281,10 +281,7 @@ def portable_mode(
     Raises:
         NumericsError: within it, an operator that is not covered, by operator and module.
     """
-    if slices not in (3, 4):
-        raise NumericsError(
-            f"slices is {slices}; matrix products have 4 digits a value, or 3 for less time. Pass 3 or 4."
-        )
+    check_slices(slices)
     check_engine()
     take_over(is_active)
     stream = torch_stream(0 if key is None else key)
