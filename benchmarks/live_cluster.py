@@ -105,7 +105,12 @@ def measure_changes(client: ClusterClient) -> dict[str, Any]:
     went_s = jobs["goes"]["ended_s"]
     events = read_run(Path(jobs["grows"]["run_dir"])).events
     grown = [e.time_s for e in events if len(e.details.get("workers", ())) == 2 and e.time_s > went_s]
-    return {"grow_s": [grown[0] - went_s] if grown else []}
+    if not grown:
+        raise SystemExit(
+            "the job 'grows' never had two workers after the job 'goes' ended, so the cost of growing is not known and the "
+            "simulator would charge nothing for it. Run again on a quieter machine, or give 'grows' more epochs."
+        )
+    return {"grow_s": [grown[0] - went_s]}
 
 
 def run_live(folder: Path, policy: str, jobs: list[Planned]) -> tuple[list[dict[str, Any]], int]:
@@ -137,7 +142,7 @@ def simulate(
         )
         for job, facts in zip(jobs, live, strict=True)
     ]  # fmt: skip
-    charged = Costs(start_s=median(costs["overhead_s"]), grow_s=median(costs["grow_s"] or [0.0]))
+    charged = Costs(start_s=median(costs["overhead_s"]), grow_s=median(costs["grow_s"]))
     outcome = run_simulation(trace, parse_cluster("cpu:2"), POLICIES[policy], costs=charged)
     return {job.job.id: job.jct_s for job in outcome.jobs}
 

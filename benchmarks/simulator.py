@@ -8,16 +8,14 @@ One thread (set OMP_NUM_THREADS=1). Wall clock on a machine that others may use:
 
 import argparse
 import json
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import holdtrue
+from common import describe
 from holdtrue.cluster import (
     POLICIES,
     Cluster,
@@ -55,11 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only-crowded", action="store_true", help="only the part of 512 running jobs")
     a = parser.parse_args()
-    record: dict[str, Any] = {
-        "command": f"python {' '.join(sys.argv)}",
-        "versions": {"python": platform.python_version(), "holdtrue": holdtrue.__version__},
-        "cluster of philly": PHILLY,
-    }
+    record: dict[str, Any] = {**describe("python benchmarks/simulator.py"), "cluster of philly": PHILLY}
     table = parse_throughputs((a.data / "gavel/throughputs_isolated_simulation.json").read_text(), "table")
     record["crowded"] = _crowded(table, a.repeats)
     if a.only_crowded:

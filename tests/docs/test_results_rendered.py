@@ -7,7 +7,8 @@ from pages import ROOT
 
 
 @pytest.mark.parametrize(
-    ("script", "page"), [("speed", "speed"), ("mixed", "mixed-devices"), ("elastic", "elastic")]
+    ("script", "page"),
+    [("speed", "speed"), ("mixed", "mixed-devices"), ("elastic", "elastic"), ("portable", "portable")],
 )
 def test_a_page_is_what_its_script_makes_of_the_raw_files(
     script: str, page: str, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdtrue.numerics import engines
+from holdtrue.numerics._check import unlike_settings
 
 pytestmark = pytest.mark.process
 
@@ -15,19 +16,7 @@ SCRIPT = Path(__file__).parents[1] / "numerics_models.py"
 ORDINARY = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 UNLIKE: dict[str, dict[str, str]] = {
     "as it is": {},
-    "no vector units, two threads, generic kernels, MKL compatible": {
-        "ATEN_CPU_CAPABILITY": "default",
-        "OMP_NUM_THREADS": "2",
-        "MKL_NUM_THREADS": "2",
-        "HOLDTRUE_NUMERICS_ENGINE": "generic",
-        "MKL_CBWR": "COMPATIBLE",
-    },
-    "AVX2, no kernels, old oneDNN, libm without fused multiply-add": {
-        "ATEN_CPU_CAPABILITY": "avx2",
-        "HOLDTRUE_NUMERICS_ENGINE": "reference",
-        "ONEDNN_MAX_CPU_ISA": "SSE41",
-        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA",
-    },
+    **{" ".join(f"{n}={v}" for n, v in variables.items()): variables for variables in unlike_settings()},
 }
 MORE: dict[str, dict[str, str]] = {
     "AVX-512, two threads": {

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from holdtrue.numerics import (
     portable_mode,
     register_operator,
 )
-from numerics_checks import bits
+from numerics_checks import bits, each_engine
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(6, 8, 5, 7, generator=G)
@@ -268,6 +269,46 @@ def test_an_in_place_operator_and_an_out_argument_follow_from_the_form() -> None
         assert torch.equal(x, y.addcmul(P, P, value=0.1))
 
 
+def test_an_ieee_operator_with_out_goes_the_way_of_the_one_without() -> None:
+    a = torch.ones(3, dtype=torch.complex64)
+    with portable_mode(), pytest.raises(NumericsError, match=r"arithmetic in torch\.complex64"):
+        torch.mul(a, a, out=torch.empty(3, dtype=torch.complex64))
+    told: list[str] = []
+    found = torch.empty(3, dtype=torch.complex64)
+    with portable_mode(survey=lambda name, *_: told.append(name)):
+        assert torch.mul(a, 2 * torch.ones(3), out=found).tolist() == [2.0] * 3
+    assert "mul" in told
+    x = torch.full((4,), 1.25, dtype=torch.bfloat16)
+    with portable_mode():
+        y = torch.empty(0, dtype=torch.bfloat16)
+        assert torch.mul(x, x, out=y) is y
+        assert torch.equal(y, x * x)
+        assert torch.equal(torch.neg(M, out=torch.empty(0)), -M)
+
+
+INF = math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logsumexp_follows_torch_at_infinities(dtype: torch.dtype) -> None:
+    rows = [[INF, 0.0], [-INF, -INF], [-INF, 3.0], [INF, -INF], [INF, INF], [math.nan, INF], [-900.0, 0.0]]
+    x = torch.tensor([*rows, [math.nan, -INF], [1e4, 1e4 - 1], [INF, 1e4]], dtype=dtype)
+    expected = torch.logsumexp(x, 1)
+    for _ in each_engine():
+        with portable_mode():
+            found = torch.logsumexp(x, 1)
+        assert torch.allclose(found, expected, rtol=1e-6, atol=0, equal_nan=True), (found, expected)
+        assert found[1] == -INF
+
+
+def test_logaddexp_follows_torch_for_every_pair_of_special_values() -> None:
+    special = torch.tensor([math.nan, INF, -INF, 0.0, 2.0, -3.0])
+    a, b = torch.cartesian_prod(special, special).unbind(1)
+    with portable_mode():
+        found = torch.logaddexp(a, b)
+    assert torch.allclose(found, torch.logaddexp(a, b), rtol=1e-6, atol=0, equal_nan=True)
+
+
 # ---- operators that look harmless: each fails if the plain one is put back ----
 
 
@@ -367,6 +408,31 @@ def test_the_checker_finds_a_function_whose_bits_depend_on_the_settings() -> Non
         check_portable(peek, torch.ones(3))
 
 
+def test_the_checker_refuses_what_it_cannot_compare() -> None:
+    with pytest.raises(NumericsError, match="returned no tensor with engine 'reference'"):
+        check_portable(lambda x: float(x.sum()), torch.ones(3))
+
+    def longer(x: Tensor) -> list[Tensor]:
+        return [x] if engine() == "reference" else [x, x]
+
+    with pytest.raises(NumericsError, match=r"longer returned 2 tensors with engine 'generic'.*, and 1 with"):
+        check_portable(longer, torch.ones(3))
+
+
+def test_the_checker_gives_each_run_inputs_of_its_own() -> None:
+    def gradient(x: Tensor, y: Tensor) -> Tensor:
+        (x * x * y).sum().backward()
+        y.add_(1)
+        assert x.grad is not None
+        return x.grad
+
+    x, y = torch.rand(4, 5, requires_grad=True), torch.rand(4, 5)
+    before = y.clone()
+    assert check_portable(gradient, x, y) > 2
+    assert x.grad is None
+    assert torch.equal(y, before)
+
+
 def test_a_form_that_is_registered_is_used_and_a_second_one_refused() -> None:
     with portable_mode(), pytest.raises(NumericsError, match="lgamma"):
         torch.lgamma(torch.ones(3))
@@ -427,6 +493,43 @@ def test_defaults_of_forms_are_those_of_the_schemas() -> None:
                     wrong.append(f"{name}.{overload}: {argument.name}={argument.default_value}, here {at}")
     # bernoulli.float_out is for compilers: the mode never meets it
     assert [w for w in wrong if not w.startswith("bernoulli.float_out")] == []
+
+
+def test_a_form_takes_the_arguments_of_its_operator() -> None:
+    """One that has the form of another operator would fail where it is called, and be listed as covered."""
+
+    def fits(function: Callable[..., object], overload: Any) -> bool:  # Any: torch's own
+        needed = [a for a in overload._schema.arguments if not a.is_out and not a.has_default_value()]
+        places = [a.name for a in needed if not a.kwarg_only]
+        try:
+            inspect.signature(function).bind(*places, **{a.name: None for a in needed if a.kwarg_only})
+        except TypeError:
+            return False
+        return True
+
+    aten = torch.ops.aten
+    named = {name: function for name, function in _registry.FORMS.items() if hasattr(aten, name)}
+    assert len(named) > 150
+    packets = {name: getattr(aten, name) for name in named}
+    assert not fits(_registry.FORMS["convolution"], aten.mkldnn_convolution.default)
+    assert [
+        name
+        for name, packet in packets.items()
+        if not any(fits(named[name], getattr(packet, overload)) for overload in packet.overloads())
+    ] == []
+
+
+def test_operators_of_cudnn_and_the_like_are_not_listed_and_cudnn_is_off_in_the_mode() -> None:
+    libraries = ("cudnn", "mkldnn", "miopen")
+    listed = [name for names in operator_groups().values() for name in names]
+    assert [name for name in listed if name.strip("_").startswith(libraries) or name == "_convolution"] == []
+    assert torch.backends.cudnn.enabled
+    with portable_mode():
+        assert not torch.backends.cudnn.enabled
+        with portable_mode():
+            pass
+        assert not torch.backends.cudnn.enabled
+    assert torch.backends.cudnn.enabled
 
 
 def test_the_mode_leaves_torch_as_it_was() -> None:

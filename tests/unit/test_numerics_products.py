@@ -1,6 +1,8 @@
 """The integer matrix product: one answer for every engine, within its bound."""
 
+import ctypes
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -190,6 +192,27 @@ def test_an_engine_that_is_not_exact_is_refused(monkeypatch: pytest.MonkeyPatch)
         NumericsError, match=r"is not exact here: 4 products of 64 and 64 gave .*HOLDTRUE_NUMERICS_ENGINE"
     ):
         _selftest._check_products("avx2", 1, 64, 64)
+
+
+@pytest.mark.parametrize("tile", _selftest.TILES)
+def test_an_engine_that_is_inexact_on_one_tile_alone_is_refused(
+    tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines have code of their own for each."""
+    found = _native.native()
+    if found is None:
+        pytest.skip("the kernels are not built")
+    library, number = found
+
+    class Wrong:
+        def ht_diagonal(self, *arguments: Any) -> None:  # Any: what ctypes is given
+            library.ht_diagonal(*arguments)
+            if arguments[3:5] == tile:
+                ctypes.cast(arguments[5], ctypes.POINTER(ctypes.c_int32))[tile[1] - 1] += 1
+
+    monkeypatch.setattr(_selftest, "native", lambda *_: (Wrong(), number))
+    with pytest.raises(NumericsError, match="is not exact here"):
+        _selftest._check_products("generic", 1, 64, 64)
 
 
 def test_every_engine_here_passes_its_self_test() -> None:

@@ -10,6 +10,7 @@ import pytest
 from holdtrue.cli import main
 from holdtrue.cli._reference import describe_hardware, judge_reference_run
 from holdtrue.errors import UsageError
+from holdtrue.launch import JobResult, JobSpec
 from holdtrue.record import RunRecord, compare_runs, parse_expectation, read_expectation, read_run
 from holdtrue.reference import REFERENCES, STEPS, Reference, published
 from holdtrue.testing import run_in_process
@@ -129,6 +130,8 @@ def test_a_loss_that_is_not_finite_survives() -> None:
         (["verify"], "takes a script, or --reference and no script"),
         (["verify", "--reference", "train.py"], "Leave one out"),
         (["verify", "--reference", "--seed", "3"], "given with --seed; the reference trainings have plans"),
+        (["verify", "--reference", "--steps", "3"], "given with --steps; the reference trainings have"),
+        (["verify", "--reference", "--no-changes"], "given with --changes or --no-changes"),
     ],
 )
 def test_wrong_use_of_the_reference_is_refused(
@@ -138,6 +141,31 @@ def test_wrong_use_of_the_reference_is_refused(
         main(words)
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_an_interrupted_training_is_no_failure_and_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    launched = []
+
+    def interrupt(spec: JobSpec, *_: object) -> JobResult:
+        launched.append(spec.name)
+        return JobResult(
+            exit_code=130, failures=(), was_interrupted=True, ends=(), steps=None, digest=None, loss=None,
+            checkpoint_step=None, seconds=0.1,
+        )  # fmt: skip
+
+    monkeypatch.setattr("holdtrue.cli._reference.launch_job", interrupt)
+    monkeypatch.setattr("tempfile.mkdtemp", lambda prefix: str(tmp_path / "runs"))
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "--reference"])
+    assert ended.value.code == 130
+    text = capsys.readouterr().out
+    assert "INTERRUPTED" in text
+    assert "FAIL" not in text
+    assert launched == [REFERENCES[0].name]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_hardware_is_described(runs: dict[str, RunRecord]) -> None:

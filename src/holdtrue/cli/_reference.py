@@ -20,7 +20,7 @@ FIXED = ("virtual_nodes", "global_batch_size", "seed", "numerics", "non_finite")
 """Settings that belong to the reference trainings."""
 
 
-def verify_references(given: Mapping[str, Setting], root: Path) -> bool:
+def verify_references(given: Mapping[str, Setting], root: Path) -> int:
     """Run every reference training on one worker, compare it with the published digests and say what was found.
 
     Args:
@@ -28,7 +28,7 @@ def verify_references(given: Mapping[str, Setting], root: Path) -> bool:
         root: Folder of the run directories.
 
     Returns:
-        Whether all are equal in every bit.
+        Exit status: 0 if all are equal in every bit, 1 if not, the job's own if it was interrupted.
 
     Raises:
         UsageError: a setting is given that belongs to the trainings.
@@ -42,6 +42,10 @@ def verify_references(given: Mapping[str, Setting], root: Path) -> bool:
     failed = 0
     for number, reference in enumerate(REFERENCES):
         result, run = _run(reference, given, root / reference.name)
+        if result.was_interrupted:
+            typer.echo()
+            typer.echo(typer.style("INTERRUPTED", fg="red", bold=True))
+            return result.exit_code
         if number == 0 and run is not None:
             typer.echo(describe_hardware(run))
         failed += not _say(reference, result, run)
@@ -57,7 +61,7 @@ def verify_references(given: Mapping[str, Setting], root: Path) -> bool:
         typer.echo(
             f"{word}  {len(REFERENCES)} reference trainings of {STEPS} steps: the published bits after every step."
         )
-    return not failed
+    return 1 if failed else 0
 
 
 def _run(

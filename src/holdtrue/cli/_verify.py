@@ -53,6 +53,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def verify(
+    context: typer.Context,
     script: options.OptionalScript = None,
     arguments: options.Arguments = None,
     reference: Annotated[
@@ -112,6 +113,8 @@ def verify(
             "holdtrue verify takes a script, or --reference and no script. "
             + ("Leave one out." if reference else "Name the script.")
         )
+    if reference:
+        _refuse_with_reference(context)
     root = keep if keep is not None else Path(tempfile.mkdtemp(prefix="holdtrue-verify-"))
     if script is None:
         raise typer.Exit(_verify_references(given, root, is_kept=keep is not None))
@@ -136,17 +139,27 @@ def verify(
     raise typer.Exit(outcome.exit_code)
 
 
+def _refuse_with_reference(context: typer.Context) -> None:
+    for name, option in (("steps", "--steps"), ("changes", "--changes or --no-changes")):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"--reference was given with {option}; the reference trainings have published digests for a fixed number of "
+                f"steps on one worker. Leave it out."
+            )
+
+
 def _verify_references(given: Mapping[str, Setting], root: Path, *, is_kept: bool) -> int:
     """The exit status of `holdtrue verify --reference`."""
     from ._reference import verify_references
 
-    has_passed = False
+    status = None
     try:
-        has_passed = verify_references(given, root)
+        status = verify_references(given, root)
     finally:
-        if not is_kept and (has_passed or not any(root.iterdir())):
+        if not is_kept and (status != 1 or not any(root.iterdir())):
             shutil.rmtree(root, ignore_errors=True)
-    return 0 if has_passed else 1
+    return status
 
 
 @final

@@ -157,4 +157,4 @@ def logaddexp(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     top = torch.where(x > y, x, y)
     apart = torch.where(x > y, y - x, x - y)
     whole = top + f.log1p64(f.exp64(apart))
-    return torch.where(x == y, x + c.LOG_2, torch.where(top.isinf(), top, whole)).to(a.dtype)
+    return torch.where(x == y, x + c.LOG_2, torch.where(top.isinf() & ~x.isnan(), top, whole)).to(a.dtype)

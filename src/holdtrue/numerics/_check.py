@@ -36,14 +36,19 @@ def _changed(name: EngineName, threads: int) -> Iterator[None]:
         force_engine(None)
 
 
+def _own(x: Any) -> Any:  # Any: a leaf of the inputs
+    """A tensor for one run alone, so that no run changes what the next is given, or adds to its gradient."""
+    return x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x
+
+
 def _unaligned(x: Any) -> Any:  # Any: a leaf of the inputs
     """The same values at an address that is not a multiple of 16 bytes, and with another stride."""
     if not isinstance(x, torch.Tensor) or x.numel() == 0:
-        return x
+        return _own(x)
     room = torch.zeros(2 * x.numel() + 1, dtype=x.dtype, device=x.device)
     place = room[1::2].reshape(-1)[: x.numel()].as_strided(x.shape, [2 * s for s in x.contiguous().stride()])
-    place.copy_(x)
-    return place.requires_grad_(x.requires_grad) if x.is_floating_point() else place
+    place.copy_(x.detach())
+    return place.requires_grad_(x.requires_grad)
 
 
 def _bits(value: Any) -> list[torch.Tensor]:  # Any: what the function returns
@@ -78,7 +83,7 @@ def check_portable(
 
     Args:
         function: Runs inside `portable_mode`; gradients count if it returns them.
-        inputs: Its arguments.
+        inputs: Its arguments; each run has tensors of its own with their values, and leaves them as they are.
         key: The stream of random numbers.
         processes: Whether to run it in two processes of their own too; it must then be one that cloudpickle can send.
 
@@ -86,7 +91,7 @@ def check_portable(
         How many runs were compared.
 
     Raises:
-        NumericsError: two runs differ, or a process failed; the message names the setting.
+        NumericsError: two runs differ, the function returns no tensor, or a process failed; the message names the setting.
 
     >>> check_portable(lambda x: x.exp().sum(), torch.linspace(-1, 1, 1000)) > 2
     True
@@ -95,13 +100,21 @@ def check_portable(
     called = getattr(function, "__name__", "the function")
     for found in _runs(function, inputs, key, processes):
         runs += 1
+        if not found.values:
+            raise NumericsError(
+                f"{called} returned no tensor with {found.setting}, so there is nothing to compare. Return what it computes, "
+                f"gradients too."
+            )
         if first is None:
             first = found
             continue
-        alike = len(first.values) == len(found.values)
-        wrong = [
-            i for i, (a, b) in enumerate(zip(first.values, found.values, strict=alike)) if not _equal(a, b)
-        ]
+        if len(first.values) != len(found.values):
+            raise NumericsError(
+                f"{called} returned {len(found.values)} tensors with {found.setting}, and {len(first.values)} with "
+                f"{first.setting}. Return the same tensors whatever the setting."
+            )
+        pairs = zip(first.values, found.values, strict=True)
+        wrong = [i for i, (a, b) in enumerate(pairs) if not _equal(a, b)]
         if wrong:
             raise NumericsError(
                 f"result {wrong[0]} of {called} has other bits with {found.setting} than with {first.setting}. "
@@ -115,7 +128,7 @@ def _runs(
 ) -> Iterator[_Found]:  # Any: as above
     for name in engines():
         for threads, change in ((1, "as given"), (2, "unaligned")):
-            own = [pytree.tree_map(_unaligned, x) for x in inputs] if change != "as given" else inputs
+            own = [pytree.tree_map(_own if change == "as given" else _unaligned, x) for x in inputs]
             with _changed(name, threads), portable_mode(key=key):
                 values = _bits(function(*own))
             setting = f"engine {name!r}, {threads} thread{'s' if threads > 1 else ''}, inputs {change}"
@@ -134,6 +147,7 @@ def unlike_settings() -> tuple[dict[str, str], ...]:
             "ATEN_CPU_CAPABILITY": "default",
             "HOLDTRUE_NUMERICS_ENGINE": engines()[-1 if len(engines()) == 1 else 1],
             "OMP_NUM_THREADS": "2",
+            "MKL_NUM_THREADS": "2",
             "MKL_CBWR": "COMPATIBLE",
         },
         {

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
+from holdtrue.errors import NumericsError
+
 from ._philox import RandomStream
 
 DEFAULT_SLICES = 4
@@ -22,6 +24,18 @@ _current = _Current()
 def slices() -> int:
     """Digits of ordinary vectors in matrix products."""
     return _current.slices
+
+
+def check_slices(slices: int) -> None:
+    """Refuse a number of digits for which the kernels have no room.
+
+    Raises:
+        NumericsError: it is neither 3 nor 4.
+    """
+    if slices not in (3, 4):
+        raise NumericsError(
+            f"slices is {slices}; matrix products have 4 digits a value, or 3 for less time. Pass 3 or 4."
+        )
 
 
 def stream() -> RandomStream:

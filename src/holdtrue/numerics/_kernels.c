@@ -37,7 +37,8 @@ int ht_best_engine(void) {
   return ENGINE_GENERIC;
 }
 
-/* The same source three times, for three instruction sets; `fma` is never among them. */
+/* The same source three times, for three instruction sets. avx512f has fused multiply-adds of its own, so only
+ * -ffp-contract=off keeps them out; the self-test (_selftest.py) refuses a build in which it did not. */
 #define NAME_(base, suffix) base##_##suffix
 #define NAME2(base, suffix) NAME_(base, suffix)
 #define FN(base) NAME2(base, ISA)

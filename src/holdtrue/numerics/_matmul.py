@@ -29,6 +29,9 @@ from collections.abc import Iterator
 
 import torch
 
+from holdtrue.errors import NumericsError
+
+from ._current import check_slices
 from ._current import slices as current_slices
 from ._native import count, native, pointer
 
@@ -50,18 +53,23 @@ def matmul(a: torch.Tensor, b: torch.Tensor, *, slices: int | None = None) -> to
     Returns:
         `[M, N]` or `[batch, M, N]`, float32, contiguous, on the same device.
 
+    Raises:
+        NumericsError: an operand is not float32, the shapes do not belong together, or `slices` is neither 3 nor 4.
+
     Guarantee:
         The bits depend on the values alone: not on engine, device, threads, strides or the rest of the batch.
     """
-    if a.dim() == 2:
+    if a.dim() == 2 and b.dim() == 2:
         return matmul(a.unsqueeze(0), b.unsqueeze(0), slices=slices)[0]
-    batch = max(a.shape[0], b.shape[0])
+    wanted = current_slices() if slices is None else slices
+    check_slices(wanted)
+    _check_operands(a, b)
+    batch = a.shape[0] if b.shape[0] == 1 else b.shape[0]
     out = torch.empty((batch, a.shape[1], b.shape[2]), device=a.device)
     if out.numel() == 0:
         return out
     if a.shape[2] == 0:
         return out.zero_()
-    wanted = current_slices() if slices is None else slices
     found = native(a, b)
     if found is None:
         for at in range(batch):
@@ -70,6 +78,30 @@ def matmul(a: torch.Tensor, b: torch.Tensor, *, slices: int | None = None) -> to
     for at in _finite_products(found, a, b, out, wanted):
         out[at] = _with_specials(a[at % a.shape[0]], b[at % b.shape[0]], wanted)
     return out
+
+
+def _check_operands(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Refuse what the kernels, which see addresses and strides alone, would read wrongly."""
+    if a.dtype != torch.float32 or b.dtype != torch.float32:
+        raise NumericsError(
+            f"a matrix product of {a.dtype} and {b.dtype}; portable products are float32. Convert both with .float()."
+        )
+    shapes = f"{list(a.shape)} and {list(b.shape)}"
+    if a.dim() != 3 or b.dim() != 3:
+        raise NumericsError(
+            f"a matrix product of shapes {shapes}; both must be matrices or both batches of them. Add the missing "
+            f"dimension with unsqueeze(0)."
+        )
+    if a.shape[2] != b.shape[1]:
+        raise NumericsError(
+            f"a matrix product of shapes {shapes} (batch, rows, columns): the first has {a.shape[2]} columns and the second "
+            f"{b.shape[1]} rows, and these must be the same number. Compare the layer's input features with what it is given."
+        )
+    if a.shape[0] != b.shape[0] and 1 not in (a.shape[0], b.shape[0]):
+        raise NumericsError(
+            f"a matrix product of shapes {shapes} (batch, rows, columns): {a.shape[0]} and {b.shape[0]} matrices do not pair; "
+            f"batches must be of one size, or one of them 1. Expand one of them."
+        )
 
 
 def _finite_products(

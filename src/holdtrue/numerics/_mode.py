@@ -26,7 +26,7 @@ from . import (  # noqa: F401 - importing fills the registry
     _windows,
 )
 from ._composites import take_over
-from ._current import DEFAULT_SLICES, torch_stream, using
+from ._current import DEFAULT_SLICES, check_slices, torch_stream, using
 from ._narrow import has_unusual, run_widened
 from ._philox import RandomStream
 from ._registry import FORMS, IEEE, MOVES, RUNNERS, nearest
@@ -71,8 +71,8 @@ def _run_out(name: str) -> Runner:
 
     def into(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = [a.name for a in func._schema.arguments if a.is_out]
-        targets = [kwargs.pop(n) for n in given]
-        found = run(func, args, kwargs)
+        targets = [kwargs[n] for n in given]
+        found = run(func, args, {n: value for n, value in kwargs.items() if n not in given})
         for target, value in zip(targets, found if isinstance(found, tuple) else (found,), strict=True):
             target.resize_(value.shape).copy_(value)
         return targets[0] if len(targets) == 1 else tuple(targets)
@@ -131,7 +131,9 @@ def _decide_runner(func: Any) -> Runner | None:
         return _run_foreach(name) if _knows(bare) or bare == "norm" else None
     if is_out:
         base = name.removesuffix("_out")
-        return _run_out(base) if base in FORMS else (_run_plain if base in MOVES or base in IEEE else None)
+        if base in FORMS or base in IEEE:
+            return _run_out(base)
+        return _run_plain if base in MOVES else None
     if name in FORMS:
         return _run_form(name)
     if name in MOVES:
@@ -248,16 +250,22 @@ def is_active() -> bool:
 _fast_path_lock = threading.Lock()
 _inside = 0
 _fast_path_before = True
+_cudnn_before = True
 
 
 def _count_modes(change: int) -> None:
-    """While a mode is open in some thread, torch.nn's fused inference kernels are off."""
-    global _inside, _fast_path_before
+    """While a mode is open in some thread, torch.nn's fused inference kernels and cuDNN are off.
+
+    With cuDNN on, batch norm on CUDA would arrive as an operator of cuDNN's, which has no portable form.
+    """
+    global _inside, _fast_path_before, _cudnn_before
     with _fast_path_lock:
         if _inside == 0:
             _fast_path_before = torch.backends.mha.get_fastpath_enabled()
+            _cudnn_before = torch.backends.cudnn.enabled
         _inside += change
         torch.backends.mha.set_fastpath_enabled(_fast_path_before and _inside == 0)
+        torch.backends.cudnn.enabled = _cudnn_before and _inside == 0
 
 
 @contextmanager
@@ -281,10 +289,7 @@ def portable_mode(
     Raises:
         NumericsError: within it, an operator that is not covered, by operator and module.
     """
-    if slices not in (3, 4):
-        raise NumericsError(
-            f"slices is {slices}; matrix products have 4 digits a value, or 3 for less time. Pass 3 or 4."
-        )
+    check_slices(slices)
     check_engine()
     take_over(is_active)
     stream = torch_stream(0 if key is None else key)

@@ -225,7 +225,7 @@ def _batch_norm(
     return out.to(x.dtype), saved_mean, saved_scale
 
 
-@form("native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm", "miopen_batch_norm")
+@form("native_batch_norm", "_native_batch_norm_legit")
 def batch_norm(x: torch.Tensor, weight: Maybe, bias: Maybe, *rest: Any) -> tuple[torch.Tensor, ...]:
     """Output, and saved mean and scale. Any: with running statistics or without (`.no_stats`)."""
     mean, var, training, momentum, eps = rest if len(rest) == 5 else (None, None, *rest)

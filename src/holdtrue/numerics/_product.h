@@ -102,9 +102,11 @@ static AVX512 void diagonal_vnni(const uint8_t *a, int64_t a_bytes, const uint8_
 #define PICK_DIAGONAL(engine) diagonal_generic
 #endif
 
-/* A's digits for one piece of K: panels of MR rows. */
+/* How many panels of so many vectors hold them all; the last may be partly filled. */
 static int64_t panels(int64_t vectors, int64_t width) { return (vectors + width - 1) / width; }
 
+/* C = A B with so many slices for every vector. For each piece of K, A's digits are cut once, in panels of MR rows, and B's
+ * one panel of NR columns at a time. Returns -1 without memory, else 0. */
 static int one_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices,
                        const int *ea, const int *eb, int engine) {
   int64_t pieces = K ? panels(K, PIECE) : 1, longest = K < PIECE ? K : PIECE, k4 = (longest + 3) / 4;
@@ -140,7 +142,7 @@ static int one_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, i
         for (int d = 0; d < slices; d++) {
           int32_t *to = is_short ? acc + d * MR * NR : acc, *shift = is_short ? correction + d * MR : correction;
           PICK_DIAGONAL(engine)(A + p * a_panel, a_slice, B, b_slice, d, steps, rows, cols, to);
-          for (int r = 0; r < MR; r++) {
+          for (int r = 0; r < rows; r++) { /* no sums are written for the rows beyond */
             int32_t before = is_short ? (d ? shift[r - MR] : 0) : shift[r];
             shift[r] = before + 64 * sums[(p * MAX_SLICES + d) * MR + r];
           }

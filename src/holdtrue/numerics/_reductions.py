@@ -276,10 +276,12 @@ def nansum(
 
 @form("logsumexp")
 def logsumexp(x: torch.Tensor, dim: Dims, keepdim: bool = False) -> torch.Tensor:
-    """log of the sum of exp, in float64, rounded once."""
+    """log of the sum of exp, in float64, rounded once; exp of infinity is infinity, and of -infinity 0."""
     axes = _dims(x, dim)
     top = _finite_top(x, axes)
-    out = f.log64(sum64(f.exp64(x.double() - top), axes, keepdim=True)) + top
+    y = x.double() - top
+    e = torch.where(y == torch.inf, torch.inf, _exp_or_0(y))
+    out = f.log64(sum64(e, axes, keepdim=True)) + top
     out = out.to(_kind(x, None))
     return out if keepdim else out.reshape([s for d, s in enumerate(x.shape) if d not in axes])
 

@@ -6,10 +6,13 @@ import torch
 
 from holdtrue.errors import NumericsError
 
+from . import _rows as rows
 from ._matmul import PIECE
 from ._native import EngineName, count, engine, native, pointer
 
 ROWS, COLUMNS = 12, 32
+TILES = ((12, 32), (8, 32), (4, 32), (12, 16), (4, 16))
+"""Rows and columns of tiles for which engines have code of their own."""
 
 
 def check_engine() -> None:
@@ -40,10 +43,13 @@ def _check_products(name: EngineName, k4: int, a_digit: int, b_digit: int) -> No
     else:
         a = torch.full((k4, ROWS, 4), a_digit, dtype=torch.int8)
         b = torch.full((k4, COLUMNS, 4), b_digit + 64, dtype=torch.uint8)
-        out = torch.zeros((ROWS, COLUMNS), dtype=torch.int32)
-        found[0].ht_diagonal(pointer(a), pointer(b), count(k4), ROWS, COLUMNS, pointer(out), found[1])
         offset = 64 * a_digit * 4 * k4  # what the + 64 of b adds; int32 wraps and wraps back
-        got = {(int(v) - offset + 2**31) % 2**32 - 2**31 for v in out.unique().tolist()}
+        got = set()
+        for height, width in TILES:
+            out = torch.zeros((ROWS, COLUMNS), dtype=torch.int32)
+            found[0].ht_diagonal(pointer(a), pointer(b), count(k4), height, width, pointer(out), found[1])
+            sums = out[:height, :width].unique().tolist()
+            got |= {(int(v) - offset + 2**31) % 2**32 - 2**31 for v in sums}
     if got != {expected}:
         raise NumericsError(
             f"the numerics engine {name!r} is not exact here: {4 * k4} products of {a_digit} and {b_digit} gave {sorted(got)}, "
@@ -52,10 +58,31 @@ def _check_products(name: EngineName, k4: int, a_digit: int, b_digit: int) -> No
 
 
 def _check_arithmetic(name: EngineName) -> None:
-    """Denormal numbers must not be flushed to zero, and float64 square roots must be rounded correctly."""
+    """Denormal numbers are not flushed to zero, and no product is fused with an addition."""
     tiny = torch.tensor([2.0**-149, 2.0**-140])
     if not torch.equal(tiny * 2.0**10, torch.tensor([2.0**-139, 2.0**-130])):
         raise NumericsError(
             f"this process flushes denormal numbers to zero (engine {name!r}); portable numerics needs them. "
             f"Call torch.set_flush_denormal(False)."
         )
+    if not all(torch.equal(y, torch.full_like(y, 2.0**-50)) for y in _unfused()):
+        raise NumericsError(
+            f"the numerics engine {name!r} fuses multiplications with additions here, so its bits are not those of other "
+            f"machines. Build the kernels with -ffp-contract=off, or set HOLDTRUE_NUMERICS_ENGINE=reference."
+        )
+
+
+def _unfused() -> tuple[torch.Tensor, ...]:
+    """1 * (1 + 2^-52) * 3 - 3 by the engine, for values of vectors and beyond: 2^-50 if the product is rounded first.
+
+    The product lies half-way between two float64 numbers; a fused multiply-add would give 3 * 2^-52.
+    """
+    found = []
+    for per_c, shape in ((True, (1, 67, 1)), (True, (1, 1, 67)), (False, (1, 1, 67))):
+        size = shape[1] if per_c else shape[2]
+        x, weight = torch.ones(67), torch.full((size,), 3.0)
+        mean = torch.zeros(shape[1], dtype=torch.float64)
+        scale = torch.full_like(mean, 1.0 + 2.0**-52)
+        y = rows.normalise(x, shape, mean, scale, weight, -weight, per_c=per_c)
+        found.append((x.double() * scale[0] * weight[0].double() - 3.0).float() if y is None else y)
+    return tuple(found)

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from holdtrue.errors import NumericsError
+
 from . import _transposed as transpose
 from ._matmul import matmul
 from ._registry import form
@@ -60,14 +62,22 @@ def _lead(values: Sequence[int], one_dimensional: bool, filler: int) -> Pair:
     return (filler, values[0]) if one_dimensional else _pair(values)
 
 
-def _refuse(x: torch.Tensor, weight: torch.Tensor) -> None:
+def _refuse(x: torch.Tensor, weight: torch.Tensor, groups: int, *, transposed: bool) -> None:
     if x.dim() not in (3, 4):
         raise NotImplementedError(f"a convolution of {x.dim() - 2} dimensions; portable ones have 1 or 2")
     if x.dtype != torch.float32 or weight.dtype != torch.float32:
         raise NotImplementedError(f"a convolution of {x.dtype} and {weight.dtype}; portable ones are float32")
+    channels, kernels = x.shape[1], list(weight.shape)
+    wanted = weight.shape[0] if transposed else groups * weight.shape[1]
+    if weight.dim() != x.dim() or groups < 1 or channels != wanted or weight.shape[0] % groups:
+        raise NumericsError(
+            f"a convolution of images {list(x.shape)} (N, channels, ...) and weights {kernels} in {groups} group(s): these "
+            f"weights are for {wanted} channels, in groups of one size, and the images have {channels}. Compare the layer's "
+            f"in_channels and groups with what it is given."
+        )
 
 
-@form("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution")
+@form("convolution")
 def convolution(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -80,7 +90,7 @@ def convolution(
     groups: int,
 ) -> torch.Tensor:
     """Convolution as a product of the weights with columns of windows."""
-    _refuse(x, weight)
+    _refuse(x, weight, groups, transposed=transposed)
     flat = x.dim() == 3
     s, p, d = _lead(stride, flat, 1), _lead(padding, flat, 0), _lead(dilation, flat, 1)
     images, kernels = _as_2d(x), _as_2d(weight)
@@ -117,7 +127,7 @@ def convolution_backward(
     output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """Gradients of input, weight and bias; that of the weight is one product over all images and places."""
-    _refuse(x, weight)
+    _refuse(x, weight, groups, transposed=transposed)
     flat = x.dim() == 3
     s, p, d = _lead(stride, flat, 1), _lead(padding, flat, 0), _lead(dilation, flat, 1)
     images, kernels, g4 = _as_2d(x), _as_2d(weight), _as_2d(grad)

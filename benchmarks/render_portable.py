@@ -1,0 +1,122 @@
+"""Writes docs/results/portable.md from the raw files of learning.py and numerics.py: no figure is typed.
+
+python benchmarks/render_portable.py
+"""
+
+from typing import Any
+
+from raw_pages import conditions, read, row, write
+
+TARGETS = {
+    "1024x1024x1024, 4 slices": 1.4,
+    "1024x1024x1024, 3 slices": 0.9,
+    "32x784x128, 4 slices": 3.0,
+    "128 of 64x32x64, 4 slices": 3.0,
+    "sum of rows": 1.2,
+    "sum of columns": 1.2,
+    "exp": 1.2,
+    "cnn, 16 images of 28x28": 4.0,
+    "transformer, width 64, 2 layers, 8 sequences of 64": 4.0,
+    "transformer, width 256, 2 layers, 8 sequences of 64": 2.3,
+}
+"""Largest ratios that the first plan wanted."""
+
+
+def time_ratio(levels: dict[str, Any]) -> float:
+    """Seconds of all seeds with portable arithmetic over those with float32."""
+    own, torchs = (sum(run["seconds"] for run in levels[name]["runs"]) for name in ("portable", "float32"))
+    return float(own / torchs)
+
+
+def learning_row(name: str, levels: dict[str, Any]) -> str:
+    """One training in a line."""
+    own, torchs = levels["portable"]["summary"], levels["float32"]["summary"]
+    accuracies = [f"{s['accuracy_mean']:.4f} ± {s['accuracy_deviation']:.4f}" for s in (own, torchs)]
+    losses = [f"{s['loss_mean']:.4f}" for s in (own, torchs)]
+    steps = levels["portable"]["runs"][0]["steps"]
+    return row(name, steps, *accuracies, *losses, f"{time_ratio(levels):.1f}")
+
+
+def is_within_spread(levels: dict[str, Any]) -> bool:
+    """Whether the means are no further apart than the seeds of one level are."""
+    own, torchs = levels["portable"]["summary"], levels["float32"]["summary"]
+    apart = abs(own["accuracy_mean"] - torchs["accuracy_mean"])
+    return bool(apart <= max(own["accuracy_deviation"], torchs["accuracy_deviation"]))
+
+
+def learning(raw: dict[str, Any]) -> list[str]:
+    """Accuracy and loss by both arithmetics."""
+    beyond = [name for name, levels in raw["trainings"].items() if not is_within_spread(levels)]
+    said = (
+        f"not within the spread of the seeds: {', '.join(beyond)}"
+        if beyond
+        else "within the spread of the seeds"
+    )
+    return [
+        "## Learning is " + ("harmed" if beyond else "not harmed"),
+        "",
+        "The [reference trainings](../../src/holdtrue/reference/__init__.py) whole, by portable arithmetic and by torch's own",
+        f"float32, with {raw['seeds']} seeds (initial weights, order of the data, dropout). Accuracy is of unseen examples, mean",
+        "and standard deviation; the loss is the mean of the last 20 steps; the time is that of the steps of all seeds,",
+        "portable over float32, by the clock on a machine that was shared.",
+        "",
+        conditions(raw) + " Raw: [learning.json](../../benchmarks/raw/learning.json).",
+        "",
+        row(
+            "training", "steps", "accuracy, portable", "accuracy, float32", "loss, portable", "loss, float32",
+            "time, portable / float32",
+        ),
+        row(*["---"] * 7),
+        *(learning_row(name, levels) for name, levels in raw["trainings"].items()),
+        "",
+        f"Each difference of mean accuracy is {said}. The labels of an eighth of the LSTM's words, and a quarter of the",
+        "transformer's symbols, are random: no model can have them right.",
+        "",
+    ]  # fmt: skip
+
+
+def speed(raw: dict[str, Any]) -> list[str]:
+    """Ratios of operators and steps, with what was wanted."""
+    ratios = {
+        name: value["ratio"]
+        for part in ("products", "elementwise", "steps")
+        for name, value in raw[part].items()
+    }
+    met = [name for name, target in TARGETS.items() if ratios[name] <= target]
+    missed = [name for name in TARGETS if name not in met]
+    return [
+        "## Speed",
+        "",
+        "Ratio of the time to that of ordinary float32 on the same thread (seconds of the process on its one thread, lower",
+        "quartiles of runs in turns: the machine was shared). A step is a pass and an update of AdamW.",
+        "",
+        f"Engine `{raw['engine']}`. " + conditions(raw) + " Raw: [numerics.json](../../benchmarks/raw/numerics.json).",
+        "",
+        row("what", "ratio", "target of the first plan"),
+        row(*["---"] * 3),
+        *(row(name, f"{value:.2f}", f"{TARGETS[name]:g}" if name in TARGETS else "") for name, value in ratios.items()),
+        "",
+        f"Met: {'; '.join(met) or 'none'}.",
+        f"Missed: {'; '.join(missed) or 'none'}.",
+        "",
+        "Why the large product cannot reach its target with four 7-bit digits is in",
+        "[the design](../design/0040-portable-numerics.md). Small products pay for cutting into digits and for calls from",
+        "Python, sums for their float64 lanes. Without VNNI and on CUDA nothing has been measured.",
+    ]  # fmt: skip
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [
+        "# Portable numerics: learning and speed",
+        "",
+        "[The guide](../guide/portable.md) says how to use it. This page is written by `benchmarks/render_portable.py`.",
+        "",
+        *learning(read("learning")),
+        *speed(read("numerics")),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    write("portable.md", page())
