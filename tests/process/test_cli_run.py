@@ -58,7 +58,10 @@ def test_stdout_is_the_scripts_alone_and_each_note_is_said_once(run) -> None:
 
 
 def test_all_that_follows_the_script_is_the_scripts(run) -> None:
-    status, out, _ = run("join(); print(sys.argv[1:])", arguments=("--workers", "9", "--", "-h", "--version"))
+    status, out, _ = run(
+        "join(); print(sys.argv[1:]); sender.send(wire.FinishedReport(rank=0, digest='ab' * 32, steps=0))",
+        arguments=("--workers", "9", "--", "-h", "--version"),
+    )
     assert status == 0
     assert out == "['--workers', '9', '--', '-h', '--version']\n"
 
