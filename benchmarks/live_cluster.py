@@ -2,11 +2,11 @@
 
     python benchmarks/live_cluster.py --out benchmarks/raw/live_cluster.json
 
-First one job alone is measured: its steps per second on one and two devices, what its start and end take, what a growth
-and a shrink take. Then the jobs are submitted to a live cluster at fixed times, once for each policy; then the simulator
-is given their arrivals and those measurements, and nothing of the live schedule. What is compared is the mean JCT.
-On a machine with other load the rates and the starts of the two halves differ, and the comparison says nothing: run it
-alone. It takes about six minutes.
+Single jobs are measured before and after: a short and a long one on one device and on two, which gives the steps per
+second and what a start and an end take; and what a growth takes. In between the jobs are submitted to a live cluster at
+fixed times, once for each policy. Then the simulator is given their arrivals and those measurements, and nothing of the
+live schedule. What is compared is the mean JCT. On a machine with other load the rates of the parts differ, and the
+comparison says nothing: run it alone. It takes about eleven minutes.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from common import describe
@@ -30,6 +30,8 @@ from holdtrue.scheduler import ClusterClient, JobRequest, start_cluster
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "cluster" / "train.py"
 STEPS_PER_EPOCH = 7
 SEED, JOBS, MEAN_GAP_S = 3, 12, 9.0
+SHORT, LONG = 24, 84
+"""Epochs of the two single jobs: their difference in time is steps alone, what is left is start and end."""
 WAIT_S = 400.0
 
 
@@ -80,17 +82,21 @@ def wait_for(client: ClusterClient, count: int) -> list[dict[str, Any]]:
 
 
 def measure_costs(folder: Path) -> dict[str, Any]:
-    """Rates and costs of one job, each alone on the cluster."""
+    """Steps per second by devices, seconds of a start and an end, seconds of a growth; each job alone on the cluster."""
     client = start_cluster(folder, devices="cpu:2", queues="", policy="wfs")
-    found: dict[str, Any] = {"overhead_s": [], "rate": {}}
+    found: dict[str, Any] = {"alone": [], "rate": {}, "overhead_s": {}}
     try:
-        for n, most in enumerate((1, 2, 1, 2), 1):
-            client.submit([request_of(Planned(name=f"cost-{n}", at_s=0, epochs=45, weight=1, most=most))])
-            job = wait_for(client, n)[-1]
-            steps = read_run(Path(job["run_dir"])).steps
-            rate = 1 / median(record.seconds for record in steps.values())
-            found["rate"].setdefault(str(most), []).append(rate)
-            found["overhead_s"].append(job["ended_s"] - job["submitted_s"] - len(steps) / rate)
+        for most in (1, 2):
+            took_s = {}
+            for epochs in (SHORT, LONG):
+                name = f"alone-{most}-{epochs}"
+                client.submit([request_of(Planned(name=name, at_s=0, epochs=epochs, weight=1, most=most))])
+                job = wait_for(client, len(found["alone"]) + 1)[-1]
+                took_s[epochs] = job["ended_s"] - job["submitted_s"]
+                found["alone"].append({"devices": most, "epochs": epochs, "jct_s": took_s[epochs]})
+            step_s = (took_s[LONG] - took_s[SHORT]) / ((LONG - SHORT) * STEPS_PER_EPOCH)
+            found["rate"][str(most)] = 1 / step_s
+            found["overhead_s"][str(most)] = took_s[SHORT] - SHORT * STEPS_PER_EPOCH * step_s
         found |= measure_changes(client)
     finally:
         client.stop(ends_jobs=True, wait_s=60)
@@ -110,7 +116,7 @@ def measure_changes(client: ClusterClient) -> dict[str, Any]:
             "the job 'grows' never had two workers after the job 'goes' ended, so the cost of growing is not known and the "
             "simulator would charge nothing for it. Run again on a quieter machine, or give 'grows' more epochs."
         )
-    return {"grow_s": [grown[0] - went_s]}
+    return {"grow_s": grown[0] - went_s}
 
 
 def run_live(folder: Path, policy: str, jobs: list[Planned]) -> tuple[list[dict[str, Any]], int]:
@@ -128,11 +134,11 @@ def run_live(folder: Path, policy: str, jobs: list[Planned]) -> tuple[list[dict[
 
 
 def simulate(
-    policy: str, jobs: list[Planned], live: list[dict[str, Any]], costs: dict[str, Any]
+    policy: str, jobs: list[Planned], live: list[dict[str, Any]], costs: list[dict[str, Any]]
 ) -> dict[str, float]:
-    """JCT of each job in the simulator."""
+    """JCT of each job in the simulator, with the mean of what was measured before and after."""
     rates = Rates(
-        by_type=(("*", tuple((int(n), median(found)) for n, found in sorted(costs["rate"].items()))),)
+        by_type=(("*", tuple((n, fmean(found["rate"][str(n)] for found in costs)) for n in (1, 2))),)
     )
     first_s = live[0]["submitted_s"]
     trace = [
@@ -142,7 +148,10 @@ def simulate(
         )
         for job, facts in zip(jobs, live, strict=True)
     ]  # fmt: skip
-    charged = Costs(start_s=median(costs["overhead_s"]), grow_s=median(costs["grow_s"]))
+    charged = Costs(
+        start_s=fmean(seconds for found in costs for seconds in found["overhead_s"].values()),
+        grow_s=fmean(found["grow_s"] for found in costs),
+    )
     outcome = run_simulation(trace, parse_cluster("cpu:2"), POLICIES[policy], costs=charged)
     return {job.job.id: job.jct_s for job in outcome.jobs}
 
@@ -157,33 +166,34 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="holdtrue-live-"))
     result: dict[str, Any] = {"conditions": describe("python benchmarks/live_cluster.py")}
     try:
-        costs = result["costs"] = measure_costs(folder / "costs")
         jobs = plan_jobs()
-        result["policies"] = {}
-        for policy in options.policies.split(","):
-            live, differences = run_live(folder / policy, policy, jobs)
-            simulated = simulate(policy, jobs, live, costs)
-            rows = [
-                {
-                    "job": job.name, "epochs": job.epochs, "weight": job.weight, "max_devices": job.most,
-                    "arrival_s": facts["submitted_s"] - live[0]["submitted_s"],
-                    "live_jct_s": facts["ended_s"] - facts["submitted_s"], "simulated_jct_s": simulated[job.name],
-                }
-                for job, facts in zip(jobs, live, strict=True)
-            ]  # fmt: skip
-            mean_live, mean_simulated = (
-                fmean(row[key] for row in rows) for key in ("live_jct_s", "simulated_jct_s")
-            )
-            result["policies"][policy] = {
-                "mean_live_jct_s": mean_live, "mean_simulated_jct_s": mean_simulated,
-                "simulated_over_live": mean_simulated / mean_live - 1, "replay_differences": differences, "jobs": rows,
-            }  # fmt: skip
-            print(
-                f"{policy}: live {mean_live:.1f} s, simulated {mean_simulated:.1f} s ({mean_simulated / mean_live - 1:+.1%})"
-            )
-            options.out.write_text(json.dumps(result, indent=1) + "\n")
+        costs = result["costs"] = [measure_costs(folder / "before")]
+        lives = {policy: run_live(folder / policy, policy, jobs) for policy in options.policies.split(",")}
+        costs.append(measure_costs(folder / "after"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    result["policies"] = {}
+    for policy, (live, differences) in lives.items():
+        simulated = simulate(policy, jobs, live, costs)
+        rows = [
+            {
+                "job": job.name, "epochs": job.epochs, "weight": job.weight, "max_devices": job.most,
+                "arrival_s": facts["submitted_s"] - live[0]["submitted_s"],
+                "live_jct_s": facts["ended_s"] - facts["submitted_s"], "simulated_jct_s": simulated[job.name],
+            }
+            for job, facts in zip(jobs, live, strict=True)
+        ]  # fmt: skip
+        mean_live, mean_simulated = (
+            fmean(row[key] for row in rows) for key in ("live_jct_s", "simulated_jct_s")
+        )
+        result["policies"][policy] = {
+            "mean_live_jct_s": mean_live, "mean_simulated_jct_s": mean_simulated,
+            "simulated_over_live": mean_simulated / mean_live - 1, "replay_differences": differences, "jobs": rows,
+        }  # fmt: skip
+        print(
+            f"{policy}: live {mean_live:.1f} s, simulated {mean_simulated:.1f} s ({mean_simulated / mean_live - 1:+.1%})"
+        )
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 

@@ -99,6 +99,17 @@ def test_a_slow_device_that_changes_place_is_followed_within_ten_steps() -> None
     assert 80 < made[1][0] <= 90
 
 
+def test_a_slow_device_that_changes_place_with_a_re_mapping_is_followed_within_ten_steps() -> None:
+    # A decision is entered a step later, and counts as one of the ten.
+    def slow_until(change: int) -> Callable[[int], list[float]]:
+        return lambda step: [PASS_S / 0.4, PASS_S] if step >= change else [PASS_S, PASS_S / 0.4]
+
+    first = play(make_costs(), slow_until(99), steps=40)[0][0]
+    made = play(make_costs(), slow_until(first + 1), steps=60)
+    assert [counts(found) for _, found in made] == [[12, 4], [4, 12]]
+    assert made[1][0] + 1 - made[0][0] <= 10
+
+
 @given(
     percent=st.integers(0, 60), period=st.integers(1, 2), workers=st.integers(2, 4), phase=st.integers(0, 1)
 )

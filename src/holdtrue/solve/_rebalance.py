@@ -47,14 +47,14 @@ class RebalanceOptions:
     window: int = 6
     """Steps whose median is a worker's pass time; even, at least 2."""
     confirm: int = 3
-    """Decisions in a row that must find a gain, at least 1."""
+    """Decisions in a row that must find a gain, at least 1; the last of them looks back on a whole window."""
     least_gain: float = 0.05
     """Least predicted gain: old step time over new, less 1."""
     horizon_steps: int = 100
     """Steps within which a re-mapping must pay for itself."""
     remap_s: float = 0.1
     """Seconds that a re-mapping costs."""
-    quiet: int = 8
+    quiet: int = 7
     """Least steps between two re-mappings."""
     most_quiet: int = 1024
     """Where the doubling of `quiet` ends."""
@@ -146,11 +146,13 @@ def decide_mapping(
     state = _remember(state, pass_s, step, options)
     now = measured_costs(costs, _times(state, step, options))
     present_s = predict_costs(now, mapping).step_s
-    enough = all(
-        len(recent) >= options.window for recent, ids in zip(state.recent_s, mapping.held, strict=True) if ids
+    measured = min(
+        (len(recent) for recent, ids in zip(state.recent_s, mapping.held, strict=True) if ids),
+        default=0,
     )
-    if not enough:
-        why = f"fewer than {options.window} steps are measured since the mapping began"
+    # What the confirmations look back on fills up while they are made: the last of them sees the whole window.
+    if measured <= max(1, options.window - options.confirm):
+        why = f"only {measured} steps are measured since the mapping began"
         return _stay(state, why, present_s, present_s)
     needed = options.least_gain + max(map(noise_of, state.recent_s))
     if present_s < _least_step_s(now) * (1.0 + needed):
@@ -173,14 +175,14 @@ def decide_mapping(
             f"pay for itself"
         )
         return _stay(state, why, present_s, best_s)
-    quiet = state.quiet or options.quiet
+    quiet, agreed = state.quiet or options.quiet, state.agreed + 1
+    why = None
     if since is not None and since < quiet:
-        return _stay(
-            state, f"{since} steps since the last re-mapping, and {quiet} are the least", present_s, best_s
-        )
-    if state.agreed + 1 < options.confirm:
-        why = f"found {state.agreed + 1} time(s) in a row, and {options.confirm} are needed"
-        return replace(_stay(state, why, present_s, best_s), state=replace(state, agreed=state.agreed + 1))
+        why = f"{since} steps since the last re-mapping, and {quiet} are the least"
+    elif agreed < options.confirm or measured < options.window:
+        why = f"found {agreed} time(s) in a row, and {options.confirm} are needed"
+    if why is not None:
+        return replace(_stay(state, why, present_s, best_s), state=replace(state, agreed=agreed))
     moved = tuple(len(after) - len(before) for before, after in zip(mapping.held, found.held, strict=True))
     quiet = _next_quiet(since, quiet, options, is_back=_takes_back(state.moved, moved))
     return _move(replace(state, moved=moved, quiet=quiet), step, mapping, found, present_s, best_s)
