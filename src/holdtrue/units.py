@@ -33,6 +33,10 @@ def format_ids(ids: tuple[int, ...]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) or "none"
 
 
+MOST_IDS = 1 << 20
+"""Ids that a text may name: more are a slip of the pen, or ill will."""
+
+
 def parse_ids(text: str) -> tuple[int, ...]:
     """Ids from runs such as `0-2,5`; `none` or an empty text gives no ids.
 
@@ -48,5 +52,8 @@ def parse_ids(text: str) -> tuple[int, ...]:
     ids: list[int] = []
     for run in text.split(","):
         first, _, last = run.strip().partition("-")
-        ids.extend(range(int(first), int(last or first) + 1))
+        numbers = range(int(first), int(last or first) + 1)
+        if len(ids) + len(numbers) > MOST_IDS:
+            raise ValueError(f"more than {MOST_IDS} ids")
+        ids.extend(numbers)
     return tuple(ids)

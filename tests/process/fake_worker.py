@@ -59,7 +59,7 @@ def wait_politely() -> NoReturn:
     signal.sigwait({signal.SIGTERM})
     sender.send(wire.CheckpointReport(step=41, path="checkpoints/step-00000041"))
     if agent is not None:
-        agent.say_end(how="finished")
+        agent.say_end(how="interrupted")
     sys.exit(130)
 
 
@@ -100,7 +100,7 @@ def be_elastic(*, steps: int = 1_000_000, step_s: float = 0.02) -> NoReturn:
             agent.say_progress({"step": step, "loss": 0.5})
         if agent.stop_reason is not None:
             sender.send(wire.CheckpointReport(step=step, path=f"checkpoints/step-{step:08}"))
-            agent.say_end(how="finished")
+            agent.say_end(how="interrupted")
             sys.exit(130)
         newest = max(agent.newest_planned, agent.newest_forced())
         if newest > view.generation:

@@ -28,6 +28,7 @@ from holdtrue.elastic import (
     next_deadline_s,
 )
 from holdtrue.elastic._book import Book
+from holdtrue.elastic._memory import memory_of, recall
 from holdtrue.wire import (
     End,
     Ended,
@@ -445,13 +446,20 @@ def _fault_moves(world: World) -> Iterator[tuple[str, World]]:
 
 
 def _restart(world: World) -> World:
-    """Another controller, without memory: what was on its way is lost, and everybody connects again."""
+    """Another controller: what was on its way is lost, but for what the old one had written down; everybody connects
+    again."""
     settings = replace(world.control.settings, life=world.control.settings.life + 1)
     workers = tuple(
         replace(w, inbox=(), outbox=w.book.first_words() if w.is_alive and w.doing != ENDED else ())
         for w in world.workers
     )
-    world = replace(world, control=first_state(settings), workers=workers, host_inbox=(), host_outbox=())
+    world = replace(
+        world,
+        control=recall(settings, memory_of(world.control)),
+        workers=workers,
+        host_inbox=(),
+        host_outbox=(),
+    )
     return replace(world, host_outbox=(_host_hello(world), *world.ended))
 
 

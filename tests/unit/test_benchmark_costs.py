@@ -34,7 +34,7 @@ def test_a_growth_that_was_not_seen_is_not_charged_as_nothing(
     with pytest.raises(SystemExit, match="never had two workers after"):
         live_cluster.measure_changes(client)
     event.details, event.time_s = {"workers": (0, 1)}, 12.5
-    assert live_cluster.measure_changes(client) == {"grow_s": [2.5]}
+    assert live_cluster.measure_changes(client) == {"grow_s": 2.5}
 
 
 def test_the_simulators_raw_file_says_device_versions_and_date(

@@ -1,9 +1,13 @@
-"""The controller's process: `python -m holdtrue.elastic --job JOB.json --tokens FILE (--fd N | --listen ADDRESS:PORT)`."""
+"""The controller's process: `python -m holdtrue.elastic --job JOB.json --tokens FILE (--fd N | --listen ADDRESS:PORT)`.
+
+With `--memory FILE` it writes there what a controller that is started again must know, and begins with it.
+"""
 
 import argparse
 import asyncio
 import json
 import logging
+import os
 import socket
 import sys
 from dataclasses import fields
@@ -13,6 +17,7 @@ from typing import Any
 from holdtrue.errors import UsageError
 from holdtrue.service import read_tokens
 
+from ._memory import Memory, memory_from_text, memory_to_text
 from ._state import JobSettings
 
 
@@ -37,8 +42,49 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("holdtrue.elastic").info(
         "the controller of job %s listens on %s:%d", settings.name, address, port
     )
-    asyncio.run(serve(settings, tokens, listener, description=description))
+    memory = read_memory(options.memory) if settings.life else None
+    asyncio.run(
+        serve(
+            settings,
+            tokens,
+            listener,
+            description=description,
+            memory=memory,
+            keep=lambda known: write_memory(options.memory, known),
+        )
+    )
     return 0
+
+
+def read_memory(path: Path | None) -> Memory | None:
+    """What the controller before this one wrote down; None, with a word in the log, where that cannot be read."""
+    if path is None:
+        return None
+    try:
+        found = memory_from_text(path.read_text())
+    except (OSError, ValueError):
+        found = None
+    if found is None:
+        logging.getLogger("holdtrue.elastic").warning(
+            "the memory %s cannot be read: what was asked for before is forgotten", path
+        )
+    return found
+
+
+def write_memory(path: Path | None, memory: Memory) -> None:
+    """Write it down whole or not at all; where there is no room for it the job goes on, with a word in the log."""
+    if path is None:
+        return
+    fresh = path.with_name(path.name + ".new")
+    try:
+        fresh.write_text(memory_to_text(memory))
+        os.replace(fresh, path)
+    except OSError as error:
+        logging.getLogger("holdtrue.elastic").warning(
+            "the memory %s could not be written (%s): a controller that is started again would not know it",
+            path,
+            error.strerror,
+        )
 
 
 def read_settings(path: Path) -> JobSettings:
@@ -91,6 +137,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--describe", type=Path, help="JSON file with what hosts that join are told of the job"
+    )
+    parser.add_argument(
+        "--memory", type=Path, help="file for what a controller that is started again must know"
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--fd", type=int, help="an inherited listening socket")

@@ -92,7 +92,8 @@ class Agent(ABC):
     def say_end(
         self, *, how: str, sentence: str = "", virtual_node: int | None = None, step: int | None = None
     ) -> None:
-        """This worker ends by itself: `finished`, `left` (as a planned view asked), or `failed` with a sentence.
+        """This worker ends by itself: `finished`, `left` (as a planned view asked), `interrupted` (as all do at this
+        boundary, with a checkpoint), or `failed` with a sentence.
 
         Blocks:
             Until it is delivered, at most a second.

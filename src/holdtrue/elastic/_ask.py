@@ -1,5 +1,10 @@
 """What a user asked for, noted or refused. Pure."""
 
+from collections import Counter
+
+from holdtrue.errors import MappingError
+from holdtrue.mapping import read_mapping
+
 from ._events import Refuse
 from ._state import MOST_WORKERS
 from ._turn import Turn
@@ -36,6 +41,7 @@ def ask_mapping(turn: Turn, mapping: str | None) -> None:
     """Use another mapping from the next boundary on."""
     state = turn.state
     parts = len(mapping.split("/")) if mapping is not None else len(state.members)
+    misfit = misfit_of(mapping) if mapping is not None else ""
     if _is_ending(turn):
         _refuse(turn, f"the job is ending ({state.stop_reason or state.over_reason}) and changes no more.")
     elif state.phase != "running" or parts != len(state.members):
@@ -44,9 +50,30 @@ def ask_mapping(turn: Turn, mapping: str | None) -> None:
             f"the mapping {mapping} is for {parts} workers and the job has {len(state.members)} members now; "
             f"a mapping has one part for each member, parted by '/'. Ask again with such a mapping.",
         )
+    elif misfit:
+        _refuse(turn, misfit)
     else:
         turn.note(f"the mapping {mapping if mapping is not None else 'even'} was asked for")
         turn.set(mapping=mapping, mapping_reason="")
+
+
+def misfit_of(mapping: str) -> str:
+    """Why a text is no mapping of any number of virtual nodes, as a sentence; empty if it is one.
+
+    >>> misfit_of("0-3,6/4-5"), misfit_of("0-3/3-7").split(";")[0]
+    ('', 'the mapping 0-3/3-7 names virtual node 3 twice')
+    """
+    try:
+        held = [virtual_node for ids in read_mapping(mapping) for virtual_node in ids]
+    except MappingError as error:
+        return str(error)
+    seen = Counter(held)
+    twice = next((v for v, count in seen.items() if count > 1), None)
+    missing = next((v for v in range(len(held)) if v not in seen), None)
+    rule = "it has each id from 0 on once. Ask again with such a mapping."
+    if twice is not None:
+        return f"the mapping {mapping} names virtual node {twice} twice; {rule}"
+    return "" if missing is None else f"the mapping {mapping} leaves out virtual node {missing}; {rule}"
 
 
 def _is_ending(turn: Turn) -> bool:

@@ -181,7 +181,7 @@ class ControllerAgent(Agent):
         Blocks:
             Until it is delivered, at most two seconds.
         """
-        assert how in ("finished", "left", "failed"), how
+        assert how in ("finished", "left", "interrupted", "failed"), how
         end = End(how=how, sentence=sentence[:4096], virtual_node=virtual_node, step=step)  # type: ignore[arg-type]  # asserted
         with self._link.changed:
             self._note(self._book.say_end(end))

@@ -13,7 +13,8 @@ from holdtrue.wire import ControlMessage, encode_control, escape_text
 from ._deadlines import next_deadline_s
 from ._events import Action, Decision, Event, Refuse, Tell, TellHost, Ticked
 from ._membership import decide
-from ._state import JobSettings, State, first_state
+from ._memory import Memory, memory_of, recall
+from ._state import JobSettings, State
 
 _log = logging.getLogger("holdtrue.elastic")
 
@@ -66,9 +67,25 @@ class Outlet:
 class Controller:
     """Holds one job's state, its connections and its recent events."""
 
-    def __init__(self, settings: JobSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with a job of which nobody was heard yet."""
-        self.state: State = first_state(settings)
+    def __init__(
+        self,
+        settings: JobSettings,
+        *,
+        memory: Memory | None = None,
+        keep: Callable[[Memory], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin with a job of which nobody was heard yet.
+
+        Args:
+            settings: Of the job.
+            memory: What the controller before this one kept.
+            keep: Called with what the next one should know, before anybody hears of it.
+            clock: Seconds that never go back.
+        """
+        self.state: State = recall(settings, memory)
+        self._keep = keep
+        self._kept: Memory | None = None
         self.progress: Mapping[str, Any] = {}  # Any: JSON values
         self.events: deque[RecordedEvent] = deque(maxlen=MOST_EVENTS)
         self.newest_event = 0
@@ -89,6 +106,10 @@ class Controller:
         """
         decision = decide(self.state, event, self._clock())
         self.state = decision.state
+        memory = memory_of(decision.state)
+        if memory != self._kept:
+            self._kept = memory
+            self._keep(memory)
         self._record(decision.reason)
         if before_acting is not None:
             before_acting(decision)

@@ -28,15 +28,22 @@ def end_job(turn: Turn) -> None:
     if not is_done and unknown and turn.now < last_end_s(state) + state.settings.group_timeout_s:
         return  # a joiner may have got the state from those who died; it will say so
     if not is_done:
-        fail_job(turn, _deaths(died, at_the_end=state.is_finishing))
+        fail_job(
+            turn, _deaths(died, at_the_end=state.is_finishing, is_stopping=state.stop_reason is not None)
+        )
     elif state.stop_reason is not None:
         close_job(turn, "stopped", state.stop_reason)
     else:
         close_job(turn, "finished", "the workers came to the end of the script")
 
 
-def _deaths(died: list[int], *, at_the_end: bool) -> str:
+def _deaths(died: list[int], *, at_the_end: bool, is_stopping: bool) -> str:
     who = ", ".join(map(str, died))
+    if at_the_end and is_stopping:
+        return (
+            f"worker {who} died while the job stopped, before the main worker had left; the checkpoint of that boundary may "
+            f"be missing. Go on from the newest one with --resume."
+        )
     if at_the_end:
         return (
             f"worker {who} died at the end of the script, when others had finished and the main worker had not; "
@@ -77,9 +84,11 @@ def _end_in_the_dark(turn: Turn) -> None:
 def _end_before_it_began(turn: Turn) -> None:
     state, settings = turn.state, turn.state.settings
     assert state.began_s is not None
+    has_settled = not settings.life or turn.now >= state.began_s + settings.settle_s
     if state.stop_reason is not None:
-        close_job(turn, "stopped", state.stop_reason)
-    elif state.ended_before and not state.workers and turn.now >= state.began_s + settings.settle_s:
+        if has_settled:  # else its members may still say hello, and be on their way to that boundary
+            close_job(turn, "stopped", state.stop_reason)
+    elif state.ended_before and not state.workers and has_settled:
         # A controller that was started again, too late: to begin anew would do everything twice.
         statuses = [status for _, status in state.ended_before if status != LEFT]
         if any(statuses) or not statuses:

@@ -41,7 +41,7 @@ def bury(turn: Turn, worker: Worker, sentence: str) -> None:
 
 def _hear_hello(turn: Turn, hello: HostHello) -> None:
     known = turn.state.host(hello.name)
-    counted = known.adds if known is not None else 0
+    counted = known.adds if known is not None else dict(turn.state.adds_before).get(hello.name, 0)
     more = max(0, hello.adds - counted)
     host = Host(
         name=hello.name,
@@ -73,7 +73,7 @@ def _know_running(turn: Turn, name: str, number: int) -> None:
         turn.set_worker(worker, host=name)
         return
     turn.set_worker(Worker(number=number, phase="starting", host=name, since_s=turn.now))
-    if turn.state.phase == "running":
+    if turn.state.phase == "running" and not turn.state.remembers:
         turn.set(target=max(turn.state.target, len(turn.state.counted)))
 
 
@@ -91,6 +91,8 @@ def _hear_ended(turn: Turn, name: str, ended: Ended) -> None:
             next_worker=max(turn.state.next_worker, ended.worker + 1),
             ended_before=(*turn.state.ended_before, (ended.worker, LEFT if ended.has_left else ended.status)),
         )
+        if ended.sentence:
+            turn.set(errors_before=(*turn.state.errors_before, (ended.worker, ended.sentence)))
     elif worker.phase == "dismissed":
         turn.part_with(worker, "dismissed")
     elif ended.sentence and (worker.phase == "member" or turn.state.phase == "founding"):

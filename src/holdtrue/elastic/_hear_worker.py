@@ -171,7 +171,7 @@ def _hear_lost(turn: Turn, worker: Worker, message: Lost) -> None:
 
 
 def _hear_leaving(turn: Turn, worker: Worker, reason: str) -> None:
-    if worker.is_leaving or not worker.is_living:
+    if worker.is_leaving or not worker.is_living or turn.state.stop_reason is not None:
         return
     was_counted = worker in turn.state.counted
     if worker.phase != "member":
@@ -210,6 +210,10 @@ def _hear_end(turn: Turn, worker: Worker, message: End) -> None:
         _fail(turn, worker, f"worker {worker.number} failed{place}: {message.sentence}")
     elif worker.phase == "dismissed":
         turn.part_with(worker, "dismissed")
+    elif message.how == "interrupted":
+        if turn.state.stop_reason is None:
+            turn.stop(f"worker {worker.number} was interrupted, and all end with it")
+        turn.part_with(turn.state.worker(worker.number) or worker, "left")
     else:
         turn.part_with(worker, message.how)
         said = f": {message.sentence}" if message.sentence else ""

@@ -2,6 +2,8 @@
 
 from holdtrue.wire import Hello
 
+from ._ending import fail_job
+from ._hear_host import bury
 from ._state import LEFT, Worker
 from ._translate import view_from_text
 from ._turn import Turn
@@ -28,7 +30,8 @@ def learn_views(turn: Turn, hello: Hello, *, was_known: bool) -> bool:
             _know_members(turn, view, is_first=view is views[0])
         if first_time:
             turn.note(f"the job trains in generation {newest}; its controller was started again")
-            turn.set(target=max(len(turn.state.counted), 1))
+            if not turn.state.remembers:
+                turn.set(target=max(len(turn.state.counted), 1), mapping=chain[-1].mapping)
     worker = turn.state.worker(hello.worker)
     assert worker is not None
     is_in_chain = any(view.rank_of(hello.worker) is not None for view in turn.state.chain)
@@ -36,7 +39,7 @@ def learn_views(turn: Turn, hello: Hello, *, was_known: bool) -> bool:
         return False
     if is_in_chain and worker.phase != "member" and (new or not was_known):
         turn.set_worker(worker, phase="member", has_state=worker.has_state or hello.generation > 0)
-    if not was_known:
+    if not was_known and not turn.state.remembers:
         turn.set(target=max(turn.state.target, len(turn.state.counted)))
     return True
 
@@ -65,5 +68,17 @@ def _know_gone(turn: Turn, number: int) -> None:
     if turn.state.worker(number) is not None or newest is None or newest.rank_of(number) is None:
         return
     status = dict(turn.state.ended_before).get(number, 1)
-    worker = Worker(number=number, phase="member", since_s=turn.now, has_state=number not in newest.joiners)
-    turn.part_with(worker, "finished" if status == 0 else "left" if status == LEFT else "died")
+    worker = turn.set_worker(
+        Worker(number=number, phase="member", since_s=turn.now, has_state=number not in newest.joiners)
+    )
+    sentence = dict(turn.state.errors_before).get(number)
+    if status == 0:
+        turn.part_with(worker, "finished")
+    elif status == LEFT:
+        turn.part_with(worker, "left")
+    elif sentence is not None:
+        fail_job(turn, f"worker {number} failed: {sentence}")
+    elif not turn.state.remembers:
+        turn.part_with(worker, "died")
+    else:
+        bury(turn, worker, f"worker {number} died before its controller was started again")

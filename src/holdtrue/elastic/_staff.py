@@ -13,14 +13,14 @@ def balance_staff(turn: Turn) -> None:
     """Bring the workers that are members, or on their way, to the target."""
     _end_late_starts(turn)
     state = turn.state
+    if _is_settling(state, turn.now):
+        return
     if state.stop_reason is not None:
         for worker in state.workers:
             if worker.phase in ("starting", "waiting", "ready"):
                 turn.dismiss(worker, Over(how="stopped", reason=state.stop_reason))
         return
     if state.is_finishing:
-        return
-    if _is_settling(state, turn.now):
         return
     if state.ended_before and state.phase == "founding":
         return  # the job began before this controller did

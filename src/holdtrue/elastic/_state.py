@@ -187,6 +187,12 @@ class State:
     """Whether a main worker did: then everything that the job writes is written."""
     ended_before: tuple[tuple[int, int], ...] = ()
     """Numbers and exit statuses of workers that ended before this controller had heard of them."""
+    errors_before: tuple[tuple[int, str], ...] = ()
+    """Those of them that ended with an error of the script, and its sentence."""
+    remembers: bool = False
+    """Whether `target` and what else is asked for come from the controller before this one."""
+    adds_before: tuple[tuple[str, int], ...] = ()
+    """By host, the workers that it had asked for and not been given when that controller wrote it down."""
     how_over: Literal["finished", "stopped", "failed"] | None = None
     over_reason: str = ""
 

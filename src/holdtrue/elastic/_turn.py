@@ -63,7 +63,9 @@ class Turn:
 
     def part_with(self, worker: Worker, how: HowGone) -> None:
         """A worker is gone."""
-        if how == "finished" and worker.phase == "member":
+        # At a stop, who leaves does so after the boundary's checkpoint: nothing is left to do for those behind it.
+        is_end = how == "finished" or (how == "left" and self.state.stop_reason is not None)
+        if is_end and worker.phase == "member":
             newest = self.state.newest
             is_main = newest is not None and newest.rank_of(worker.number) == 0
             self.set(is_finishing=True, has_main_finished=self.state.has_main_finished or is_main)

@@ -29,14 +29,22 @@ class ControllerProcess:
         tokens: File with the job's tokens.
         job: File for the job's settings, written at each start.
         description: File with what hosts that join are told.
+        memory: File in which it leaves what the next one must know.
         listener: The listening socket.
         log: File to which its output is appended.
     """
 
     def __init__(
-        self, *, tokens: Path, job: Path, description: Path, listener: socket.socket, log: Path
+        self,
+        *,
+        tokens: Path,
+        job: Path,
+        description: Path,
+        memory: Path,
+        listener: socket.socket,
+        log: Path,
     ) -> None:
-        self._tokens, self._job, self._description = tokens, job, description
+        self._tokens, self._job, self._description, self._memory = tokens, job, description, memory
         self._listener, self._log = listener, log
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths_s: list[float] = []
@@ -51,7 +59,12 @@ class ControllerProcess:
         values = {**settings, "life": len(self._deaths_s)}
         write_private(self._job, json.dumps(values))
         fd = self._listener.fileno()
-        files = {"--job": self._job, "--tokens": self._tokens, "--describe": self._description}
+        files = {
+            "--job": self._job,
+            "--tokens": self._tokens,
+            "--describe": self._description,
+            "--memory": self._memory,
+        }
         options = [word for pair in files.items() for word in map(str, pair)] + ["--fd", str(fd)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

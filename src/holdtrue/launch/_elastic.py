@@ -49,7 +49,8 @@ def launch_elastic_job(
 
     Guarantee:
         No process of the job is left on this machine when this returns or raises, nor 32 s after this process
-        was killed. An exception in the script of one worker ends the others within 6 s; a death does not.
+        was killed. An exception in the script of a member ends the others within 6 s; a death does not, nor does an
+        exception in a worker that was only about to join.
 
     Blocks:
         Until the job ends. One SIGINT or SIGTERM (main thread) asks the job to stop at the step boundary,
@@ -91,6 +92,7 @@ class _ElasticJob:
             tokens=self._registration.token_file,
             job=self._registration.job_file,
             description=self._registration.description_file,
+            memory=self._registration.memory_file,
             listener=listener,
             log=spec.run_dir / "logs" / "controller.log",
         )
@@ -118,6 +120,8 @@ class _ElasticJob:
         starter = Starter(spec=spec, place=place, guard=guard, life_fd=life_fd)
         self._link = link
         self._asking: threading.Thread | None = None
+        self._is_told = False
+        """Whether the controller has the wish to stop."""
         self._host = Host(spec, observer, starter=starter, link=link, devices=devices)
         stack.callback(self._host.crew.close)
         for number, device in enumerate(devices):  # at once: torch takes longer to load than the controller
@@ -155,7 +159,7 @@ class _ElasticJob:
                 self._start_controller()
             if self._asking is not None and not self._asking.is_alive():
                 self._asking = None
-                host.interrupt(1)
+                host.interrupt(1, is_told=self._is_told)
         self._let_others_hear()
         host.crew.drain(waits=host.stop.killed_at_s is None)
 
@@ -187,6 +191,7 @@ class _ElasticJob:
             how_over=finish.how if finish is not None else None,
         )
         found = self._host.crew.result(verdict, was_interrupted=was_interrupted, seconds=seconds)
+        self._host.tell_failures(force=verdict.exit_code == 0)
         result = replace(
             found,
             reason=reason_of(finish, found),
@@ -226,13 +231,16 @@ class _ElasticJob:
     def _ask_to_stop(self) -> None:
         """Tell the controller first, so that it takes no worker's SIGTERM for a wish to leave."""
         client = ControlClient(url=self._url, token=self._tokens["admin"], timeout_s=_ASK_WAIT_S)
-        with suppress(HoldtrueError):  # without it the workers' own SIGTERM must do
+        with suppress(HoldtrueError):  # without it the workers are told, and tell each other
             client.stop("the launcher was interrupted")
+            self._is_told = True
 
 
 def reason_of(finish: Finish | None, result: JobResult) -> str | None:
     """What the controller said of the end, where the workers here do not say it themselves. Pure."""
-    if finish is None or any(fails_elastic_job(end, was_interrupted=False) for end in result.ends):
+    if finish is None or (
+        finish.how == "failed" and any(fails_elastic_job(end, was_interrupted=False) for end in result.ends)
+    ):
         return None
     return finish.reason
 

@@ -21,6 +21,9 @@ from ._stopping import StopState, count_interrupts, next_stop
 from ._watchman import Guard
 from ._worker import Worker, start_worker
 
+_VERDICT_S = 1.0
+"""What the controller has to fail the job for an error of a script, before it is told as that of a joiner."""
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,10 @@ class Host:
         self._starter = starter
         self._link = link
         self._devices = devices
+        self._tells_workers = False
+        """Whether workers are told that the whole job is to end, since the controller could not be."""
+        self._failures: list[tuple[float, WorkerEnd]] = []
+        """Errors of scripts here that the controller may take for those of joiners, with the time of each."""
         self._in_use: dict[int, str] = {}
         self.crew.watch(link.fileno(), self._obey)
 
@@ -124,6 +131,7 @@ class Host:
     def turn(self) -> None:
         """Wait for something to happen, act on it, and stop workers in time."""
         self.crew.turn(self._wait_s())
+        self.tell_failures()
         now_s = time.monotonic()
         action = next_stop(self.stop, interrupt_wait_s=self._spec.interrupt_wait_s)
         if action is None or action.at_s > now_s:
@@ -131,7 +139,7 @@ class Host:
         if action.way == "terminate":
             self.stop = replace(self.stop, terminated_at_s=now_s)
             for worker in self.crew.alive:
-                worker.terminate()
+                worker.terminate(ends_all=self._tells_workers)
         else:
             self.stop = replace(self.stop, killed_at_s=now_s)
             self.crew.kill_all(action.reason)
@@ -141,8 +149,14 @@ class Host:
         until_stop_s = action.at_s - time.monotonic() if action else TICK_S
         return max(0.0, min(TICK_S, until_stop_s))
 
-    def interrupt(self, count: int) -> None:
-        """Count signals that came to this process."""
+    def interrupt(self, count: int, *, is_told: bool = True) -> None:
+        """Count signals that came to this process.
+
+        Args:
+            count: How many.
+            is_told: Whether the controller knows that the job is to end; else the workers are told.
+        """
+        self._tells_workers = self._tells_workers or not is_told
         self.stop = count_interrupts(self.stop, count, time.monotonic())
 
     def _obey(self) -> None:
@@ -169,12 +183,33 @@ class Host:
             self._observer.show_note(f"worker {order.worker} killed: {order.reason}")
             worker.kill_group()
 
+    def tell_failures(self, *, force: bool = False) -> None:
+        """Say which scripts ended with an error and did not fail the job: those of workers that had not entered it.
+
+        Args:
+            force: Also of those that the controller may still take for members' failures.
+        """
+        is_failed = self.stop.failed_at_s is not None or (
+            self.finish is not None and self.finish.how == "failed"
+        )
+        if is_failed:
+            return  # the job's own end says it
+        due = [end for at_s, end in self._failures if force or time.monotonic() >= at_s + _VERDICT_S]
+        self._failures = [(at_s, end) for at_s, end in self._failures if end not in due]
+        for end in due:
+            said = (end.sentence or f"it {describe_status(end.status)}").splitlines()[-1]
+            self._observer.show_note(
+                f"worker {end.worker} failed before it entered the job, which goes on without it: {said} Its log is {end.log}"
+            )
+
     def _see_end(self, worker: Worker, end: WorkerEnd) -> None:
         self._in_use.pop(worker.number, None)
         was_interrupted = self.stop.interrupts > 0
         fails = fails_elastic_job(end, was_interrupted=was_interrupted)
-        if fails and self.stop.failed_at_s is None:
-            self.stop = replace(self.stop, failed_at_s=time.monotonic())
+        if fails:
+            self._failures.append((time.monotonic(), end))
+        if fails and self.stop.failed_at_s is None and not self._link.is_connected:
+            self.stop = replace(self.stop, failed_at_s=time.monotonic())  # nobody is there who could judge it
         at = worker.read_at()
         sentence = (end.sentence or f"it {describe_status(end.status)}") if fails else ""
         self._link.say_ended(

@@ -64,7 +64,7 @@ def judge_ends(ends: Sequence[WorkerEnd], *, script: str, was_interrupted: bool)
 
 
 def fails_elastic_job(end: WorkerEnd, *, was_interrupted: bool) -> bool:
-    """Whether this end of a worker ends an elastic job at once, whoever else lives. Pure.
+    """Whether this end of a member ends an elastic job at once, whoever else lives. Pure.
 
     A death by signal does not, nor an end that only follows another worker's; an exception in the script
     does, and so does a script that ends without ever joining: any other worker would do the same.
@@ -88,10 +88,11 @@ def judge_elastic_job(
         how_over: What the controller said of the whole job; None if it said nothing.
 
     Guarantee:
-        Workers that died are no failure of a job that others finished.
+        Workers that died are no failure of a job that others finished, nor are errors of workers that had not entered
+        it: the controller tells them from members.
     """
     failed = [end for end in ends if fails_elastic_job(end, was_interrupted=was_interrupted)]
-    if failed:
+    if failed and how_over not in ("finished", "stopped"):
         code = INTERRUPTED if was_interrupted else _exit_code_of(failed[0])
         return Verdict(exit_code=code, failures=_group_alike(failed, script))
     if was_interrupted or how_over == "stopped":

@@ -26,6 +26,9 @@ LOCK_WAIT_S = 0.2
 """How long a lock is tried for: who only looks at it holds it for some microseconds."""
 _LOCK_AGAIN_S = 0.005
 
+_LEFT = ("tokens", "join", "job", "description", "memory", "memory.new")
+"""Files of a job that go with it, by ending."""
+
 JobState = Literal["running", "ended", "lost"]
 
 
@@ -106,6 +109,9 @@ class Registration:
         """Settings of the job's controller."""
         self.description_file = folder / f"{name}.description"
         """What hosts that join are told."""
+        self.memory_file = folder / f"{name}.memory"
+        """What the job's controller leaves to the next one."""
+        self.memory_file.unlink(missing_ok=True)
         self.tokens = {scope: secrets.token_urlsafe(32) for scope in SCOPES}
         write_private(self.token_file, json.dumps(self.tokens))
         write_private(self.join_file, self.tokens["join"])
@@ -122,8 +128,8 @@ class Registration:
 
     def close(self) -> None:
         """Give the name back and delete the tokens."""
-        for file in (self.token_file, self.join_file, self.job_file, self.description_file):
-            file.unlink(missing_ok=True)
+        for left in _LEFT:
+            self._entry_file.with_suffix(f".{left}").unlink(missing_ok=True)
         os.close(self._lock)
 
 
@@ -173,7 +179,7 @@ def _state_of(folder: Path, entry: JobEntry) -> JobState:
     if lock is None:
         return "running"
     try:  # while the lock is held: who takes the name next writes files of the same names
-        for left in ("tokens", "join", "job", "description"):
+        for left in _LEFT:
             (folder / f"{entry.name}.{left}").unlink(missing_ok=True)
     finally:
         os.close(lock)

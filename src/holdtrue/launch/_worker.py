@@ -125,11 +125,16 @@ class Worker:
         """The pass in which it is, or was when it died, if it says so."""
         return self.at.read() if self.at is not None else None
 
-    def terminate(self) -> None:
-        """Ask it to stop at the next step boundary. Not its group: its loaders would die under it."""
+    def terminate(self, *, ends_all: bool = False) -> None:
+        """Ask it to stop at the next step boundary. Not its group: its loaders would die under it.
+
+        Args:
+            ends_all: The whole job is to end there, and this worker must tell the others: an elastic worker takes
+                SIGTERM for its own leave, and SIGINT for this.
+        """
         if self.is_alive:
             self.was_signalled = True
-            os.kill(self.process.pid, signal.SIGTERM)
+            os.kill(self.process.pid, signal.SIGINT if ends_all and self.has_joined else signal.SIGTERM)
 
     def kill_group(self) -> None:
         """End it and every process that it started, at once. Only before `reap`."""

@@ -6,7 +6,14 @@
 Pure: no torch, no clock, no files. Nothing in the tree depends on the mapping: that is the promise.
 """
 
-from ._mapping import Mapping, even_mapping, parse_mapping, proportional_mapping, take_over_mapping
+from ._mapping import (
+    Mapping,
+    even_mapping,
+    parse_mapping,
+    proportional_mapping,
+    read_mapping,
+    take_over_mapping,
+)
 from ._tree import (
     Tree,
     contributions_of,
@@ -31,5 +38,6 @@ __all__ = [
     "parse_mapping",
     "proportional_mapping",
     "prune_tree",
+    "read_mapping",
     "take_over_mapping",
 ]

@@ -130,6 +130,21 @@ def take_over_mapping(mapping: Mapping, former_ranks: Sequence[int | None]) -> M
     return Mapping(mapping.virtual_nodes, tuple(tuple(sorted(ids)) for ids in held))
 
 
+def read_mapping(text: str) -> tuple[tuple[int, ...], ...]:
+    """The ids of each worker that `text` names, whatever the number of virtual nodes.
+
+    Raises:
+        MappingError: the text cannot be read.
+    """
+    try:
+        return tuple(parse_ids(part) for part in text.split("/"))
+    except ValueError:
+        raise MappingError(
+            f"the mapping {text!r} cannot be read; workers are parted by '/' and each has ids or runs of ids, "
+            f"such as 0-3,6/4-5. Write it so."
+        ) from None
+
+
 def parse_mapping(text: str, virtual_nodes: int) -> Mapping:
     """The mapping that `str(mapping)` wrote: workers parted by `/`, ids as runs.
 
@@ -139,11 +154,4 @@ def parse_mapping(text: str, virtual_nodes: int) -> Mapping:
     >>> parse_mapping("0-3,6/4-5", 7).held
     ((0, 1, 2, 3, 6), (4, 5))
     """
-    try:
-        held = tuple(parse_ids(part) for part in text.split("/"))
-    except ValueError:
-        raise MappingError(
-            f"the mapping {text!r} cannot be read; workers are parted by '/' and each has ids or runs of ids, "
-            f"such as 0-3,6/4-5. Write it so."
-        ) from None
-    return Mapping(virtual_nodes, held)
+    return Mapping(virtual_nodes, read_mapping(text))

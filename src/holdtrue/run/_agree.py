@@ -41,11 +41,11 @@ def agree_on_call(core: Core, call: Call) -> None:
     if group.world_size == 1:
         core.unlike.see_alone()
         if core.wishes.is_interrupted or core.must_stop:
-            end_interrupted(core)
+            _heed_stop(core)
         return
     everyone = _announce(core, call.number, call.kind, digest, f"all workers to come to {call}")
     if any(announcement["stop"] for announcement in everyone):
-        end_interrupted(core)
+        _heed_stop(core)
     if len({announcement["digest"] for announcement in everyone}) > 1:
         if core.unlike.is_mixed and _is_one_by_kind(everyone):
             core.unlike.unify_start()
@@ -165,19 +165,49 @@ def _place_of(name: str) -> tuple[int, str]:
     return KINDS.index(kind) if kind in KINDS else len(KINDS), name
 
 
+def _heed_stop(core: Core) -> None:
+    """End here, where all workers know of the wish; in a loop over steps, at the boundary after the present step."""
+    if core.is_looping:
+        core.wishes.interrupt_agreed = (
+            True  # that boundary writes a checkpoint, and a call in a step's body could not
+        )
+    else:
+        end_interrupted(core)
+
+
+def say_kept(step: int, run_dir: str | None, kept_step: int | None) -> str:
+    """What is left of a run that ends after `step` steps, and how it goes on. Pure.
+
+    >>> say_kept(7, "runs/a", 7)
+    'a checkpoint is in runs/a; go on with --resume.'
+    >>> say_kept(7, "runs/a", 5)
+    'the newest checkpoint in runs/a is that of step 5; go on from there with --resume.'
+    """
+    if run_dir is None:
+        return "no checkpoint was kept, since the run has no run directory."
+    if step == 0:
+        return "there is nothing to keep yet."
+    if kept_step == step:
+        return f"a checkpoint is in {run_dir}; go on with --resume."
+    if kept_step is not None:
+        return (
+            f"the newest checkpoint in {run_dir} is that of step {kept_step}; go on from there with --resume."
+        )
+    return (
+        f"no checkpoint of it is in {run_dir}; --resume goes on from the newest one there, if there is one."
+    )
+
+
 def end_interrupted(core: Core) -> NoReturn:
     """End the process after a signal, with the way to go on."""
     step = core.calls.position.step
-    kept = "no checkpoint was kept, since the run has no run directory."
-    if core.settings.run_dir and step == 0:
-        kept = "there is nothing to keep yet."
-    elif core.settings.run_dir:
-        kept = f"a checkpoint is in {core.settings.run_dir}; go on with --resume."
+    kept = say_kept(step, core.settings.run_dir, core.kept_step)
     core.outlet.say(f"interrupted after {step} steps; {kept}")
     core.outlet.event("interrupted", step=step, reason="a signal asked the run to end")
     core.has_failed = True
     if core.elastic is not None:
-        core.elastic.agent.say_end(how="left")  # else its end, with that status, looks like a death
+        # Else its end, with that status, looks like a death; and others would be started in its place.
+        core.elastic.agent.say_end(how="interrupted")
     raise SystemExit(EXIT_INTERRUPTED)
 
 

@@ -98,6 +98,8 @@ class Core:
         self.put_off: Callable[[], None] | None = None
         """What a loop that was left by break still has to do; see `settle`."""
         self.last_digest: str | None = None
+        self.kept_step: int | None = None
+        """Step of the newest checkpoint that this worker wrote, or went on from."""
         self.open_step: int | None = None
         """Index of the step whose body runs now."""
         self.agreed: tuple[int, int] | None = None
@@ -250,6 +252,10 @@ class Core:
         if self.feed is not None and self.is_looping:
             self.feed.change_nodes(self.engine.held)
         return nodes
+
+    def say(self, sentence: str) -> None:
+        """See `Surroundings`."""
+        self.outlet.say(sentence)
 
     def step_in_progress(self) -> int:
         """See `Surroundings`."""

@@ -22,6 +22,7 @@ from holdtrue.errors import (
     ExpelledError,
     GroupError,
     JobOverError,
+    MappingError,
     WaitTimeoutError,
     WorkerLostError,
 )
@@ -54,6 +55,9 @@ class Surroundings(Protocol):
 
     def see_view(self, view: View, rank: int, *, since_s: float) -> None:
         """The group of `view` stands, and this worker has a rank in it; the change began at `since_s` (monotonic)."""
+
+    def say(self, sentence: str) -> None:
+        """Tell whoever watches the run, once for the job."""
 
 
 class Former(Protocol):
@@ -410,9 +414,13 @@ class ElasticGroup(Group):
 
     def _mapping_of(self, view: View) -> Mapping:
         if view.mapping is not None:
-            mapping = parse_mapping(view.mapping, self._virtual_nodes)
-            if mapping.world_size == len(view.members):
-                return mapping
+            try:
+                mapping = parse_mapping(view.mapping, self._virtual_nodes)
+            except MappingError as error:  # all members read the same text, and go on alike
+                self._run().say(f"{error} The virtual nodes are dealt out evenly.")
+            else:
+                if mapping.world_size == len(view.members):
+                    return mapping
         return even_mapping(self._virtual_nodes, len(view.members))
 
     def _adopt_mapping(self, view: View, heads: Sequence[_Head]) -> None:

@@ -85,6 +85,8 @@ class Keeper:
         loop = found.state["loop"]
         self.is_over = loop["is_over"]
         self._written = position.step, self.is_over
+        if found.path:
+            core.kept_step = position.step
         core.wishes.is_stopping, core.wishes.stop_reason = loop["is_stopping"], loop["stop_reason"]
         core.engine.buffers.per_node = {
             name: {v: value.to(core.device) for v, value in values.items()}
@@ -175,4 +177,5 @@ class Keeper:
             core.outlet.say(reason)
             core.outlet.event("checkpoint-failed", step=position.step, reason=reason)
             return
+        core.kept_step = position.step
         core.outlet.checkpoint(position.step, str(path))

@@ -176,12 +176,12 @@ def decide_mapping(
         )
         return _stay(state, why, present_s, best_s)
     quiet, agreed = state.quiet or options.quiet, state.agreed + 1
-    why = None
+    why = ""
     if since is not None and since < quiet:
         why = f"{since} steps since the last re-mapping, and {quiet} are the least"
     elif agreed < options.confirm or measured < options.window:
         why = f"found {agreed} time(s) in a row, and {options.confirm} are needed"
-    if why is not None:
+    if why:
         return replace(_stay(state, why, present_s, best_s), state=replace(state, agreed=agreed))
     moved = tuple(len(after) - len(before) for before, after in zip(mapping.held, found.held, strict=True))
     quiet = _next_quiet(since, quiet, options, is_back=_takes_back(state.moved, moved))

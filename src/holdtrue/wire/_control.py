@@ -171,7 +171,8 @@ class End:
     """The worker ends by itself."""
 
     event: ClassVar[str] = "end"
-    how: Literal["finished", "left", "failed"]
+    how: Literal["finished", "left", "interrupted", "failed"]
+    """`left`: as a planned view asked. `interrupted`: all workers end at this boundary, after a checkpoint."""
     sentence: str
     virtual_node: int | None = None
     """Where a failure happened, if in a pass."""

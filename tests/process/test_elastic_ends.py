@@ -1,0 +1,131 @@
+"""How an elastic job of real workers ends when it is stopped at an awkward moment, and what does not end it."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Ended, write_script
+from elastic_jobs import ElasticJob, kill_9, read_events, start_job
+
+pytestmark = pytest.mark.process
+Begin = Callable[..., ElasticJob]
+
+BODY = """
+run = ht.init(virtual_nodes=4, global_batch_size=8)
+if int(os.environ["HOLDTRUE_WORKER_WORKER"]) > 1 and os.path.exists("refuse"):
+    raise RuntimeError("this worker cannot take part")
+model = Net()
+run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+data = examples(8)
+for step in run.steps(examples(80), epochs=100_000):
+    take_step(step, model)
+    run.evaluate(lambda x, y: {"loss": F.mse_loss(model(x), y)}, data)
+"""
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    jobs: list[ElasticJob] = []
+
+    def begin_job(*options: str) -> ElasticJob:
+        write_script(tmp_path, BODY)
+        jobs.append(
+            start_job(
+                tmp_path, "train.py", "--checkpoint-every", "100000", *options, name=f"ends-{os.getpid()}"
+            )
+        )
+        return jobs[-1]
+
+    yield begin_job
+    for job in jobs:
+        job.close()
+
+
+def check_stopped(job: ElasticJob) -> Ended:
+    """The job ended in order, with a checkpoint of the very step that it names."""
+    ended = job.end()
+    assert ended.status == 130, ended.text
+    (interrupted,) = [event for event in read_events(job.folder) if event["kind"] == "interrupted"]
+    kept = sorted((job.folder / "run" / "checkpoints").iterdir())
+    assert kept[-1].name == f"step-{interrupted['step']:08}", ended.text
+    assert "error" not in ended.text
+    return ended
+
+
+def test_a_stop_of_a_script_that_evaluates_in_every_step_keeps_a_checkpoint(begin: Begin) -> None:
+    job = begin("--workers", "2")
+    job.wait_for_workers(2, step=3)
+    job.client().stop("a test asks")
+    check_stopped(job)
+
+
+def test_a_stop_that_a_killed_controller_had_accepted_still_ends_the_job(begin: Begin) -> None:
+    job = begin("--workers", "2", "--restart", "2")
+    job.wait_for_workers(2, step=1)
+    sleeper = job.pids()[1]
+    os.kill(sleeper, signal.SIGSTOP)  # no boundary is reached before the controller is gone
+    try:
+        job.client().stop("a test asks")
+        kill_9(job.controller_pid())
+    finally:
+        os.kill(sleeper, signal.SIGCONT)
+    check_stopped(job)
+    log = (job.folder / "run" / "logs" / "controller.log").read_text()
+    assert "is started on host" not in log, "nobody was started in the place of those who stopped"
+
+
+def test_an_interrupt_of_one_worker_ends_the_job_in_order(begin: Begin) -> None:
+    job = begin("--workers", "2", "--restart", "2")
+    job.wait_for_workers(2, step=1)
+    os.kill(job.pids()[1], signal.SIGINT)
+    check_stopped(job)
+
+
+def test_a_worker_that_is_told_twice_to_leave_leaves_alone(begin: Begin) -> None:
+    job = begin("--workers", "2")
+    job.wait_for_workers(2, step=1)
+    first, second = job.pids()[0], job.pids()[1]
+    os.kill(first, signal.SIGSTOP)  # the other one waits for its boundary
+    try:
+        os.kill(second, signal.SIGTERM)
+        job.wait_until(lambda facts: leaves(facts, 1), "the controller's word that worker 1 leaves")
+        os.kill(second, signal.SIGTERM)
+    finally:
+        os.kill(first, signal.SIGCONT)
+    job.wait_for_workers(1)
+    assert job.pids() == {0: first}
+    job.client().stop("a test asks")
+    check_stopped(job)
+
+
+def leaves(facts: dict[str, Any], worker: int) -> bool:
+    return any(each["phase"] == "leaving" for each in facts["workers"] if each["worker"] == worker)
+
+
+def test_an_interrupt_while_the_controller_hangs_is_told_to_the_workers(begin: Begin) -> None:
+    job = begin("--workers", "2")
+    job.wait_for_workers(2, step=1)
+    os.kill(job.controller_pid(), signal.SIGSTOP)
+    os.kill(job.process.pid, signal.SIGINT)
+    check_stopped(job)
+
+
+def test_an_error_of_a_worker_that_was_joining_is_told_and_does_the_job_no_harm(begin: Begin) -> None:
+    job = begin("--workers", "2")
+    job.wait_for_workers(2, step=1)
+    pids = job.pids()
+    (job.folder / "refuse").touch()
+    job.client().resize(3)
+    job.wait_until(lambda facts: facts["target"] == 2, "the controller's word that worker 2 failed")
+    job.wait_for_workers(2, step=3)
+    assert job.pids() == pids
+    job.client().stop("a test asks")
+    ended = job.end()
+    assert ended.status == 130, ended.text
+    assert "this worker cannot take part" in ended.err
+    assert "goes on without it" in ended.err
+    assert json.loads((job.folder / "run" / "events.jsonl").read_text().splitlines()[-1])["kind"]
