@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from commands import Ended, write_script
+from commands import LIMIT_S, Ended, holdtrue, write_script
 from elastic_jobs import ElasticJob, kill_9, read_events, start_job
+
+from holdtrue.record import read_run
 
 pytestmark = pytest.mark.process
 Begin = Callable[..., ElasticJob]
@@ -21,7 +24,7 @@ if int(os.environ["HOLDTRUE_WORKER_WORKER"]) > 1 and os.path.exists("refuse"):
 model = Net()
 run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
 data = examples(8)
-for step in run.steps(examples(80), epochs=100_000):
+for step in run.steps(examples(80), epochs=int(sys.argv[1])):
     take_step(step, model)
     run.evaluate(lambda x, y: {"loss": F.mse_loss(model(x), y)}, data)
 """
@@ -31,11 +34,17 @@ for step in run.steps(examples(80), epochs=100_000):
 def begin(tmp_path: Path) -> Iterator[Begin]:
     jobs: list[ElasticJob] = []
 
-    def begin_job(*options: str) -> ElasticJob:
+    def begin_job(*options: str, epochs: int = 100_000) -> ElasticJob:
         write_script(tmp_path, BODY)
         jobs.append(
             start_job(
-                tmp_path, "train.py", "--checkpoint-every", "100000", *options, name=f"ends-{os.getpid()}"
+                tmp_path,
+                "train.py",
+                "--checkpoint-every",
+                "100000",
+                *options,
+                name=f"ends-{os.getpid()}",
+                arguments=(str(epochs),),
             )
         )
         return jobs[-1]
@@ -76,6 +85,28 @@ def test_a_stop_that_a_killed_controller_had_accepted_still_ends_the_job(begin: 
     check_stopped(job)
     log = (job.folder / "run" / "logs" / "controller.log").read_text()
     assert "is started on host" not in log, "nobody was started in the place of those who stopped"
+
+
+def test_the_launcher_killed_leaves_a_checkpoint_from_which_the_bits_go_on(begin: Begin) -> None:
+    job = begin("--workers", "2", "--digest-every", "1", epochs=30)
+    job.wait_for_workers(2, step=2)
+    workers = [psutil.Process(pid) for pid in job.pids().values()]
+    kill_9(job.process.pid)
+    gone, alive = psutil.wait_procs(workers, timeout=LIMIT_S)
+    assert not alive
+    assert len(gone) == 2
+    (kept,) = (job.folder / "run" / "checkpoints").iterdir()
+    assert 2 <= int(kept.name.removeprefix("step-")) < 300
+    words = "run", "--device", "cpu", "--digest-every", "1"
+    again = holdtrue(*words, "--run-dir", "run", "--resume", "train.py", "30", cwd=job.folder)
+    assert again.status == 0, again.text
+    assert str(kept.name) in again.text
+    alone = holdtrue(*words, "--run-dir", "alone", "train.py", "30", cwd=job.folder)
+    assert alone.status == 0, alone.text
+    digests = [read_run(job.folder / name).digests for name in ("run", "alone")]
+    assert {i: found.digest for i, found in digests[0].items()} == {
+        i: found.digest for i, found in digests[1].items()
+    }
 
 
 def test_an_interrupt_of_one_worker_ends_the_job_in_order(begin: Begin) -> None:

@@ -1,4 +1,5 @@
 """Random kills, stops, resizes and joins while real jobs train: every digest is that of one undisturbed worker.
+The controllers are killed too.
 
     HOLDTRUE_SOAK_SEED=3 HOLDTRUE_SOAK_FAULTS=200 HOLDTRUE_SOAK_OUT=soak.json make soak
 
@@ -16,9 +17,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
-from elastic_jobs import ElasticJob, members_of, step_of
+from elastic_jobs import ElasticJob, kill_9, members_of, step_of
 from faulty_jobs import Undisturbed, differences, mark, read_undisturbed, start
 from faulty_train import MARKS, PHASES
 
@@ -29,6 +31,9 @@ STEPS, PACE_S, TIMEOUT_S = 400, 0.04, 8
 PLACES = (*PHASES, "form", "formed", "give", "take")
 LOOK_S, ORDER_S = 0.02, 1.5
 RESIZES, ENDED_BY_RULE = "resizes", "jobs ended by the rule of a pass that kills two in a row"
+CONTROLLERS = "SIGKILL/controller"
+MOST_CONTROLLERS = 3
+"""Controllers of one job that are killed: after five in a minute none is started again."""
 
 
 class Driver:
@@ -45,6 +50,7 @@ class Driver:
         self.dead: set[int] = set()
         self._stopped: list[int] = []
         self._fired: set[int] = set()
+        self._controllers = 0
 
     def drive(self, until_s: float) -> None:
         """Disturb the job; one that does not end in time is a failure of its own."""
@@ -62,13 +68,16 @@ class Driver:
                 self._disturb(living, is_settled=len(living) == facts["target"])
 
     def _disturb(self, members: list[dict[str, Any]], *, is_settled: bool) -> None:
-        kind = self._draw.choices(["order", "kill", "two", "stop", "resize"], [10, 3, 2, 1, 4])[0]
+        kinds = {"order": 10, "kill": 3, "two": 2, "stop": 1, "resize": 4, "controller": 2}
+        kind = self._draw.choices(list(kinds), list(kinds.values()))[0]
         may_be_two = kind == "two" and is_settled and len(members) > 2
         victims = self._draw.sample(members, 2 if may_be_two else 1)
         if kind == "resize":
             with contextlib.suppress(Exception):  # refused where the job is about to end
                 self._job.client().resize(self._draw.randint(2, 4))
                 self._faults[RESIZES] += 1
+        elif kind == "controller":
+            self._kill_controller()
         elif kind in ("kill", "stop"):
             self._send(victims[0], signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
         else:
@@ -82,6 +91,16 @@ class Driver:
             self.dead.add(member["worker"])
             if sign == signal.SIGSTOP:
                 self._stopped.append(member["pid"])
+
+    def _kill_controller(self) -> None:
+        """Another one is started; whatever happens meanwhile it hears from workers and hosts."""
+        if self._controllers < MOST_CONTROLLERS:
+            with contextlib.suppress(
+                AssertionError, ProcessLookupError, psutil.NoSuchProcess
+            ):  # it is being started
+                kill_9(self._job.controller_pid())
+                self._controllers += 1
+                self._faults[CONTROLLERS] += 1
 
     def _order(self, workers: list[int]) -> None:
         """Tell workers to kill themselves in a phase, and wait until they did; in time, or not at all."""
@@ -162,7 +181,7 @@ def run_one(folder: Path, base: Undisturbed, draw: random.Random, faults: Counte
 
 
 def deaths(faults: Counter[str]) -> int:
-    """How many workers were killed or stopped; a resize is no fault."""
+    """How many workers and controllers were killed or stopped; a resize is no fault."""
     return faults.total() - faults[RESIZES] - faults[ENDED_BY_RULE]
 
 
