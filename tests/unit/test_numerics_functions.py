@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdtrue.numerics import RandomStream, function, sum64
+from holdtrue.numerics import _functions as functions
 from holdtrue.numerics._functions import CORES
 from holdtrue.numerics._philox import words
 from numerics_checks import bits, same_for_all_engines
@@ -185,3 +186,23 @@ def test_random_numbers_have_the_moments_they_should() -> None:
 def test_normal_numbers_have_the_same_bits_on_every_engine() -> None:
     got = same_for_all_engines(lambda: RandomStream(3).normal(torch.Size([1001]), CPU, torch.float32))
     assert bits(got).unique().numel() > 990
+
+
+def test_square_roots_of_float64_are_correctly_rounded_in_every_layout() -> None:
+    x = torch.rand(1 << 14, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) * 10
+    exact = torch.tensor([math.sqrt(v) for v in x.tolist()], dtype=torch.float64)
+    assert torch.equal(functions.sqrt64(x), exact)
+    assert torch.equal(functions.sqrt64(x.view(128, 128).t()), exact.view(128, 128).t())
+    assert torch.equal(functions.sqrt64(x[5]), exact[5])
+    odd = functions.sqrt64(torch.tensor([-1.0, 0.0, -0.0, math.inf, math.nan], dtype=torch.float64))
+    assert odd.isnan().tolist() == [True, False, False, False, True]
+    assert [math.copysign(1.0, v) for v in odd[1:3].tolist()] == [1.0, -1.0]
+    assert torch.equal(functions.rsqrt64(x), 1.0 / exact)
+
+
+def test_torchs_own_square_root_would_not_do() -> None:
+    x = torch.rand(1 << 14, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) * 10
+    exact = torch.tensor([math.sqrt(v) for v in x.tolist()], dtype=torch.float64)
+    if torch.equal(torch.sqrt(x), exact):
+        pytest.skip("torch's own square root of float64 is correctly rounded on this processor")
+    assert not torch.equal(torch.sqrt(x), functions.sqrt64(x))

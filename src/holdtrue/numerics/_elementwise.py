@@ -38,7 +38,7 @@ def through64(x: torch.Tensor, core: Callable[[torch.Tensor], torch.Tensor]) -> 
 @form("sqrt")
 def sqrt(x: torch.Tensor) -> torch.Tensor:
     """Correctly rounded square root."""
-    return through64(x, torch.sqrt)
+    return through64(x, f.sqrt64)
 
 
 @form("reciprocal")

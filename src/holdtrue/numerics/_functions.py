@@ -7,6 +7,7 @@ float32 or, rarely, its neighbour.
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from . import _coefficients as c
@@ -156,9 +157,23 @@ def gelu_slope64(x: torch.Tensor) -> torch.Tensor:
     return _normal_below(x) + held * (exp64(-0.5 * (held * held)) * c.INV_ROOT_2PI)
 
 
+def sqrt64(x: torch.Tensor) -> torch.Tensor:
+    """Square root of float64, correctly rounded on every device.
+
+    `torch.sqrt` is not, on a CPU: it asks a vector library, whose answer is off by an ulp for one number of eighty (torch
+    2.13) and may be another on another processor. NumPy uses the processor's own instruction, which IEEE 754 defines.
+    """
+    if x.device.type != "cpu":
+        return torch.sqrt(x)
+    out = torch.empty_like(x)
+    with np.errstate(invalid="ignore"):
+        np.sqrt(x.detach().numpy(), out=out.numpy())
+    return out
+
+
 def rsqrt64(x: torch.Tensor) -> torch.Tensor:
     """1 / sqrt(x) of float64."""
-    return _reciprocal(torch.sqrt(x))
+    return _reciprocal(sqrt64(x))
 
 
 def _turn(x: torch.Tensor, add: int) -> torch.Tensor:
@@ -226,5 +241,5 @@ def function(name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def sqrt(x: torch.Tensor) -> torch.Tensor:
-    """Square root, correctly rounded: in float32 `torch.sqrt` itself is off by an ulp on some processors."""
-    return torch.sqrt(x.double()).to(x.dtype)
+    """Square root, correctly rounded: rounded twice, which for a square root gives the same."""
+    return sqrt64(x.double()).to(x.dtype)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from . import _rows as rows
+from ._functions import sqrt64
 from ._reductions import moments
 from ._registry import form
 from ._sums import sum64
@@ -52,7 +53,7 @@ def layer_norm(
 
 
 def _reciprocal_root(x: torch.Tensor) -> torch.Tensor:
-    return torch.ones_like(x) / torch.sqrt(x)
+    return torch.ones_like(x) / sqrt64(x)
 
 
 @form("native_layer_norm_backward")
@@ -323,7 +324,7 @@ def batch_norm_backward_with_reserve(
 def weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """v scaled to the norms g along `dim`, and the norms of v."""
     y = v.double()
-    norms = torch.sqrt(sum64(y * y, [d for d in range(v.dim()) if d != dim % v.dim()], keepdim=True))
+    norms = sqrt64(sum64(y * y, [d for d in range(v.dim()) if d != dim % v.dim()], keepdim=True))
     return (y * (g.double() / norms)).to(v.dtype), norms.to(v.dtype)
 
 

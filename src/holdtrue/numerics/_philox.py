@@ -83,7 +83,7 @@ class RandomStream:
         numbers = math.prod(shape)
         pairs = (numbers + 1) // 2
         w = self.words(2 * pairs, device).double().reshape(2, pairs)
-        radius = torch.sqrt(-2.0 * f.log64((w[0] + 1.0) * 2.0**-32))
+        radius = f.sqrt64(-2.0 * f.log64((w[0] + 1.0) * 2.0**-32))
         angle = w[1] * (2.0**-32 * 2.0 * math.pi)
         both = torch.cat([radius * f.cos64(angle), radius * f.sin64(angle)])
         return both[:numbers].reshape(shape).to(dtype)

@@ -87,7 +87,7 @@ def var(x: torch.Tensor, dim: Any = None, **arguments: Any) -> torch.Tensor:
 @form("std")
 def std(x: torch.Tensor, dim: Any = None, **arguments: Any) -> torch.Tensor:
     """Square root of the variance."""
-    return torch.sqrt(_spread(x, dim, arguments)[0]).to(x.dtype)
+    return f.sqrt64(_spread(x, dim, arguments)[0]).to(x.dtype)
 
 
 @form("var_mean")
@@ -101,7 +101,7 @@ def var_mean(x: torch.Tensor, dim: Any = None, **arguments: Any) -> tuple[torch.
 def std_mean(x: torch.Tensor, dim: Any = None, **arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Standard deviation and mean."""
     variance, middle = _spread(x, dim, arguments)
-    return torch.sqrt(variance).to(x.dtype), middle.to(x.dtype)
+    return f.sqrt64(variance).to(x.dtype), middle.to(x.dtype)
 
 
 @form("linalg_vector_norm")
@@ -116,7 +116,7 @@ def vector_norm(
     """Norm of order 1, 2, or infinity, in float64, rounded once."""
     y = x.double()
     if ord == 2:
-        return torch.sqrt(sum64(y * y, _dims(x, dim), keepdim=keepdim)).to(_kind(x, dtype))
+        return f.sqrt64(sum64(y * y, _dims(x, dim), keepdim=keepdim)).to(_kind(x, dtype))
     if ord == 1:
         return sum64(y.abs(), _dims(x, dim), keepdim=keepdim).to(_kind(x, dtype))
     if ord == math.inf:
