@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +108,26 @@ class Family:
         if virtual_node < self.first_node:
             self.first, self.first_node = flat, virtual_node
 
+    def compare_rows(self, flats: torch.Tensor, virtual_nodes: Sequence[int]) -> None:
+        """As `compare` for several passes on the CPU, at once.
+
+        Args:
+            flats: What each pass left, by row.
+            virtual_nodes: The passes.
+        """
+        if self.first is None:
+            self.first, self.first_node = flats[0], virtual_nodes[0]
+        bits = bits_of(flats).numpy()
+        if not self.all_changed:
+            self.changed = self._mark_rows(self.changed, bits, self.start)
+            self.all_changed = self.changed is not None and bool(self.changed.all())
+        if not self.all_unlike:
+            self.unlike = self._mark_rows(self.unlike, bits, self.first)
+            self.all_unlike = self.unlike is not None and bool(self.unlike.all())
+        lowest = min(range(len(virtual_nodes)), key=virtual_nodes.__getitem__)
+        if virtual_nodes[lowest] < self.first_node:
+            self.first, self.first_node = flats[lowest], virtual_nodes[lowest]
+
     def split(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """Views of `flat` in the members' shapes."""
         pieces = flat.split([m.tensor.numel() for m in self.members])
@@ -119,6 +140,17 @@ class Family:
             return mask
         found = np.zeros(len(self.members), dtype=np.bool_)
         found[self.filled] = np.logical_or.reduceat(ours.numpy() != theirs.numpy(), self.offsets)
+        return found if mask is None else found | mask
+
+    def _mark_rows(
+        self, mask: Mask | None, rows: npt.NDArray[Any], others: torch.Tensor
+    ) -> Mask | None:  # Any: integers of the item size
+        """`mask` with the members set whose bits in some row differ from `others`."""
+        differs = (rows != bits_of(others).numpy()).any(axis=0)
+        if not differs.any():
+            return mask
+        found = np.zeros(len(self.members), dtype=np.bool_)
+        found[self.filled] = np.logical_or.reduceat(differs, self.offsets)
         return found if mask is None else found | mask
 
     def any_in_members(self, mask: Mask | None) -> list[bool]:

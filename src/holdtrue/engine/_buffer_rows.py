@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from holdtrue.numerics import byte_taker
+
 from ._buffer_family import Family
 
 ROWS_BYTES = 1 << 22
@@ -44,7 +46,10 @@ class PassRows:
         self._pairs = [
             (view, _bytes_of(start.reshape(-1))) for view, start in zip(self._views, starts, strict=True)
         ]
+        self._take = byte_taker([each for each in flats if each.numel()], [s for s in starts if s.numel()])
         self._rows = np.empty((0, self._stride), dtype=np.uint8)
+        self._address = 0
+        """Of the first row."""
         self._passes: list[tuple[int, float]] = []
 
     @staticmethod
@@ -74,9 +79,13 @@ class PassRows:
             grown = np.empty((max(8, 2 * at), self._stride), dtype=np.uint8)
             grown[:at] = self._rows
             self._rows = grown
-        np.concatenate(self._views, out=self._rows[at, : self._width])
-        for view, start in self._pairs:
-            view[:] = start
+            self._address = grown.ctypes.data
+        if self._take is not None:
+            self._take(self._address + at * self._stride)
+        else:
+            np.concatenate(self._views, out=self._rows[at, : self._width])
+            for view, start in self._pairs:
+                view[:] = start
         self._passes.append((virtual_node, weight))
 
     def work_off(self) -> list[tuple[int, list[torch.Tensor | None]]]:
@@ -85,13 +94,12 @@ class PassRows:
         if not passes:
             return []
         rows = torch.from_numpy(self._rows)[: len(passes)]
-        weights = [weight for _, weight in passes]
+        nodes, weights = [v for v, _ in passes], [weight for _, weight in passes]
         sums: list[torch.Tensor] = []
         for i, family in enumerate(self._families):
             start, stop = self._ranges[i]
             flats = rows[:, start:stop].view(family.start.dtype)
-            for flat, (virtual_node, _) in zip(flats, passes, strict=True):
-                family.compare(flat, virtual_node)
+            family.compare_rows(flats, nodes)
             if family.rule == "mean":
                 wide = flats.double()
                 if any(weight != 1 for weight in weights):

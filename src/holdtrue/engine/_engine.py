@@ -7,7 +7,7 @@ The engine knows a group and a mapping; it does not know how workers came to be 
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -396,9 +396,9 @@ class Engine:
     def _swap_ledger(self, work: Round, present: list[bool], notice: bytes) -> Ledger:
         ledger = Ledger(present=present)
         ledger.flags = (FLAG_ODD_BUFFERS if self.buffers.has_odd else 0) | (FLAG_TOTALS if work.totals else 0)
-        for v, loss in work.losses.items():
+        for v, loss in zip(work.losses, _numbers_of(work.losses.values()), strict=True):
             ledger.passes[v] = PassRecord(
-                loss=loss.double().item(), weight=float(work.weights[v]), fingerprint=work.fingerprints[v]
+                loss=loss, weight=float(work.weights[v]), fingerprint=work.fingerprints[v]
             )
         if self.mapping.world_size == 1:
             ledger.notices = [notice]
@@ -470,3 +470,11 @@ class Engine:
                 f"Write `for x, y in step: ...` around it."
             )
         return self.open
+
+
+def _numbers_of(scalars: Collection[torch.Tensor]) -> list[float]:
+    """The values of tensors of one number, read from the device at once."""
+    if len({scalar.device for scalar in scalars}) != 1:
+        return [scalar.double().item() for scalar in scalars]
+    found: list[float] = torch.stack([scalar.reshape(()) for scalar in scalars]).double().tolist()
+    return found

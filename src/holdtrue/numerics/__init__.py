@@ -10,6 +10,7 @@
 Nothing here depends on the compiled kernels but the time: without them torch operations give the same bits.
 """
 
+from ._bytes import byte_taker
 from ._check import check_portable
 from ._functions import function
 from ._listing import operator_groups
@@ -25,6 +26,7 @@ __all__ = [
     "COVERED_OPTIMIZERS",
     "ENGINES",
     "RandomStream",
+    "byte_taker",
     "check_portable",
     "covered_operators",
     "engine",

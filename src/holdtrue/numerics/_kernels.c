@@ -22,7 +22,7 @@
 #define ENGINE_AVX2 1
 #define ENGINE_VNNI 2
 
-#define ABI_VERSION 4
+#define ABI_VERSION 5
 int ht_abi_version(void) { return ABI_VERSION; }
 
 /* The best engine of this processor. */
@@ -118,6 +118,15 @@ void ht_add_rows(const float *rows, const int64_t *index, double *out, int64_t n
     double *to = out + index[i] * width;
     const float *from = rows + i * width;
     for (int64_t j = 0; j < width; j++) to[j] += (double)from[j];
+  }
+}
+
+/* Copy n pieces of memory end to end into `row`, and write `starts` over them: bytes, whatever they mean. */
+void ht_take_and_reset(int64_t n, void *const *pieces, const void *const *starts, const int64_t *sizes, char *row) {
+  for (int64_t i = 0; i < n; i++) {
+    memcpy(row, pieces[i], (size_t)sizes[i]);
+    memcpy(pieces[i], starts[i], (size_t)sizes[i]);
+    row += sizes[i];
   }
 }
 
