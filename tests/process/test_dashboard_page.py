@@ -3,19 +3,17 @@
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import HOLDTRUE, LIMIT_S, begin, finish
-from dashboard_pages import Dashboard, browser, dashboard, read_lines, write_run
+from dashboard_pages import DESKTOP, PHONE, Dashboard, browser, dashboard, page, read_lines, write_run
 
-__all__ = ["browser", "dashboard"]
+__all__ = ["browser", "dashboard", "page"]
 pytestmark = [pytest.mark.process, pytest.mark.browser]
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
-PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 EVIL = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 LONG_STEPS = 100_000
 
@@ -33,23 +31,6 @@ for step in run.steps(data, epochs=2000):
     step.update()
     time.sleep(0.02)
 """
-
-
-@pytest.fixture
-def page(browser: Any, dashboard: Dashboard) -> Iterator[Any]:
-    """A page that records what it asks for and what goes wrong."""
-    opened = browser.new_context(viewport=DESKTOP)
-    shown = opened.new_page()
-    shown.asked, shown.wrong = [], []
-    shown.on("request", lambda request: shown.asked.append(request.url))
-    shown.on("pageerror", lambda error: shown.wrong.append(str(error)))
-    shown.on("console", lambda message: shown.wrong.append(message.text) if message.type == "error" else None)
-    yield shown
-    assert [url for url in shown.asked if not url.startswith(dashboard.url)] == [], (
-        "a request left the machine"
-    )
-    assert shown.wrong == []
-    opened.close()
 
 
 def open_run(page: Any, dashboard: Dashboard, key: str) -> None:
