@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from commands import LIMIT_S, environment
+from dashboard_pages import Dashboard
 
 from holdtrue.cluster import (
     Ended,
@@ -46,7 +48,6 @@ def write_past(folder: Path, jobs: int, *, ending: str = "It finished.") -> None
     store = Store(folder / "cluster.sqlite")
     cluster = parse_cluster(DEVICES)
     schedule, now_s, number = Schedule(cluster=cluster, policy="wfs"), 0.0, 0
-    epoch_s = time.time() - STEP_S * (2 * jobs + 80 * RECENT)
     log: list[LogRecord] = []
 
     def happen(event: ScheduleEvent, after_s: float) -> None:
@@ -58,7 +59,7 @@ def write_past(folder: Path, jobs: int, *, ending: str = "It finished.") -> None
         log.append(LogRecord(number=number, time_s=now_s, event=event, grants=grants, reason=reason))
 
     happen(Opened(cluster=cluster, policy="wfs"), 0.0)
-    records: list[JobRecord] = []
+    lives: dict[int, tuple[float, float]] = {}
     alive: dict[int, float] = {}
     for n in range(1, jobs + 1):
         is_recent = n > jobs - RECENT
@@ -68,15 +69,16 @@ def write_past(folder: Path, jobs: int, *, ending: str = "It finished.") -> None
         while len(alive) > (0 if n == jobs else 3 if is_recent else 1):
             ended = min(alive)
             happen(Ended(job=str(ended)), STEP_S * (1 + is_recent * (11 * n % 30)))
-            submitted_s = epoch_s + alive.pop(ended)
-            records.append(
-                JobRecord(
-                    number=ended, request=request(f"past-{ended}", folder), state="finished", attempt=1,
-                    submitted_s=submitted_s, started_s=submitted_s + 1.0, ended_s=epoch_s + now_s,
-                    exit_code=0, ending=ending,
-                )
-            )  # fmt: skip
+            lives[ended] = alive.pop(ended), now_s
+    epoch_s = time.time() - now_s - STEP_S
     store.set_fact("epoch_s", repr(epoch_s))
+    records = [
+        JobRecord(
+            number=n, request=request(f"past-{n}", folder), state="finished", attempt=1, exit_code=0, ending=ending,
+            submitted_s=epoch_s + begun, started_s=epoch_s + begun + 1.0, ended_s=epoch_s + over,
+        )
+        for n, (begun, over) in lives.items()
+    ]  # fmt: skip
     store.write(new=records, log=log)
     store.close()
 
@@ -99,6 +101,16 @@ class PaperCluster:
         aside = path.with_suffix(".part")
         aside.write_text(json.dumps(known))
         aside.replace(path)
+
+    def fill(self) -> None:
+        """Three jobs that run, and one that waits."""
+        self.write(
+            digits={"step": 120, "total": 400}, lm_large={"step": 35, "total": 900}, reviews={"step": 7, "total": 60}
+        )  # fmt: skip
+        self.submit("digits", max_devices=2, weight=1.0)
+        self.submit("lm-large", max_devices=4, weight=5.0)
+        self.submit("reviews", max_devices=2, weight=2.0)
+        self.submit("big-batch", min_devices=4, max_devices=4, weight=0.5)
 
     def submit(self, *names: str, **options: object) -> None:
         self.client.submit([request(name, self.folder, **options) for name in names])
@@ -126,6 +138,16 @@ def paper_cluster(folder: Path) -> Iterator[PaperCluster]:
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def open_cluster(page: Any, dashboard: Dashboard, query: str = "") -> None:
+    page.goto(f"{dashboard.url}/#/cluster{query}")
+    page.reload()
+    page.wait_for_selector("main[data-drawn]")
+
+
+def wait_for_job(page: Any, table: str, name: str) -> None:
+    page.locator(f"#{table} td.name", has_text=name).first.wait_for(timeout=LIMIT_S * 1000)
 
 
 def devices_at(log: list[LogRecord], time_s: float) -> dict[int, Grant]:

@@ -1,23 +1,20 @@
 """The cluster's page in a real browser: queue and allocation are what the scheduler's log says, live, and small."""
 
-import os
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import LIMIT_S
-from dashboard_clusters import PaperCluster, devices_at, paper_cluster, write_past
-from dashboard_pages import DESKTOP, PHONE, Dashboard, browser, dashboard, page
+from dashboard_clusters import PaperCluster, devices_at, open_cluster, paper_cluster, wait_for_job, write_past
+from dashboard_pages import Dashboard, browser, dashboard, page
 
 from holdtrue.cluster import LogRecord
 
 __all__ = ["browser", "dashboard", "page"]
 pytestmark = [pytest.mark.process, pytest.mark.browser]
 
-PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 PAST = 5000
 MOST_PAGE_BYTES = 250_000
 EVIL = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
@@ -43,24 +40,8 @@ def cluster(dashboard: Dashboard) -> Iterator[PaperCluster]:
     folder.mkdir(mode=0o700)
     write_past(folder, PAST, ending=f"It finished. {EVIL}")
     with paper_cluster(folder) as running:
-        running.write(
-            digits={"step": 120, "total": 400}, lm_large={"step": 35, "total": 900}, reviews={"step": 7, "total": 60}
-        )  # fmt: skip
-        running.submit("digits", max_devices=2, weight=1.0)
-        running.submit("lm-large", max_devices=4, weight=5.0)
-        running.submit("reviews", max_devices=2, weight=2.0)
-        running.submit("big-batch", min_devices=4, max_devices=4, weight=0.5)
+        running.fill()
         yield running
-
-
-def open_cluster(page: Any, dashboard: Dashboard, query: str = "") -> None:
-    page.goto(f"{dashboard.url}/#/cluster{query}")
-    page.reload()
-    page.wait_for_selector("main[data-drawn]")
-
-
-def wait_for_job(page: Any, table: str, name: str) -> None:
-    page.locator(f"#{table} td.name", has_text=name).first.wait_for(timeout=LIMIT_S * 1000)
 
 
 def read_blocks(page: Any) -> tuple[float, float, list[dict[str, Any]]]:
@@ -197,28 +178,3 @@ def test_the_clusters_page_can_be_reached_by_the_keyboard(
         )
     wanted = {"Skip to the conten", "Jobs", "Cluster", "Earlier", "Devices over time:", "The same as a tabl"}
     assert wanted <= reached
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("name", "size"), [("phone", PHONE), ("desktop", DESKTOP)])
-def test_the_pictures_in_the_docs_are_of_the_clusters_page(
-    browser: Any, dashboard: Dashboard, cluster: PaperCluster, tmp_path: Path, scheme: str, name: str,
-    size: dict[str, int],
-) -> None:  # fmt: skip
-    context = browser.new_context(
-        viewport=size, color_scheme=scheme, device_scale_factor=1, timezone_id="UTC", locale="en-GB"
-    )
-    shown = context.new_page()
-    open_cluster(shown, dashboard)
-    wait_for_job(shown, "running", "reviews")
-    assert shown.evaluate("document.documentElement.scrollWidth") <= size["width"], (
-        "the page is wider than the screen"
-    )
-    target = tmp_path / f"cluster-{name}-{scheme}.png"
-    shown.screenshot(path=str(target))
-    assert target.stat().st_size < 200_000
-    if (name, scheme) in (("desktop", "light"), ("phone", "dark")) and os.environ.get("HOLDTRUE_DRAW") == "1":
-        (PICTURES / target.name).write_bytes(target.read_bytes())
-    if keep := os.environ.get("HOLDTRUE_KEEP_PICTURES"):
-        (Path(keep) / target.name).write_bytes(target.read_bytes())
-    context.close()

@@ -80,7 +80,6 @@ class ClusterSight:
         # A job that ended between the two questions is in both answers.
         ended = {job["number"] for job in over["jobs"]}
         self._queue = {
-            "folder": str(self._folder),
             **{name: over[name] for name in ("policy", "devices", "queues", "counts", "epoch_s")},
             "reason": _shorten(over["reason"]),
             "jobs": [_shown(job) for job in [j for j in found["jobs"] if j["number"] not in ended] + over["jobs"]],

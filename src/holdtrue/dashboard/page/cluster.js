@@ -42,7 +42,8 @@ function buildCluster(until) {
       make("table", { class: "wrapped" }, headOf(["job", "devices", "from", "to", "for"]), parts.rows)));
   parts.links.className = "links";
   parts.body.className = "cards";
-  parts.body.append(card("Devices over time", true, parts.links, parts.chart, parts.readout, parts.table),
+  parts.body.append(card("Devices over time", true,
+    make("p", { class: "quiet", text: "A row for each device. Equal devices are dealt out to rows so that a job keeps its own: the log counts them, and does not name them." }), parts.links, parts.chart, parts.readout, parts.table),
     ...["running", "waiting", "over"].map((name) => make("section", { class: "card wide", id: name }, parts.titles[name], parts[name])));
   main.replaceChildren(make("h1", { text: "Cluster" }), parts.facts, parts.trouble, parts.body);
   return parts;
@@ -79,14 +80,14 @@ const waited = (job) => (job.started_s === null ? "never started" : span(job.sta
 
 const COLUMNS = {
   running: (job) => [nameOf(job), cell("queue", job.queue), cell("devices", given(job)), cell("step", stepOf(job)), cell("waited", waited(job)),
-    cell("since", null, job.started_s), cell("", [job.purpose && "ending", job.attempt > 1 && `attempt ${job.attempt}`].filter(Boolean).join(", "))],
+    cell("running for", null, job.started_s), cell("", [job.purpose && "ending", job.attempt > 1 && `attempt ${job.attempt}`].filter(Boolean).join(", "))],
   waiting: (job) => [nameOf(job), cell("queue", job.queue), cell("asks for", job.percent === 100 ? bounds(job) : `${job.percent} % of 1`),
     job.started_s === null ? cell("waits", null, job.submitted_s) : cell("waits", `again; first ${waited(job)}`), cell("", job.ending)],
   over: (job) => [nameOf(job), stateOf(job), cell("queue", job.queue), cell("waited", waited(job)),
     cell("took", job.started_s === null ? "" : span(job.ended_s - job.started_s)), cell("ended", clock(job.ended_s)), cell("", job.ending)],
 };
 const HEADS = {
-  running: ["job", "queue", "devices", "step", "waited", "since", ""],
+  running: ["job", "queue", "devices", "step", "waited", "running for", ""],
   waiting: ["job", "queue", "asks for", "waits", ""],
   over: ["job", "state", "queue", "waited", "took", "ended", ""],
 };
@@ -101,7 +102,7 @@ function showQueue() {
   const over = counts.finished + counts.failed + counts.cancelled;
   const devices = Object.entries(queue.devices).map(([kind, number]) => `${kind}:${number}`).join(",");
   const queues = Object.entries(queue.queues).map(([name, number]) => `${name}=${number}`).join(",");
-  parts.facts.textContent = [devices, `policy ${queue.policy}`, queues && `queues ${queues}`, queue.reason, queue.folder].filter(Boolean).join(" · ");
+  parts.facts.textContent = [devices, `policy ${queue.policy}`, queues && `queues ${queues}`, queue.reason].filter(Boolean).join(" · ");
   parts.titles.running.textContent = `Running: ${counted(counts.running)}`;
   parts.titles.waiting.textContent = `Waiting: ${counted(counts.waiting)}`;
   parts.titles.over.textContent = `Over: ${counted(over)} (${["finished", "failed", "cancelled"].map((state) => `${counted(counts[state])} ${state}`).join(", ")})`;
@@ -175,7 +176,7 @@ function drawAllocation() {
     for (let k = 0; k <= count; k++) svg.append(draw("line", { class: "grid", x1: GUTTER, x2: width - 2, y1: tops[i] + k * row, y2: tops[i] + k * row }));
   });
   blocks.forEach((block, index) => {
-    const x = X(block.start), wide = Math.max(1, X(block.stop) - x);
+    const x = X(block.start), wide = X(block.stop) - x; // to scale, however thin
     block.runs.forEach(([kind, first, length], i) => {
       const part = block.percent < 100 ? block.percent / 100 : 1;
       const y = tops[kind] + first * row + (block.percent < 100 ? (1 - part - block.offset / 100) * row : 0), tall = Math.max(1, length * row * part - 1);

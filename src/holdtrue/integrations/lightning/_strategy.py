@@ -1,6 +1,6 @@
 """The strategy: one batch of Lightning's loop is one step of the run, and its closure goes through the passes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,7 +14,9 @@ from holdtrue.errors import UsageError
 from holdtrue.plan import NumericsLevel
 from holdtrue.run import Run, Step
 
+from ._loader import StepLoader
 from ._optimization import PassOptimization
+from ._record import LoopRecord
 
 
 class VirtualNodeStrategy(SingleDeviceStrategy):
@@ -48,6 +50,10 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
             "numerics": numerics,
         }
         self._run: Run | None = None
+        self._is_leaving = False
+        self._loader: StepLoader | None = None
+        self.record: LoopRecord | None = None
+        """Where Lightning's loops are, as part of the training state; None before the first step."""
         self.step: Step | None = None
         """The step whose passes run now."""
         self.taken: Step | None = None
@@ -77,12 +83,16 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
     def broadcast(self, obj: Any, src: int = 0) -> Any:  # Any: JSON values; others are kept
         """The main worker's value, where it is one that JSON has."""
         plain = obj is None or isinstance(obj, str | bool | int | float)
-        return self.run.share(obj) if plain else obj
+        return self.run.share(obj) if plain and not self._is_leaving else obj
 
     def barrier(self, *_: Any, **__: Any) -> None:  # Any: names
         """Blocks until all workers are here, at most the group's time-out."""
-        if self._run is not None and self.step is None:
+        if self._run is not None and self.step is None and not self._is_leaving:
             self._run.share(None)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """This worker leaves, or has failed: it waits for nobody any more."""
+        self._is_leaving = True
 
     # ---- setting up ----
 
@@ -103,7 +113,10 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
     def process_dataloader(self, dataloader: Any) -> Any:  # Any: DataLoaders
         """The train loader as steps of the run; others as they are."""
         module = self.lightning_module
-        return StepLoader(self, dataloader) if module is not None and module.trainer.training else dataloader
+        if module is None or not module.trainer.training:
+            return dataloader
+        self._loader = StepLoader(self, dataloader)
+        return self._loader
 
     def batch_to_device(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
         """A step is no batch: its passes are moved when they come."""
@@ -114,6 +127,13 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         self.run.prepare(self.lightning_module, *self.optimizers)
         for i, config in enumerate(self.lr_scheduler_configs):
             self.run.register(f"scheduler-{i}", config.scheduler)  # Lightning steps it
+        self.record = LoopRecord(self.lightning_module.trainer)
+        self.run.register("lightning", self.record)
+
+    def on_train_end(self) -> None:
+        """The last step is done: close it, on all workers."""
+        if self._loader is not None:
+            self._loader.finish()
 
     # ---- a step ----
 
@@ -174,47 +194,3 @@ def _check(trainer: pl.Trainer, strategy: VirtualNodeStrategy) -> None:
     for is_wrong, what, way_out in rules:
         if is_wrong:
             raise UsageError(f"{what}. {way_out}.")
-
-
-class StepLoader:
-    """What Lightning takes for a train loader: its batches are the steps of the run.
-
-    Args:
-        strategy: Where the run is.
-        loader: The module's own DataLoader.
-
-    Raises:
-        UsageError: it is no DataLoader over data with a length.
-    """
-
-    def __init__(self, strategy: VirtualNodeStrategy, loader: Any) -> None:  # Any: checked here
-        if not isinstance(loader, torch.utils.data.DataLoader) or not hasattr(loader.sampler, "__len__"):
-            raise UsageError(
-                f"the train loader is a {type(loader).__name__} without a sampler of known length; steps of an epoch are counted "
-                f"before it begins. Return one DataLoader over a map-style data set."
-            )
-        self._strategy, self._loader = strategy, loader
-        self._has_begun = False
-
-    def __len__(self) -> int:
-        examples, batch = len(self._loader.sampler), self._strategy.run.plan.global_batch_size  # type: ignore[arg-type]
-        return examples // batch if self._loader.drop_last else -(-examples // batch)
-
-    def __iter__(self) -> Iterator[Step]:
-        strategy, trainer = self._strategy, self._strategy.lightning_module.trainer
-        done, epochs = 0, 1
-        if not self._has_begun:
-            self._has_begun = True
-            strategy.hand_over()
-            done, epochs = trainer.global_step, trainer.current_epoch + 1
-        for step in strategy.run.steps(
-            self._loader, epochs=epochs, drop_last=self._loader.drop_last, first_step=done
-        ):
-            if step.index != trainer.global_step:
-                raise UsageError(
-                    f"the run goes on at step {step.index} and Lightning at {trainer.global_step}; its loop keeps its own place. "
-                    f"Resume with fit(ckpt_path=...) instead of --resume, and with all train batches."
-                )
-            strategy.taken = step
-            yield step
-            strategy.taken = None
