@@ -36,7 +36,9 @@ class Dashboard(NamedTuple):
     env: dict[str, str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="module"
+)  # a module imports it, so that a session would open it once for each all the same
 def browser() -> Iterator[Any]:
     """Chromium, or a skip where the machine has none."""
     library = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make browser")

@@ -1,6 +1,6 @@
 """A LightningModule whose later steps depend on what it logged before: for jobs that grow, shrink and lose workers.
 
-    python lightning_train.py --epochs 40 [--cut 0.6] [--forget results]
+    python lightning_train.py --epochs 40 [--cut 0.6] [--forget results] [--hold 3]
 
 Steps are slow until the file `go` is there. `--forget` leaves out a part of what a joiner is given: the control.
 """
@@ -24,7 +24,7 @@ from holdtrue.integrations.lightning import VirtualNodeStrategy
 from holdtrue.integrations.lightning._record import LoopRecord
 
 SLOW_S = 0.3
-"""What a step waits for the file at most."""
+"""What a step waits for the file at most; with `--hold K` batch K of each epoch does, for ten times as long."""
 
 
 class Net(L.LightningModule):
@@ -60,15 +60,16 @@ class Net(L.LightningModule):
 class Said(Callback):
     """Writes down which epochs and batches this worker saw, and is slow until it need not be."""
 
-    def __init__(self):
-        self.lines = []
+    def __init__(self, hold):
+        self.lines, self.hold = [], hold
 
     def on_train_epoch_start(self, trainer, module):
         self.lines.append(["epoch", trainer.current_epoch, trainer.global_step])
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.lines.append(["batch", trainer.current_epoch, batch_idx, float(outputs["loss"])])
-        until_s = time.monotonic() + SLOW_S
+        slow_s = SLOW_S if self.hold is None else 10 * SLOW_S if self.hold == batch_idx else 0.0
+        until_s = time.monotonic() + slow_s
         while not Path("go").exists() and time.monotonic() < until_s:
             time.sleep(0.01)
 
@@ -83,6 +84,7 @@ def main():
     parser.add_argument("--cut", type=float, default=1.0)
     parser.add_argument("--folder", default="out")
     parser.add_argument("--forget", default="")
+    parser.add_argument("--hold", type=int, default=None)
     options = parser.parse_args()
     if options.forget == "results":
         LoopRecord._load_result = lambda self, key, values: None
@@ -101,7 +103,7 @@ def main():
         gradient_clip_val=1.0,
         log_every_n_steps=1,
         logger=False,
-        callbacks=[checkpoints, EarlyStopping("val_loss", patience=1000), Said()],
+        callbacks=[checkpoints, EarlyStopping("val_loss", patience=1000), Said(options.hold)],
         enable_progress_bar=False,
         enable_model_summary=False,
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from commands import Ended, holdtrue
-from elastic_jobs import ElasticJob, kill_9, read_events, start_job
+from elastic_jobs import ElasticJob, kill_9, read_events, start_job, step_of
 
 from holdtrue.record import compare_runs, read_run
 
@@ -58,7 +58,7 @@ def test_growth_shrinking_and_the_death_of_the_main_worker_change_no_bit(tmp_pat
         assert job.command("resize", job.name, "3", "--wait").status == 0
         grown = job.wait_for_workers(3)
         kill_9(job.pids()[0])  # who wrote the checkpoints
-        job.wait_for_workers(2, step=grown["step"] + 3)
+        job.wait_for_workers(2, step=step_of(grown) + 3)
         assert job.command("resize", job.name, "1", "--wait").status == 0
         job.wait_for_workers(1)
         status, out, err = end(job)
@@ -110,11 +110,10 @@ def test_a_joiner_goes_on_alone_in_whole_and_in_cut_epochs(tmp_path: Path, cut: 
 
 def test_a_joiner_that_is_not_given_what_was_logged_is_found_out(tmp_path: Path) -> None:
     """The control: the learning rate follows the mean loss of an epoch, which a joiner has seen a part of."""
-    job = start(tmp_path, 1, "--forget", "results")
+    # It is ready while the others are held, and joins after batch 3 of an epoch.
+    job = start(tmp_path, 1, "--forget", "results", "--hold", "3")
     try:
-        facts = job.wait_for_workers(1, step=2)
-        while facts["step"] % IN_EPOCH not in (2, 3):  # so that it joins in the middle of an epoch
-            facts = job.wait_for_workers(1, step=facts["step"] + 1)
+        job.wait_for_workers(1, step=2)
         assert job.command("resize", job.name, "2").status == 0
         out, err = job.process.communicate(timeout=300)
     finally:

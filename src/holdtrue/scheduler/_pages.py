@@ -1,7 +1,7 @@
 """A queue of any length in answers of bounded size. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, final, get_args
 
@@ -44,7 +44,7 @@ def page_of(jobs: Iterable[JobRecord], *, which: Which, after: int, limit: int) 
     return Page(jobs=shown, next=shown[-1].number if len(found) > limit else None)
 
 
-def count_states(jobs: Iterable[JobRecord]) -> Mapping[JobState, int]:
+def count_states(jobs: Iterable[JobRecord]) -> dict[str, int]:
     """How many jobs are in each state, none left out."""
     counts = Counter(record.state for record in jobs)
     return {state: counts[state] for state in get_args(JobState)}

@@ -83,7 +83,7 @@ def _add_reads(app: FastAPI, scheduler: Scheduler, store: Store, place: Place) -
             reason=scheduler.reason,
             epoch_s=scheduler.epoch_s,
             newest=scheduler.newest,
-            counts=dict(count_states(jobs.values())),
+            counts=count_states(jobs.values()),
             jobs=[_describe(scheduler, record, grants.get(record.id), place) for record in page.jobs],
             next=page.next,
         )
