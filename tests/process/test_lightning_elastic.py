@@ -2,13 +2,14 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from commands import Ended, holdtrue
-from elastic_jobs import ElasticJob, kill_9, read_events, start_job, step_of
+from elastic_jobs import ElasticJob, kill_9, members_of, read_events, start_job, step_of
 
 from holdtrue.record import compare_runs, read_run
 
@@ -108,6 +109,22 @@ def test_a_joiner_goes_on_alone_in_whole_and_in_cut_epochs(tmp_path: Path, cut: 
     assert compare_runs(read_run(tmp_path / "alone/run"), elastic).equal
 
 
+def test_sigterm_to_a_worker_is_its_leave_and_not_a_death(tmp_path: Path) -> None:
+    run_alone(tmp_path, "--epochs", "10")
+    job = start(tmp_path, 2, "--epochs", "10")
+    try:
+        job.wait_for_workers(2, step=5)
+        os.kill(job.pids()[1], signal.SIGTERM)
+        job.wait_until(lambda facts: len(members_of(facts)) == 1, "the leave of worker 1")
+        status, out, err = end(job)
+    finally:
+        job.close()
+    assert status == 0, out + err
+    kinds = [e["kind"] for e in read_events(job.folder) if "workers" in e["details"]]
+    assert kinds[-1] == "resize", "a loss is a death"
+    assert compare_runs(read_run(tmp_path / "alone/run"), read_run(job.folder / "run")).equal
+
+
 def test_a_joiner_that_is_not_given_what_was_logged_is_found_out(tmp_path: Path) -> None:
     """The control: the learning rate follows the mean loss of an epoch, which a joiner has seen a part of."""
     # It is ready while the others are held, and joins after batch 3 of an epoch.
@@ -119,7 +136,7 @@ def test_a_joiner_that_is_not_given_what_was_logged_is_found_out(tmp_path: Path)
     finally:
         job.close()
     assert job.process.returncode != 0, out
-    assert "differs between workers" in err or "the training state" in err
+    assert "the training state of worker 1 differs from worker 0" in err, err
 
 
 def test_a_run_that_was_stopped_goes_on_with_resume(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ class StepLoader:
         """Begin training, or take it up where the others are: before Lightning calls the hooks of its beginning."""
         strategy, trainer = self._strategy, self._strategy.lightning_module.trainer
         strategy.hand_over()
+        strategy.keep_sigterm()
         self._done = trainer.global_step % max(1, len(self))
         for _ in range(max(1, count_epochs(trainer, len(self)))):
             self._open(trainer.global_step)
@@ -78,14 +79,13 @@ class StepLoader:
             drop_last=self._loader.drop_last,
             first_step=first_step,
         )
-        self._next = next(self._steps, None)
+        with strategy.leaving_if_it_raises():
+            self._next = next(self._steps, None)
 
     def _epoch(self) -> Iterator[Step]:
         strategy, trainer = self._strategy, self._strategy.lightning_module.trainer
-        assert self._steps is not None
         assert strategy.record is not None
-        while (step := self._next or next(self._steps, None)) is not None:
-            self._next = None
+        while (step := self._take()) is not None:
             done = strategy.record.settle()
             self._done = self._done if done is None else done
             if step.index != trainer.global_step:
@@ -97,6 +97,14 @@ class StepLoader:
             strategy.taken = step
             yield step
             strategy.taken = None
+
+    def _take(self) -> Step | None:
+        step, self._next = self._next, None
+        if step is not None:
+            return step
+        assert self._steps is not None
+        with self._strategy.leaving_if_it_raises():
+            return next(self._steps, None)
 
     def finish(self) -> None:
         """Close the last step that Lightning took."""

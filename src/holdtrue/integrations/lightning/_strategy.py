@@ -1,6 +1,9 @@
 """The strategy: one batch of Lightning's loop is one step of the run, and its closure goes through the passes."""
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -93,6 +96,22 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
     def on_exception(self, exception: BaseException) -> None:
         """This worker leaves, or has failed: it waits for nobody any more."""
         self._is_leaving = True
+
+    @contextmanager
+    def leaving_if_it_raises(self) -> Iterator[None]:
+        """A worker that leaves, or has failed, waits for nobody in what Lightning does at its end."""
+        try:
+            yield
+        except BaseException:
+            self._is_leaving = True
+            raise
+
+    def keep_sigterm(self) -> None:
+        """SIGTERM to a worker is its leave at the next boundary: Lightning's own handler would end it after the batch."""
+        before = self.lightning_module.trainer._signal_connector._original_handlers.get(signal.SIGTERM)
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        if is_main_thread and before not in (None, signal.SIG_DFL, signal.SIG_IGN):
+            signal.signal(signal.SIGTERM, before)
 
     # ---- setting up ----
 
