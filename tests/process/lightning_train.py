@@ -18,6 +18,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from holdtrue.integrations.lightning import VirtualNodeStrategy
@@ -102,7 +103,7 @@ def main():
         limit_train_batches=options.cut,
         gradient_clip_val=1.0,
         log_every_n_steps=1,
-        logger=False,
+        logger=CSVLogger("log", name="net", flush_logs_every_n_steps=1),
         callbacks=[checkpoints, EarlyStopping("val_loss", patience=1000), Said(options.hold)],
         enable_progress_bar=False,
         enable_model_summary=False,

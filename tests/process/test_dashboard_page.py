@@ -134,6 +134,11 @@ def test_a_resize_clicked_on_the_page_happens_and_needs_the_token(page: Any, das
         page.get_by_text("a resize from 1 to 2 workers").wait_for()
         page.locator(".worker").nth(1).wait_for(timeout=LIMIT_S * 1000)
         page.locator(".events .badge.resize").wait_for(timeout=LIMIT_S * 1000)
+        page.wait_for_function(
+            "() => { const said = [...document.querySelectorAll('.worker .time')].map((t) => t.textContent);"
+            " return said.length === 2 && said.every((t) => /^[\\d.]+ m?s a pass$/.test(t)); }",
+            timeout=LIMIT_S * 1000,
+        )  # measured on both, not "at most"
         page.get_by_role("button", name="Stop the job").click()
         page.get_by_role("button", name="Really stop it").click()
         page.locator("h1", has_text="ended").wait_for(timeout=LIMIT_S * 1000)

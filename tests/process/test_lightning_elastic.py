@@ -1,5 +1,6 @@
 """A Lightning job that grows, shrinks and loses its main worker has the bits of one undisturbed worker after every step."""
 
+import csv
 import json
 import os
 import signal
@@ -47,6 +48,13 @@ def end(job: ElasticJob) -> tuple[int, str, str]:
     return job.process.returncode, out, err
 
 
+def logged(folder: Path) -> list[dict[str, str]]:
+    """Rows of Lightning's own logger."""
+    (path,) = folder.glob("log/net/version_*/metrics.csv")
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def said(folder: Path) -> Any:
     return json.loads((folder / "said.json").read_text())
 
@@ -80,6 +88,11 @@ def test_growth_shrinking_and_the_death_of_the_main_worker_change_no_bit(tmp_pat
     assert (first[1], first[2]) > (0, 0)
     assert joiner_lines[0][:2] == ["epoch", first[1]], "the hook of the epoch that it joined in was called"
     assert joiner_lines[1:] == whole_lines[whole_lines.index(first) :]
+    rows, whole_rows = logged(job.folder), logged(tmp_path / "alone")
+    assert len(whole_rows) > 40 * IN_EPOCH
+    missing = [row for row in whole_rows if row not in rows]
+    assert len(missing) <= 1, "the dead worker's last row, at most"
+    assert [row for row in whole_rows if row not in missing] == rows, "each once, in order"
     for name in ("last.ckpt", out.split("best ")[1].split()[1]):
         mine, other = (
             torch.load(tmp_path / run / "out" / name, weights_only=True) for run in ("alone", "elastic")

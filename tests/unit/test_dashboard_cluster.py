@@ -316,12 +316,16 @@ def test_the_longest_endings_do_not_make_an_answer_too_long(weighed: Any) -> Non
     assert max(sizes) < 2 * 2**20
 
 
-def test_the_page_has_the_open_jobs_the_newest_that_are_over_and_counts_of_the_rest(weighed: Any) -> None:
+def test_the_page_has_the_open_jobs_the_newest_that_are_over_and_counts_of_the_rest(
+    weighed: Any, tmp_path: Path
+) -> None:
     _, sizes = weighed(
         [job_of(n, "waiting" if n % 2 else "failed", ending="x" * 9000) for n in range(1, MANY + 1)]
     )
     seen = ClusterSight(Path("anywhere"))
-    found = seen.look(None, {})
+    found = seen.look(None, {str(tmp_path / "runs" / "job-3-3"): "job/three"})
+    assert [job["id"] for job in found["queue"]["jobs"][:3]] == [None, "job/three", None], "it has a page"
+    assert "run_dir" not in found["queue"]["jobs"][0]
     assert [job["number"] for job in found["queue"]["jobs"]] == [
         *range(1, 2 * MOST_OPEN, 2), *range(MANY, MANY - 2 * MOST_OVER, -2),
     ]  # fmt: skip

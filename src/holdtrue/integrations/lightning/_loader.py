@@ -94,6 +94,7 @@ class StepLoader:
                     f"the middle of an epoch that was cut short. Resume with all train batches, or at the end of an epoch."
                 )
             self._done += 1
+            strategy.follow_main()
             strategy.taken = step
             yield step
             strategy.taken = None

@@ -18,6 +18,7 @@ from holdtrue.plan import NumericsLevel
 from holdtrue.run import Run, Step
 
 from ._loader import StepLoader
+from ._loggers import can_take_over, share_places, take_over
 from ._optimization import PassOptimization
 from ._record import LoopRecord
 
@@ -92,6 +93,17 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         """Blocks until all workers are here, at most the group's time-out."""
         if self._run is not None and self.step is None and not self._is_leaving:
             self._run.share(None)
+            self.follow_main()
+
+    def follow_main(self) -> None:
+        """Where this worker has become the main one, its loggers write on from here."""
+        run = self._run
+        if run is None or self.global_rank == 0 or not run.is_main or run.is_trial:
+            return
+        loggers = self.lightning_module.trainer.loggers
+        if can_take_over(loggers):
+            self.global_rank = self.local_rank = rank_zero_only.rank = 0
+            take_over(loggers)
 
     def on_exception(self, exception: BaseException) -> None:
         """This worker leaves, or has failed: it waits for nobody any more."""
@@ -143,6 +155,7 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
 
     def hand_over(self) -> None:
         """Give everything that training changes to the run."""
+        share_places(self.lightning_module.trainer.loggers, self.run.share)
         self.run.prepare(self.lightning_module, *self.optimizers)
         for i, config in enumerate(self.lr_scheduler_configs):
             self.run.register(f"scheduler-{i}", config.scheduler)  # Lightning steps it
@@ -174,6 +187,7 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         step = self._taken_step()
         result = self.precision_plugin._wrap_closure(model or self.lightning_module, optimizer, closure)
         step.update(optimizer)
+        self.follow_main()
         return result
 
     def _taken_step(self) -> Step:
