@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import random
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -32,6 +33,7 @@ from holdtrue.cluster import (
 from holdtrue.dashboard import _cluster
 from holdtrue.dashboard._allocation import Allocations, Block, Window, deal_rows, window_to_values
 from holdtrue.dashboard._cluster import MOST_OPEN, MOST_OVER, ClusterSight, look_or_say
+from holdtrue.errors import GroupError
 from holdtrue.scheduler import ClusterClient, JobRequest
 from holdtrue.scheduler import _client as client_module
 from holdtrue.scheduler._pages import MOST_JOBS, count_states, page_of
@@ -368,6 +370,46 @@ def test_another_cluster_in_the_folder_is_read_from_its_beginning(monkeypatch: p
         chart = seen.look(None, {})["chart"]
         assert chart["newest"] == len(logs[now[0]])
         assert chart["blocks"] == window_to_values(expected.window(), expected.rows)["blocks"]
+
+
+def test_a_scheduler_that_hangs_holds_up_one_page_and_not_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = write_log(1, 20)
+    facts = {
+        "policy": "wfs", "devices": {"cpu": 3}, "queues": {}, "counts": {}, "reason": "", "jobs": [], "next": None,
+        "epoch_s": 1.0, "newest": len(log),
+    }  # fmt: skip
+    hangs, asked, goes_on = threading.Event(), threading.Event(), threading.Event()
+
+    class Client:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def queue(self, which: str, *, most: int) -> Any:
+            if hangs.is_set():
+                asked.set()
+                assert goes_on.wait(20)
+                raise GroupError("the scheduler did not answer.")
+            return facts
+
+        def log_pages(self, *, after: int) -> Iterator[list[LogRecord]]:
+            yield log[after:]
+
+    monkeypatch.setattr(_cluster, "ClusterClient", Client)
+    clock = iter(range(100))
+    seen = ClusterSight(Path("anywhere"), clock=lambda: float(next(clock)))
+    before = look_or_say(seen, None, {})
+    assert before["chart"]["newest"] == len(log)
+    hangs.set()
+    found: list[Any] = []
+    first = threading.Thread(target=lambda: found.append(look_or_say(seen, None, {})))
+    first.start()
+    assert asked.wait(20)
+    assert look_or_say(seen, None, {}) == before, "what is known, at once"
+    goes_on.set()
+    first.join(20)
+    assert found[0]["trouble"] == "the scheduler did not answer."
+    hangs.clear()
+    assert look_or_say(seen, None, {}) == before, "and it is asked again"
 
 
 def test_a_block_that_ends_when_it_began_is_not_there() -> None:

@@ -36,8 +36,10 @@ class ClusterSight:
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Look at the cluster of a folder; nothing is asked yet."""
         self._folder, self._clock = folder, clock
-        self._guard = threading.Lock()
+        self._asking, self._guard = threading.Lock(), threading.Lock()
         self._asked_s = -math.inf
+        self._trouble: UsageError | GroupError | None = None
+        """Why the scheduler did not answer when it was last asked."""
         self._epoch_s: float | None = None
         self._read = Allocations()
         self._queue: Facts = {}
@@ -56,34 +58,56 @@ class ClusterSight:
             GroupError: its scheduler does not answer.
 
         Blocks:
-            Until the scheduler answers, at most 5 s a question.
+            Until the scheduler answers, at most 5 s a question; not while another thread waits for it, once something is known.
         """
+        self._refresh()
         with self._guard:
-            if self._clock() - self._asked_s >= FRESH_S:
-                self._ask()
-                self._asked_s = self._clock()
+            if self._trouble is not None:
+                raise self._trouble
+            if not self._queue:
+                raise GroupError("the scheduler is being asked, and does not answer yet. Wait a moment.")
             jobs = [job | {"id": run_dirs.get(job["run_dir"])} for job in self._queue["jobs"]]
             for job in jobs:
                 del job["run_dir"]
             return {"queue": self._queue | {"jobs": jobs}, "chart": self._chart(until_s)}
 
+    def _refresh(self) -> None:
+        """Ask, unless it was asked just now. While one thread asks, others have what is known: they may wait for nothing."""
+        is_new = self._trouble is None and not self._queue
+        if not self._asking.acquire(timeout=3 * _ASK_TIMEOUT_S if is_new else 0):
+            return
+        try:
+            if self._clock() - self._asked_s < FRESH_S:
+                return
+            try:
+                self._ask()
+                self._trouble = None
+            except (UsageError, GroupError) as error:
+                self._trouble = error.with_traceback(None)
+            self._asked_s = self._clock()
+        finally:
+            self._asking.release()
+
     def _ask(self) -> None:
         client = ClusterClient(self._folder, timeout_s=_ASK_TIMEOUT_S, scope="read")
         found = client.queue("open", most=MOST_OPEN)
-        if self._epoch_s != found["epoch_s"] or found["newest"] < self._read.newest:
-            self._epoch_s, self._read = found["epoch_s"], Allocations()  # another cluster than before
-            self._charts.clear()
         over = client.queue("over", most=MOST_OVER)
+        if self._epoch_s != over["epoch_s"] or over["newest"] < self._read.newest:
+            with self._guard:  # another cluster than before
+                self._epoch_s, self._read = over["epoch_s"], Allocations()
+                self._charts.clear()
         if over["newest"] > self._read.newest:
             for page in client.log_pages(after=self._read.newest):
-                self._read.take(page)
-        # A job that ended between the two questions is in both answers.
-        ended = {job["number"] for job in over["jobs"]}
-        self._queue = {
-            **{name: over[name] for name in ("policy", "devices", "queues", "counts", "epoch_s")},
-            "reason": _shorten(over["reason"]),
-            "jobs": [_shown(job) for job in [j for j in found["jobs"] if j["number"] not in ended] + over["jobs"]],
-        }  # fmt: skip
+                with self._guard:
+                    self._read.take(page)
+        ended = {job["number"] for job in over["jobs"]}  # one may have ended between the two questions
+        jobs = [job for job in found["jobs"] if job["number"] not in ended] + over["jobs"]
+        with self._guard:
+            self._queue = {
+                **{name: over[name] for name in ("policy", "devices", "queues", "counts", "epoch_s")},
+                "reason": _shorten(over["reason"]),
+                "jobs": [_shown(job) for job in jobs],
+            }
 
     def _chart(self, until_s: float | None) -> Facts:
         end_s = math.inf if until_s is None else until_s

@@ -33,7 +33,7 @@ def take_over(loggers: Sequence[Any]) -> None:  # Any: Lightning's loggers
             logger._experiment = ContinuingWriter(log_dir=logger.log_dir)
 
 
-class ContinuingWriter(ExperimentWriter):  # type: ignore[misc]  # Lightning has no types
+class ContinuingWriter(ExperimentWriter):
     """Writes on in a file that is there, where Lightning's own writer would begin it anew."""
 
     def _check_log_dir_exists(self) -> None:
