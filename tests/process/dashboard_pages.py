@@ -119,6 +119,7 @@ def write_run(folder: Path, steps: int, *, name: str, evil: str = "", worse: flo
                         "workers": list(range(workers)),
                         "devices": ["cpu"] * workers,
                         "mapping": mapping,
+                        "pass_s": [0.0041 + 0.0006 * worker for worker in range(workers)],
                     },
                 )
             run.append_step(

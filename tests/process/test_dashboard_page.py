@@ -54,6 +54,7 @@ def test_what_is_shown_is_what_was_recorded(page: Any, dashboard: Dashboard) -> 
     assert rows == expected[::-1]
     nodes = [[n.inner_text() for n in row.locator(".node").all()] for row in page.locator(".worker").all()]
     assert nodes == [["0", "1", "2"], ["3", "4", "5", "6"]]
+    assert page.locator(".worker .time").all_inner_texts() == ["4.1 ms a pass", "4.7 ms a pass"]
     chart = page.locator("svg.chart").first
     assert f"{steps[-1]['loss']:.4g}"[:5] in (chart.get_attribute("aria-label") or "")
     chart.focus()
