@@ -154,9 +154,7 @@ def test_a_callback_whose_state_cannot_travel_is_named_where_it_is_needed(lit: A
     strategy = strategy_of()
     fit(lit, tmp_path, make_module(lit), strategy=strategy, callbacks=[Odd()], enable_checkpointing=False)
     state = strategy.record.state_dict()  # training went well
-    with pytest.raises(
-        UsageError, match=r"Odd cannot go to another worker: seen is a builtins.set"
-    ):
+    with pytest.raises(UsageError, match=r"Odd cannot go to another worker: seen is a builtins.set"):
         strategy.record.load_state_dict(state)
     strategy.run.close()
 
