@@ -1,4 +1,4 @@
-// Runs the dashboard's page in node, on elements that only remember their text: node dashboard_page.js APP.JS
+// Runs the dashboard's page in node, on elements that only remember their text: node dashboard_page.js CLUSTER.JS APP.JS
 // Prints what the page shows as JSON: while a comparison is awaited, after the user left it, and after one that failed.
 "use strict";
 const fs = require("fs");
@@ -32,7 +32,7 @@ const fetch = () => new Promise((good, bad) => { answer = { good, bad }; });
 const settled = () => new Promise((go) => setTimeout(go, 20));
 
 new Function("document", "location", "EventSource", "fetch", "addEventListener", "requestAnimationFrame", "cancelAnimationFrame",
-  fs.readFileSync(process.argv[2], "utf8"))(document, location, EventSource, fetch, (name, run) => { listeners[name] = run; }, () => 0, () => {});
+  process.argv.slice(2).map((path) => fs.readFileSync(path, "utf8")).join("\n"))(document, location, EventSource, fetch, (name, run) => { listeners[name] = run; }, () => 0, () => {});
 
 function go(hash) { location.hash = hash; listeners.hashchange(); }
 

@@ -36,7 +36,9 @@ class Dashboard(NamedTuple):
     env: dict[str, str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="module"
+)  # a module imports it, so that a session would open it once for each all the same
 def browser() -> Iterator[Any]:
     """Chromium, or a skip where the machine has none."""
     library = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make browser")
@@ -49,11 +51,31 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+
+@pytest.fixture
+def page(browser: Any, dashboard: Dashboard) -> Iterator[Any]:
+    """A page that records what it asks for and what goes wrong."""
+    opened = browser.new_context(viewport=DESKTOP)
+    shown = opened.new_page()
+    shown.asked, shown.wrong = [], []
+    shown.on("request", lambda request: shown.asked.append(request.url))
+    shown.on("pageerror", lambda error: shown.wrong.append(str(error)))
+    shown.on("console", lambda message: shown.wrong.append(message.text) if message.type == "error" else None)
+    yield shown
+    assert [url for url in shown.asked if not url.startswith(dashboard.url)] == [], (
+        "a request left the machine"
+    )
+    assert shown.wrong == []
+    opened.close()
+
+
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     """A dashboard of an empty machine; tests put jobs and runs into its folder."""
     folder = tmp_path_factory.mktemp("dashboard")
-    extra = {"XDG_RUNTIME_DIR": str(folder / "xdg")}
+    extra = {"XDG_RUNTIME_DIR": str(folder / "xdg"), "HOLDTRUE_CLUSTER": str(folder / "cluster")}
     process = subprocess.Popen(
         [HOLDTRUE, "dashboard"],
         cwd=folder,
@@ -97,6 +119,7 @@ def write_run(folder: Path, steps: int, *, name: str, evil: str = "", worse: flo
                         "workers": list(range(workers)),
                         "devices": ["cpu"] * workers,
                         "mapping": mapping,
+                        "pass_s": [0.0041 + 0.0006 * worker for worker in range(workers)],
                     },
                 )
             run.append_step(

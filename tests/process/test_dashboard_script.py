@@ -16,8 +16,9 @@ def test_a_comparison_that_comes_late_or_not_at_all_is_told_and_draws_over_nothi
     node = shutil.which("node")
     if node is None:
         pytest.skip("there is no node on this machine (Debian: apt install nodejs)")
-    script = Path(holdtrue.dashboard.__file__).with_name("page") / "app.js"
-    command = [node, str(Path(__file__).with_name("dashboard_page.js")), str(script)]
+    page = Path(holdtrue.dashboard.__file__).with_name("page")
+    scripts = [str(page / name) for name in ("cluster.js", "app.js")]
+    command = [node, str(Path(__file__).with_name("dashboard_page.js")), *scripts]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)

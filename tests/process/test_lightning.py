@@ -146,6 +146,19 @@ def test_going_on_from_a_checkpoint_has_the_bits_of_an_undisturbed_run(
         assert torch.equal(mine, other)
 
 
+def test_a_callback_whose_state_cannot_travel_is_named_where_it_is_needed(lit: Any, tmp_path: Path) -> None:
+    class Odd(lit.Callback):  # type: ignore[misc, name-defined]  # lightning is loaded late
+        def state_dict(self) -> dict[str, Any]:
+            return {"seen": {1, 2}}
+
+    strategy = strategy_of()
+    fit(lit, tmp_path, make_module(lit), strategy=strategy, callbacks=[Odd()], enable_checkpointing=False)
+    state = strategy.record.state_dict()  # training went well
+    with pytest.raises(UsageError, match=r"Odd cannot go to another worker: seen is a builtins.set"):
+        strategy.record.load_state_dict(state)
+    strategy.run.close()
+
+
 def logs_an_object(self: Any, batch: Any, _: int) -> Any:
     self.log("metric", {"a": 1})
     return self.net(batch[0]).mean()

@@ -12,6 +12,7 @@ import pytest
 
 from holdtrue.dashboard import StepLog, _facts, downsample
 from holdtrue.dashboard._app import POLICY, build_app
+from holdtrue.dashboard._cluster import ClusterSight
 from holdtrue.dashboard._facts import Observatory
 from holdtrue.launch import JobEntry
 from holdtrue.plan import Plan
@@ -159,7 +160,8 @@ def app(tmp_path: Path) -> Any:
     write(tmp_path / "runs", "a")
     (tmp_path / "jobs").mkdir()
     seen = Observatory(jobs=tmp_path / "jobs", runs=tmp_path / "runs")
-    return build_app(seen, hosts=frozenset({"127.0.0.1:1"}), token="t" * 24)
+    cluster = ClusterSight(tmp_path / "cluster")
+    return build_app(seen, cluster, hosts=frozenset({"127.0.0.1:1"}), token="t" * 24)
 
 
 HOST = {"Host": "127.0.0.1:1"}
@@ -172,7 +174,12 @@ ACT = JSON | {"Authorization": "Bearer " + "t" * 24, "X-Holdtrue": "1"}
     [
         ("GET", "/", HOST, b"", 200),
         ("GET", "/app.js", HOST, b"", 200),
+        ("GET", "/cluster.js", HOST, b"", 200),
         ("GET", "/api/jobs", HOST, b"", 200),
+        ("GET", "/api/cluster", HOST, b"", 200),
+        ("GET", "/api/cluster?until=5.5", HOST, b"", 200),
+        ("GET", "/api/cluster?until=inf", HOST, b"", 422),
+        ("GET", "/api/cluster?until=-1", HOST, b"", 422),
         ("GET", "/api/view?id=run/a", HOST, b"", 200),
         ("GET", "/api/jobs", {"Host": "evil.example"}, b"", 421),
         ("GET", "/api/jobs", HOST | {"Origin": "http://evil.example"}, b"", 403),
@@ -224,17 +231,53 @@ def test_a_view_has_mapping_events_and_digests_of_the_record(app: Any) -> None:
     assert view["curve"]["losses"] == [1.0 / (s + 1) for s in range(6)]
 
 
+@pytest.mark.parametrize(
+    ("measured", "seconds", "is_measured"),
+    [
+        ([0.5, None], [0.5, 0.25], [True, False]),
+        ([0.5, 0.125], [0.5, 0.125], [True, True]),
+        ([0.5], [0.25, 0.25], [False, False]),
+        (["<b>", 1], [0.25, 0.25], [False, False]),
+        ([float("nan"), 1], [0.25, 0.25], [False, False]),
+        (None, [0.25, 0.25], [False, False]),
+    ],
+)
+def test_seconds_of_a_pass_are_those_that_were_measured_or_else_a_bound(
+    tmp_path: Path, measured: Any, seconds: list[float], is_measured: list[bool]
+) -> None:
+    path = write(tmp_path / "runs", "a")
+    plan = Plan(virtual_nodes=3, global_batch_size=12, seed=1)
+    details = {"workers": [0, 4], "devices": ["cpu", "cpu"], "mapping": "0/1-2", "pass_s": measured}
+    with RunDirectory.create(path, plan=plan, environment={}, generation=2, resume=True) as run:
+        run.append_event("remap", step=4, reason="worker 4 slowed down", details=details)
+    rows = Observatory(jobs=tmp_path / "jobs", runs=tmp_path / "runs").view("run/a")["mapping"]
+    assert [row["pass_s"] for row in rows] == seconds
+    assert [row["is_measured"] for row in rows] == is_measured
+
+
+def test_seconds_of_a_pass_are_those_of_each_worker_while_the_job_runs() -> None:
+    job = {
+        "workers": [{"worker": w, "rank": r, "device": "cpu"} for w, r in ((7, 1), (2, 0), (9, 2))],
+        "progress": {"mapping": "0-1/2/none", "pass_s": "0.5 0.125 -", "slowest_pass_s": 0.5},
+    }
+    now = _facts._mapping_now(job, [])
+    rows = _facts._draw_mapping(now, 3, {"seconds": 3.0})
+    assert [(r["worker"], r["pass_s"], r["is_measured"]) for r in rows] == [
+        (2, 0.5, True), (7, 0.125, True), (9, None, False),
+    ]  # fmt: skip
+
+
 def test_the_page_has_no_inline_script_or_style_and_names_no_other_host() -> None:
     page = Path(build_app.__code__.co_filename).with_name("page")
     html = (page / "index.html").read_text()
-    assert html.count("<script") == 1
+    assert html.count("<script") == html.count("<script src=") == 2
     assert "style=" not in html
     assert "<style" not in html
     for file in page.iterdir():
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")
         assert "http:" not in text
         assert "https:" not in text
-    code = (page / "app.js").read_text()
+    code = "".join(path.read_text() for path in page.glob("*.js"))
     assert not [
         word
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(")

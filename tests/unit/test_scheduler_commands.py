@@ -80,11 +80,18 @@ def test_the_queue_shows_who_runs_on_what() -> None:
         "name": "a", "state": "running", "devices": 1, "workers": 2, "min_devices": 1, "max_devices": 4, "percent": 100,
         "weight": 5.0, "step": 3, "total": 10, "submitted_s": 100.0, "ended_s": None, "purpose": "", "ending": "",
     }  # fmt: skip
-    facts = {"devices": {"cpu": 4}, "policy": "wfs", "reason": "as it is", "jobs": [job]}
+    counts = {"running": 1, "finished": 0}
+    facts = {"devices": {"cpu": 4}, "policy": "wfs", "reason": "as it is", "jobs": [job], "counts": counts}
     head, columns, row = describe_queue(facts, now_s=107.0, shows_all=False)
     assert head == "cluster of cpu:4 · policy wfs · as it is"
     assert columns.split() == ["JOB", "STATE", "DEVICES", "WEIGHT", "STEP", "AGE"]
     assert row.split() == ["a", "running", "1", "of", "1-4", "(now", "2)", "5", "3/10", "7", "s"]
+    facts["counts"] = {"running": 1, "finished": 12_000, "failed": 7}
+    last = describe_queue(facts, now_s=107.0, shows_all=False)[-1]
+    assert last == "12007 over; `holdtrue queue --all` shows them too"
+    facts["jobs"] = []
+    assert describe_queue(facts, now_s=107.0, shows_all=False)[1].startswith(
+        "no jobs wait or run; 12007 over"
+    )
     facts["jobs"] = [job | {"state": "finished", "ended_s": 104.0, "ending": "It finished."}]
-    assert describe_queue(facts, now_s=107.0, shows_all=False)[1].startswith("no jobs wait or run")
     assert describe_queue(facts, now_s=107.0, shows_all=True)[-1].endswith("4 s  It finished.")

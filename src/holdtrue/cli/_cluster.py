@@ -86,7 +86,7 @@ def start(
         serve_cluster(place, parse_cluster(devices, queue) if devices else None, policy_name or None)
         return
     client = start_cluster(place, devices=devices, queues=queue, policy=policy_name)
-    facts = client.queue()
+    facts = client.queue("open", most=1)
     held = ",".join(f"{kind}:{count}" for kind, count in facts["devices"].items())
     say(f"cluster of {held} · policy {facts['policy']} · process {client.address.pid} · {place}")
 

@@ -1,4 +1,4 @@
-"""`holdtrue dashboard`: a web page of jobs and runs."""
+"""`holdtrue dashboard`: a web page of jobs, runs and the shared cluster."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,8 @@ from . import _options as options
 from ._say import say
 
 _HELP = (
-    "Show jobs and runs on a web page: mapping, loss, throughput, changes of membership, digests; two runs beside each other.\n\n"
+    "Show jobs and runs on a web page: mapping, loss, throughput, changes of membership, digests; two runs beside each other; "
+    "a shared cluster's queue and allocation over time.\n\n"
     "It works offline and is for this machine alone unless `--listen` says otherwise. Looking needs no token; resizing and "
     "stopping a job do."
 )
@@ -28,6 +29,15 @@ def dashboard(
     runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of run directories.")] = Path(
         "runs"
     ),
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            "--cluster",
+            metavar="DIR",
+            help="Folder of the cluster. [dim]default: as in `holdtrue cluster`[/dim]",
+            show_default=False,
+        ),
+    ] = None,
     listen: Annotated[
         str | None,
         typer.Option(
@@ -38,6 +48,14 @@ def dashboard(
     ] = None,
 ) -> None:
     """`holdtrue dashboard`; `_HELP` says what it does."""
-    host, port = options.read_address(listen)
+    from holdtrue.scheduler import cluster_folder
 
-    serve_dashboard(jobs=jobs_folder(os.environ), runs=runs, host=host, port=port, say=say)
+    host, port = options.read_address(listen)
+    serve_dashboard(
+        jobs=jobs_folder(os.environ),
+        runs=runs,
+        cluster=cluster_folder(os.environ, cluster),
+        host=host,
+        port=port,
+        say=say,
+    )

@@ -45,7 +45,7 @@ def queue(
     """`holdtrue queue`."""
     from holdtrue.scheduler import ClusterClient, cluster_folder
 
-    facts = ClusterClient(cluster_folder(os.environ, folder)).queue()
+    facts = ClusterClient(cluster_folder(os.environ, folder)).queue("all" if shows_all else "open")
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return
@@ -64,16 +64,17 @@ def cancel(
 
 def describe_queue(facts: dict[str, Any], *, now_s: float, shows_all: bool) -> list[str]:  # Any: JSON values
     """Lines of `holdtrue queue`. Pure."""
-    jobs = [job for job in facts["jobs"] if shows_all or job["state"] in ("waiting", "running")]
+    jobs, over = (
+        facts["jobs"],
+        sum(facts["counts"].get(state, 0) for state in ("finished", "failed", "cancelled")),
+    )
+    rest = "" if shows_all or not over else f"{over} over; `holdtrue queue --all` shows them too"
     held = ",".join(f"{kind}:{count}" for kind, count in facts["devices"].items())
     head = f"cluster of {held} · policy {facts['policy']}" + (
         f" · {facts['reason']}" if facts["reason"] else ""
     )
     if not jobs:
-        return [
-            head,
-            "no jobs" if shows_all else "no jobs wait or run; `holdtrue queue --all` shows those that did",
-        ]
+        return [head, f"no jobs wait or run; {rest}" if rest else "no jobs"]
     rows: list[tuple[str, ...]] = [("JOB", "STATE", "DEVICES", "WEIGHT", "STEP", "AGE", "")]
     rows += [_row(job, now_s) for job in jobs]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
@@ -83,6 +84,7 @@ def describe_queue(facts: dict[str, Any], *, now_s: float, shows_all: bool) -> l
             "  ".join([*(c.ljust(w) for c, w in zip(row[:-1], widths, strict=True)), row[-1]]).rstrip()
             for row in rows
         ),
+        *([rest] if rest else []),
     ]
 
 

@@ -1,6 +1,9 @@
-"""A web page of jobs and runs: mappings, losses, throughput, resizes. Works offline; asks nobody but this process.
+"""A web page of jobs, runs and a shared cluster: mappings, losses, throughput, resizes, who has which devices.
 
-in:  the user's jobs (`launch`), their run directories (`record`), their controllers (`elastic.ControlClient`)
+Works offline; asks nobody but this process.
+
+in:  the user's jobs (`launch`), their run directories (`record`), their controllers (`elastic.ControlClient`), the
+     cluster's scheduler (`scheduler.ClusterClient`)
 out: one page, and JSON that it draws: small whatever the length of a run, and live by server-sent events
 
 No torch. `serve_dashboard` loads the web framework; importing this package does not.

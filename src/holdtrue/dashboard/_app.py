@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +17,14 @@ from holdtrue.service import Tokens, Verdict, judge_request, make_tokens
 from holdtrue.service.web import Body, add_refusals
 from holdtrue.wire import escape_text
 
+from ._cluster import ClusterSight, look_or_say
 from ._facts import Observatory
 
 PAGE = Path(__file__).with_name("page")
 FILES = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
+    "/cluster.js": ("cluster.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/style.css": ("style.css", "text/css"),
 }
@@ -43,6 +46,9 @@ HEADERS = {
 
 Headers = list[tuple[bytes, bytes]]
 Key = Annotated[str, Query(min_length=1, max_length=300)]
+Until = Annotated[float | None, Query(ge=0, le=1e12, allow_inf_nan=False)]
+Look = Callable[[], Mapping[str, Any]]  # Any: JSON values
+"""What a page shows, by the kind of event that carries it: each is sent when it changed."""
 
 
 class ActBody(Body):
@@ -53,11 +59,14 @@ class ActBody(Body):
     workers: Annotated[int | None, Field(ge=1, le=MOST_WORKERS)] = None
 
 
-def build_app(observatory: Observatory, *, hosts: frozenset[str], token: str) -> FastAPI:
+def build_app(
+    observatory: Observatory, cluster: ClusterSight, *, hosts: frozenset[str], token: str
+) -> FastAPI:
     """The application.
 
     Args:
-        observatory: What it shows.
+        observatory: What it shows of jobs and runs.
+        cluster: What it shows of the shared cluster.
         hosts: What the Host header may be.
         token: Without it nothing is changed.
     """
@@ -65,8 +74,8 @@ def build_app(observatory: Observatory, *, hosts: frozenset[str], token: str) ->
     app.state.closing = asyncio.Event()
     _add_guard(app, Tokens(by_scope={**make_tokens().by_scope, "admin": token}), hosts)
     _add_page(app)
-    _add_reads(app, observatory)
-    _add_live(app, observatory)
+    _add_reads(app, observatory, cluster)
+    _add_live(app, observatory, cluster)
     _add_actions(app, observatory)
     return app
 
@@ -138,7 +147,7 @@ def _add_page(app: FastAPI) -> None:
         app.get(path, include_in_schema=False)(give)
 
 
-def _add_reads(app: FastAPI, observatory: Observatory) -> None:
+def _add_reads(app: FastAPI, observatory: Observatory, cluster: ClusterSight) -> None:
     @app.get("/api/jobs", response_model=None)
     def read_jobs() -> JSONResponse:
         return JSONResponse(observatory.overview())
@@ -146,6 +155,12 @@ def _add_reads(app: FastAPI, observatory: Observatory) -> None:
     @app.get("/api/view", response_model=None)
     def read_view(id: Key) -> Response:
         return Response(_json(observatory.view(id)), media_type="application/json")
+
+    @app.get("/api/cluster", response_model=None)
+    def read_cluster(until: Until = None) -> Response:
+        return Response(
+            _json(look_or_say(cluster, until, observatory.run_dirs())), media_type="application/json"
+        )
 
     @app.get("/api/compare", response_model=None)
     def read_comparison(a: Key, b: Key) -> Response:
@@ -156,37 +171,55 @@ def _json(values: Any) -> str:  # Any: JSON values
     return json.dumps(values, allow_nan=False, separators=(",", ":"), default=str)
 
 
-def _add_live(app: FastAPI, observatory: Observatory) -> None:
+def _add_live(app: FastAPI, observatory: Observatory, cluster: ClusterSight) -> None:
     streams = 0
 
-    @app.get("/api/live", response_model=None)
-    async def live(request: Request, id: Annotated[str | None, Query(max_length=300)] = None) -> Response:
-        """Server-sent events: the list of jobs, or one job's view, whenever it changed."""
-        nonlocal streams
+    def answer(look: Look, request: Request) -> Response:
         if streams >= MOST_STREAMS:
             return _refuse(429, f"{streams} pages are open already; close one.")
-
-        def look() -> str:
-            return _json(observatory.view(id) if id is not None else observatory.overview())
 
         async def send() -> AsyncIterator[str]:
             nonlocal streams
             streams += 1
             try:
-                before, closing = "", app.state.closing
-                while not closing.is_set() and not await request.is_disconnected():
-                    try:
-                        now = await asyncio.to_thread(look)
-                    except (UsageError, GroupError) as error:
-                        yield f"event: gone\ndata: {json.dumps(str(error))}\n\n"
+                async for text in _follow(look, app.state.closing):
+                    if await request.is_disconnected():
                         return
-                    yield f"data: {now}\n\n" if now != before else ": still here\n\n"
-                    before = now
-                    await _pause(closing)
+                    yield text
             finally:
                 streams -= 1
 
         return StreamingResponse(send(), media_type="text/event-stream")
+
+    @app.get("/api/live", response_model=None)
+    async def live(request: Request, id: Annotated[str | None, Query(max_length=300)] = None) -> Response:
+        """Server-sent events: the list of jobs, or one job's view, whenever it changed."""
+        return answer(
+            lambda: {"message": observatory.view(id) if id is not None else observatory.overview()}, request
+        )
+
+    @app.get("/api/live/cluster", response_model=None)
+    async def live_cluster(request: Request, until: Until = None) -> Response:
+        """Server-sent events: the cluster's queue and its chart, each whenever it changed."""
+        return answer(lambda: look_or_say(cluster, until, observatory.run_dirs()), request)
+
+
+async def _follow(look: Look, closing: asyncio.Event) -> AsyncIterator[str]:
+    """What changed, about once a second, after the time here by which ages are counted."""
+    before: dict[str, str] = {}
+    while not closing.is_set():
+        try:
+            found = await asyncio.to_thread(look)
+            now = {kind: _json(values) for kind, values in found.items()}
+        except (UsageError, GroupError) as error:
+            yield f"event: gone\ndata: {json.dumps(str(error))}\n\n"
+            return
+        yield f"event: clock\ndata: {time.time():.1f}\n\n"
+        for kind, text in now.items():
+            if before.get(kind) != text:
+                yield f"event: {kind}\ndata: {text}\n\n"
+        before = now
+        await _pause(closing)
 
 
 async def _pause(closing: asyncio.Event) -> None:

@@ -1,6 +1,7 @@
 """What the page shows, as JSON values, from what jobs and runs left on the disk and what their controllers say."""
 
 import json
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -117,6 +118,10 @@ class Observatory:
                 )
         return found
 
+    def run_dirs(self) -> dict[str, str]:
+        """Keys of jobs by their run directory."""
+        return {entry.run_dir: _id_of(entry) for entry, _ in list_jobs(self._jobs)}
+
     def entry(self, key: str) -> tuple[JobEntry, JobState] | None:
         """The job that a key names; None for a run."""
         return next((pair for pair in list_jobs(self._jobs) if _id_of(pair[0]) == key), None)
@@ -167,7 +172,7 @@ class Observatory:
             "changes": shown.changes,
             "events": events[-MOST_EVENTS:],
             "digests": shown.digests,
-            "mapping": _draw_mapping(mapping, int(plan.get("virtual_nodes", 0) or 0), shown.last, job),
+            "mapping": _draw_mapping(mapping, int(plan.get("virtual_nodes", 0) or 0), shown.last),
         }
 
     def _look(self, folder: Path, *, batch: int) -> "_Shown":
@@ -291,12 +296,28 @@ def _mapping_now(job: Facts | None, events: Sequence[Facts]) -> Facts | None:
         "workers": [w["worker"] for w in members] or (recorded or {}).get("workers", []),
         "devices": [w["device"] for w in members] or (recorded or {}).get("devices", []),
         "text": text,
+        "pass_s": _measured(progress) if members else _numbers((recorded or {}).get("pass_s")),
     }
 
 
-def _draw_mapping(
-    now: Facts | None, virtual_nodes: int, last: Mapping[str, Any] | None, job: Facts | None
-) -> list[Facts]:
+def _measured(progress: Facts) -> list[float | None]:
+    """Seconds of a virtual node by rank, as the run measured them in the step that it last told of."""
+    try:
+        parts = str(progress["pass_s"]).split(" ")
+        return _numbers([None if part == "-" else float(part) for part in parts])
+    except (KeyError, ValueError):
+        return []
+
+
+def _numbers(values: object) -> list[float | None]:
+    """Numbers of a record, which anybody may have written; empty if they are none."""
+    if not isinstance(values, list):
+        return []
+    are_plain = all(v is None or (type(v) in (int, float) and math.isfinite(v)) for v in values)
+    return values if are_plain else []
+
+
+def _draw_mapping(now: Facts | None, virtual_nodes: int, last: Mapping[str, Any] | None) -> list[Facts]:
     """One row for each worker: its device, its virtual nodes, and seconds of a pass where they are known."""
     if now is None or not now["workers"]:
         return []
@@ -308,14 +329,20 @@ def _draw_mapping(
             held = _even(virtual_nodes, len(now["workers"]))
     if len(held) != len(now["workers"]):
         held = _even(virtual_nodes, len(now["workers"]))  # a change is under way
-    progress = job["progress"] if job is not None else {}
     most = max((len(ids) for ids in held), default=0)
     # Measured where the run says so; else a step's seconds over the passes of the busiest worker, exchange included.
     bound = last["seconds"] / most if last is not None and most else None
-    known = progress.get("slowest_pass_s") or bound
-    passes = now.get("pass_s") or [known if ids else None for ids in held]
+    passes = now.get("pass_s") or []
+    if len(passes) != len(held):
+        passes = [None] * len(held)  # a change is under way, or a run that measured none
     return [
-        {"worker": w, "device": d or "", "virtual_nodes": ids, "pass_s": p, "is_measured": "pass_s" in now}
+        {
+            "worker": w,
+            "device": d or "",
+            "virtual_nodes": ids,
+            "pass_s": (bound if p is None else p) if ids else None,
+            "is_measured": p is not None,
+        }
         for w, d, ids, p in zip(now["workers"], now["devices"], held, passes, strict=False)
     ]
 

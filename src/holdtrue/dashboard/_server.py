@@ -14,10 +14,13 @@ from holdtrue.service import hosts_of, listen, raise_file_limit, url_of
 from holdtrue.service.web import BoundedProtocol, QuietServer
 
 from ._app import build_app
+from ._cluster import ClusterSight
 from ._facts import Observatory
 
 
-def run_dashboard(*, jobs: Path, runs: Path, host: str, port: int, say: Callable[[str], None]) -> None:
+def run_dashboard(
+    *, jobs: Path, runs: Path, cluster: Path, host: str, port: int, say: Callable[[str], None]
+) -> None:
     """See `serve_dashboard`."""
     listener = listen(host, port)
     file = jobs.parent / f"dashboard-{os.getpid()}.token"
@@ -28,15 +31,17 @@ def run_dashboard(*, jobs: Path, runs: Path, host: str, port: int, say: Callable
         private.write(token)
     say(f"the dashboard is on {url_of(listener)}; to resize or stop jobs there, give it the token in {file}")
     try:
-        asyncio.run(_serve(listener, Observatory(jobs=jobs, runs=runs), token))
+        asyncio.run(_serve(listener, Observatory(jobs=jobs, runs=runs), ClusterSight(cluster), token))
     finally:
         listener.close()
         file.unlink(missing_ok=True)
 
 
-async def _serve(listener: socket.socket, observatory: Observatory, token: str) -> None:
+async def _serve(
+    listener: socket.socket, observatory: Observatory, cluster: ClusterSight, token: str
+) -> None:
     raise_file_limit()
-    app = build_app(observatory, hosts=hosts_of(listener), token=token)
+    app = build_app(observatory, cluster, hosts=hosts_of(listener), token=token)
     server = QuietServer(
         uvicorn.Config(
             app,

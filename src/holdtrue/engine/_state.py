@@ -6,7 +6,7 @@ Models come in the order of `prepare`; with one model its own names are used, wi
 starts with the model's index.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -161,7 +161,7 @@ class TrainingState:
         for i, scaler in enumerate(self.scalers):
             _file(entries, f"scaler/{i}", scaler.state_dict())
         for name, obj in self.registered.items():
-            _file(entries, f"registered/{name}", obj.state_dict())
+            _file(entries, f"registered/{name}", _digested(obj))
         _file(entries, "position", dict(position))
         return entries
 
@@ -237,6 +237,12 @@ class TrainingState:
                 if name.startswith(prefix):
                     _plain(model).get_submodule(path)._buffers[key] = value
                     break
+
+
+def _digested(obj: Stateful) -> dict[str, Any]:  # Any: values of torch.save(weights_only)
+    """What of a registered object is in the digest: all of its state, unless it says otherwise by `digested_state`."""
+    own: Callable[[], dict[str, Any]] = getattr(obj, "digested_state", obj.state_dict)
+    return own()
 
 
 def _plain(model: torch.nn.Module) -> torch.nn.Module:

@@ -34,7 +34,7 @@ from ._feed import Feed
 from ._join import Membership, choose_device, connect
 from ._mark import PassMark
 from ._outlet import Outlet
-from ._rebalance import Rebalancer
+from ._rebalance import MOST_TEXT, Rebalancer
 from ._settings import Settings
 from ._unlike import Unlike
 
@@ -112,6 +112,8 @@ class Core:
         self.rebalancer = Rebalancer(self)
         self.unlike = Unlike(self)
         self._members: tuple[int, ...] = ()
+        self._measured_s: dict[int, float] = {}
+        """By worker, seconds of a virtual node in its last step."""
         """Numbers of the present view's workers, by rank."""
         self.loop: PlaceInCall | None = None
         """The loop over steps that is open."""
@@ -192,6 +194,8 @@ class Core:
         """Tell the membership how far the run is, a few times a second."""
         if self.elastic is None:
             return
+        if len(pass_s) == len(self._members):  # else a worker was lost after the round had closed
+            self._measured_s |= {w: t for w, t in zip(self._members, pass_s, strict=True) if t is not None}
         self._record_controller(self.elastic.agent.controller_life, step)
         now_s = time.monotonic()
         if not self.is_main or now_s - self._told_s < PROGRESS_EVERY_S:
@@ -207,7 +211,9 @@ class Core:
             "generation": self.generation,
         }
         if times := [t for t in pass_s if t is not None]:
+            text = " ".join("-" if t is None else f"{t:.4g}" for t in pass_s)
             facts |= {"fastest_pass_s": min(times), "slowest_pass_s": max(times)}
+            facts |= {"pass_s": text} if len(text) <= MOST_TEXT else {}
         self.elastic.agent.say_progress(facts)
 
     def _record_controller(self, life: int, step: int) -> None:
@@ -320,6 +326,7 @@ class Core:
                 "lost": list(view.lost),
                 "mapping": str(self.elastic.mapping) if self.elastic else "",
                 "seconds": seconds,
+                "pass_s": [self._measured_s.get(m.worker) for m in view.members],
                 **self.rebalancer.details_of(view),
             },
         )

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -12,6 +12,7 @@ from holdtrue.cluster import LogRecord, parse_cluster, record_from_values
 from holdtrue.errors import GroupError, UsageError, WaitTimeoutError
 from holdtrue.service import Caller, CallerWords, read_tokens
 
+from ._pages import MOST_JOBS, Which
 from ._records import Place
 from ._request import JobRequest, request_to_values
 from ._serve import check_not_alive, is_alive, read_address
@@ -20,6 +21,8 @@ START_WAIT_S = 30.0
 """What a scheduler has until it answers."""
 _LOOK_S = 0.05
 _SLOTS_PER_CORE = 4
+_LOG_PAGE = 200
+"""Records of an answer: each names the devices of every job that runs, and an answer has a bound."""
 _WORDS = CallerWords(
     who="the scheduler",
     silent="Jobs go on without it; ask again, or see scheduler.log in its folder.",
@@ -67,8 +70,14 @@ class ClusterClient:
         UsageError: no scheduler lives in the folder.
     """
 
-    def __init__(self, folder: Path, *, timeout_s: float = 15.0) -> None:
-        """Find it; nothing is sent yet."""
+    def __init__(self, folder: Path, *, timeout_s: float = 15.0, scope: str = "admin") -> None:
+        """Find it; nothing is sent yet.
+
+        Args:
+            folder: Of the cluster.
+            timeout_s: Bound of each call.
+            scope: `read` for who only looks.
+        """
         self._place = Place(folder=folder)
         address = read_address(self._place)
         if address is None:
@@ -77,16 +86,29 @@ class ClusterClient:
                 f"`holdtrue cluster start --devices cpu:2`, or name its --dir."
             )
         self.address = address
-        token = read_tokens(Path(address.token_file)).by_scope["admin"]
+        token = read_tokens(Path(address.token_file)).by_scope[scope]
         self._caller = Caller(url=address.url, token=token, timeout_s=timeout_s, words=_WORDS)
 
     def health(self) -> dict[str, Any]:  # Any: JSON values
         """Process id and policy."""
         return self._caller.ask("GET", "/v1/health")
 
-    def queue(self) -> dict[str, Any]:  # Any: JSON values
-        """Devices, policy and jobs: the fields of `GET /v1/queue`."""
-        return self._caller.ask("GET", "/v1/queue")
+    def queue(self, which: Which = "all", *, most: int | None = None) -> dict[str, Any]:  # Any: JSON values
+        """Devices, policy and jobs: the fields of `GET /v1/queue`.
+
+        Args:
+            which: Jobs that are `open`; those that are `over`, the newest first; or `all`, in order of arrival.
+            most: Jobs after which it asks no further; None for every page.
+        """
+        facts = self._page(which, 0, most)
+        while facts["next"] is not None and (most is None or len(facts["jobs"]) < most):
+            more = self._page(which, facts["next"], None if most is None else most - len(facts["jobs"]))
+            facts = more | {"jobs": facts["jobs"] + more["jobs"]}
+        return facts
+
+    def _page(self, which: Which, after: int, most: int | None) -> dict[str, Any]:  # Any: JSON values
+        limit = MOST_JOBS if most is None else max(1, min(most, MOST_JOBS))
+        return self._caller.ask("GET", f"/v1/queue?which={which}&after={after}&limit={limit}")
 
     def submit(self, requests: Sequence[JobRequest]) -> list[str]:
         """Submit jobs, all of them or none; their names.
@@ -132,13 +154,14 @@ class ClusterClient:
 
     def log(self) -> list[LogRecord]:
         """The whole log."""
-        records: list[LogRecord] = []
-        while True:
-            after = records[-1].number if records else 0
-            page = self._caller.ask("GET", f"/v1/log?after={after}&limit=1000")["records"]
-            if not page:
-                return records
-            records += [record_from_values(values) for values in page]
+        return [record for page in self.log_pages() for record in page]
+
+    def log_pages(self, *, after: int = 0) -> Iterator[list[LogRecord]]:
+        """The log from the record of a number on, page by page."""
+        while page := self._caller.ask("GET", f"/v1/log?after={after}&limit={_LOG_PAGE}")["records"]:
+            records = [record_from_values(values) for values in page]
+            after = records[-1].number
+            yield records
 
 
 def start_cluster(folder: Path, *, devices: str, queues: str, policy: str) -> ClusterClient:

@@ -90,14 +90,23 @@ class JobAnswer(Body):
 
 
 class QueueAnswer(Body):
-    """The cluster now."""
+    """The cluster now, and a page of its jobs."""
 
     policy: str
     devices: dict[str, int]
     queues: dict[str, int]
     reason: str
     """Of the last decision."""
+    epoch_s: float
+    """Beginning of the log, in seconds since 1970."""
+    newest: int
+    """Number of the log's last record."""
+    counts: dict[str, int]
+    """All jobs of the cluster, by state."""
     jobs: list[JobAnswer]
+    """The page that was asked for."""
+    next: int | None
+    """Give it as `after` to have the next page; None where this is the last."""
 
 
 class LogAnswer(Body):

@@ -45,6 +45,8 @@ _WARNINGS = (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL)
 """The first asks for the step boundary once more, the second kills the workers, the third leaves them to their guard."""
 MOST_REGROWTHS = 3
 """Workers of one attempt that are replaced after they died; a job that loses more goes on with what it has."""
+_MOST_NAMED = 20
+"""Jobs that an error names."""
 
 
 @final
@@ -127,6 +129,11 @@ class Scheduler:
         """Number of the log's last record."""
         return self._newest
 
+    @property
+    def epoch_s(self) -> float:
+        """Beginning of the log, in seconds since 1970."""
+        return self._epoch_s
+
     def facts_of(self, number: int) -> Mapping[str, Any] | None:  # Any: JSON values
         """What a running job's controller said at the last look."""
         running = self._running.get(number)
@@ -164,7 +171,8 @@ class Scheduler:
         """
         found = [r for r in self.jobs.values() if r.request.name == name and not r.is_over]
         if not found:
-            known = ", ".join(r.request.name for r in self.jobs.values() if not r.is_over) or "none"
+            names = [r.request.name for r in self.jobs.values() if not r.is_over]
+            known = ", ".join(names[:_MOST_NAMED]) + (", ..." if names[_MOST_NAMED:] else "") or "none"
             raise UsageError(
                 f"there is no job {name!r} that waits or runs; there are: {known}. See `holdtrue queue --all`."
             )

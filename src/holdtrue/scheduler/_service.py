@@ -7,7 +7,7 @@ from fastapi import FastAPI, Query, Request, Security
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 
-from holdtrue.cluster import record_to_values
+from holdtrue.cluster import Grant, record_to_values
 from holdtrue.errors import UsageError
 from holdtrue.service.web import Refusal, add_refusals
 from holdtrue.wire import escape_text
@@ -25,6 +25,7 @@ from ._models import (
     SubmitAnswer,
     SubmitBody,
 )
+from ._pages import MOST_JOBS, Which, count_states, page_of, shorten_ending
 from ._records import JobRecord, Place
 from ._request import request_from_values
 from ._scheduler import Scheduler
@@ -66,15 +67,25 @@ def _add_reads(app: FastAPI, scheduler: Scheduler, store: Store, place: Place) -
         return HealthAnswer(pid=os.getpid(), policy=scheduler.schedule.policy)
 
     @app.get("/v1/queue")
-    async def read_queue() -> QueueAnswer:
-        """Devices, policy and jobs."""
-        cluster = scheduler.schedule.cluster
+    async def read_queue(
+        which: Which = "all",
+        after: Annotated[int, Query(ge=0, le=2**53)] = 0,
+        limit: Annotated[int, Query(ge=1, le=MOST_JOBS)] = MOST_JOBS,
+    ) -> QueueAnswer:
+        """Devices, policy, how many jobs there are, and a page of them."""
+        schedule, jobs = scheduler.schedule, scheduler.jobs
+        page = page_of(jobs.values(), which=which, after=after, limit=limit)
+        grants = {view.job.id: view.grant for view in schedule.views}
         return QueueAnswer(
-            policy=scheduler.schedule.policy,
-            devices=dict(cluster.devices),
-            queues={queue.name: queue.guaranteed for queue in cluster.queues},
+            policy=schedule.policy,
+            devices=dict(schedule.cluster.devices),
+            queues={queue.name: queue.guaranteed for queue in schedule.cluster.queues},
             reason=scheduler.reason,
-            jobs=[_describe(scheduler, record, place) for record in scheduler.jobs.values()],
+            epoch_s=scheduler.epoch_s,
+            newest=scheduler.newest,
+            counts=count_states(jobs.values()),
+            jobs=[_describe(scheduler, record, grants.get(record.id), place) for record in page.jobs],
+            next=page.next,
         )
 
     @app.get("/v1/log")
@@ -109,8 +120,7 @@ def _add_actions(app: FastAPI, scheduler: Scheduler) -> None:
         return StopAnswer(running=scheduler.close(ends_jobs=body.ends_jobs))
 
 
-def _describe(scheduler: Scheduler, record: JobRecord, place: Place) -> JobAnswer:
-    grant = scheduler.schedule.grant_of(record.id)
+def _describe(scheduler: Scheduler, record: JobRecord, grant: Grant | None, place: Place) -> JobAnswer:
     facts = scheduler.facts_of(record.number)
     progress = (facts or {}).get("progress", {})
     request = record.request
@@ -134,7 +144,7 @@ def _describe(scheduler: Scheduler, record: JobRecord, place: Place) -> JobAnswe
         started_s=record.started_s,
         ended_s=record.ended_s,
         exit_code=record.exit_code,
-        ending=record.ending,
+        ending=shorten_ending(record.ending),
         run_dir=str(place.run_dir(record)),
         output=str(place.attempt(record) / "output.log"),
     )

@@ -66,7 +66,7 @@ class Caller:
         Raises:
             UsageError: it refuses the request as it is.
             WaitTimeoutError: it does not answer in time.
-            GroupError: it cannot be reached, or something else listens there.
+            GroupError: it cannot be reached, something else listens there, or its answer is longer than 8 MiB.
         """
         who = f"{self._words.who} at http://{self._host}:{self._port}"
         try:
@@ -79,6 +79,11 @@ class Caller:
             raise GroupError(
                 f"{who} cannot be reached ({type(error).__name__}). {self._words.gone}"
             ) from None
+        if len(text) > _MOST_ANSWER_BYTES:
+            raise GroupError(
+                f"{who} answered {method} {path} with more than {_MOST_ANSWER_BYTES:,} bytes; answers are shorter. "
+                f"Ask for fewer things at once."
+            )
         return self._read(status, text, who)
 
     def _exchange(self, method: str, path: str, body: Mapping[str, object] | None) -> tuple[int, bytes]:
@@ -91,7 +96,7 @@ class Caller:
         try:
             connection.request(method, path, body=data, headers=headers)
             answer = connection.getresponse()
-            return answer.status, answer.read(_MOST_ANSWER_BYTES)
+            return answer.status, answer.read(_MOST_ANSWER_BYTES + 1)
         finally:
             connection.close()
 

@@ -280,13 +280,14 @@ function follow(path, show) {
 
 async function open() {
   if (live) live.close();
-  live = redraw = parts = null;
+  live = redraw = parts = cluster = null;
   delete main.dataset.drawn;
   const [page, query] = location.hash.replace(/^#\/?/, "").split("?");
   const values = new URLSearchParams(query || "");
   document.getElementById("where").textContent = page === "view" ? values.get("id") : "";
-  document.title = page === "view" ? `${values.get("id")} – holdtrue` : "holdtrue";
-  if (page === "view") follow(`/api/live?${new URLSearchParams({ id: values.get("id") })}`, showView);
+  document.title = page === "view" ? `${values.get("id")} – holdtrue` : page === "cluster" ? "Cluster – holdtrue" : "holdtrue";
+  if (page === "cluster") openCluster(values);
+  else if (page === "view") follow(`/api/live?${new URLSearchParams({ id: values.get("id") })}`, showView);
   else if (page === "compare") {
     say("comparing");
     const asked = location.hash;

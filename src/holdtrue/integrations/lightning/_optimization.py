@@ -76,7 +76,8 @@ def strategy_step(strategy: VirtualNodeStrategy, step: Step) -> Iterator[None]:
     """Let `backward` know the step."""
     strategy.step = step
     try:
-        yield
+        with strategy.leaving_if_it_raises():
+            yield
     finally:
         strategy.step = None
 

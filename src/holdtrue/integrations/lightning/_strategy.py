@@ -1,6 +1,9 @@
 """The strategy: one batch of Lightning's loop is one step of the run, and its closure goes through the passes."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,7 +17,10 @@ from holdtrue.errors import UsageError
 from holdtrue.plan import NumericsLevel
 from holdtrue.run import Run, Step
 
+from ._loader import StepLoader
+from ._loggers import can_take_over, share_places, take_over
 from ._optimization import PassOptimization
+from ._record import LoopRecord
 
 
 class VirtualNodeStrategy(SingleDeviceStrategy):
@@ -48,6 +54,10 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
             "numerics": numerics,
         }
         self._run: Run | None = None
+        self._is_leaving = False
+        self._loader: StepLoader | None = None
+        self.record: LoopRecord | None = None
+        """Where Lightning's loops are, as part of the training state; None before the first step."""
         self.step: Step | None = None
         """The step whose passes run now."""
         self.taken: Step | None = None
@@ -77,12 +87,43 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
     def broadcast(self, obj: Any, src: int = 0) -> Any:  # Any: JSON values; others are kept
         """The main worker's value, where it is one that JSON has."""
         plain = obj is None or isinstance(obj, str | bool | int | float)
-        return self.run.share(obj) if plain else obj
+        return self.run.share(obj) if plain and not self._is_leaving else obj
 
     def barrier(self, *_: Any, **__: Any) -> None:  # Any: names
         """Blocks until all workers are here, at most the group's time-out."""
-        if self._run is not None and self.step is None:
+        if self._run is not None and self.step is None and not self._is_leaving:
             self._run.share(None)
+            self.follow_main()
+
+    def follow_main(self) -> None:
+        """Where this worker has become the main one, its loggers write on from here."""
+        run = self._run
+        if run is None or self.global_rank == 0 or not run.is_main or run.is_trial:
+            return
+        loggers = self.lightning_module.trainer.loggers
+        if can_take_over(loggers):
+            self.global_rank = self.local_rank = rank_zero_only.rank = 0
+            take_over(loggers)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """This worker leaves, or has failed: it waits for nobody any more."""
+        self._is_leaving = True
+
+    @contextmanager
+    def leaving_if_it_raises(self) -> Iterator[None]:
+        """A worker that leaves, or has failed, waits for nobody in what Lightning does at its end."""
+        try:
+            yield
+        except BaseException:
+            self._is_leaving = True
+            raise
+
+    def keep_sigterm(self) -> None:
+        """SIGTERM to a worker is its leave at the next boundary: Lightning's own handler would end it after the batch."""
+        before = self.lightning_module.trainer._signal_connector._original_handlers.get(signal.SIGTERM)
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        if is_main_thread and before not in (None, signal.SIG_DFL, signal.SIG_IGN):
+            signal.signal(signal.SIGTERM, before)
 
     # ---- setting up ----
 
@@ -103,7 +144,10 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
     def process_dataloader(self, dataloader: Any) -> Any:  # Any: DataLoaders
         """The train loader as steps of the run; others as they are."""
         module = self.lightning_module
-        return StepLoader(self, dataloader) if module is not None and module.trainer.training else dataloader
+        if module is None or not module.trainer.training:
+            return dataloader
+        self._loader = StepLoader(self, dataloader)
+        return self._loader
 
     def batch_to_device(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
         """A step is no batch: its passes are moved when they come."""
@@ -111,9 +155,17 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
 
     def hand_over(self) -> None:
         """Give everything that training changes to the run."""
+        share_places(self.lightning_module.trainer.loggers, self.run.share)
         self.run.prepare(self.lightning_module, *self.optimizers)
         for i, config in enumerate(self.lr_scheduler_configs):
             self.run.register(f"scheduler-{i}", config.scheduler)  # Lightning steps it
+        self.record = LoopRecord(self.lightning_module.trainer)
+        self.run.register("lightning", self.record)
+
+    def on_train_end(self) -> None:
+        """The last step is done: close it, on all workers."""
+        if self._loader is not None:
+            self._loader.finish()
 
     # ---- a step ----
 
@@ -135,6 +187,7 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         step = self._taken_step()
         result = self.precision_plugin._wrap_closure(model or self.lightning_module, optimizer, closure)
         step.update(optimizer)
+        self.follow_main()
         return result
 
     def _taken_step(self) -> Step:
@@ -174,47 +227,3 @@ def _check(trainer: pl.Trainer, strategy: VirtualNodeStrategy) -> None:
     for is_wrong, what, way_out in rules:
         if is_wrong:
             raise UsageError(f"{what}. {way_out}.")
-
-
-class StepLoader:
-    """What Lightning takes for a train loader: its batches are the steps of the run.
-
-    Args:
-        strategy: Where the run is.
-        loader: The module's own DataLoader.
-
-    Raises:
-        UsageError: it is no DataLoader over data with a length.
-    """
-
-    def __init__(self, strategy: VirtualNodeStrategy, loader: Any) -> None:  # Any: checked here
-        if not isinstance(loader, torch.utils.data.DataLoader) or not hasattr(loader.sampler, "__len__"):
-            raise UsageError(
-                f"the train loader is a {type(loader).__name__} without a sampler of known length; steps of an epoch are counted "
-                f"before it begins. Return one DataLoader over a map-style data set."
-            )
-        self._strategy, self._loader = strategy, loader
-        self._has_begun = False
-
-    def __len__(self) -> int:
-        examples, batch = len(self._loader.sampler), self._strategy.run.plan.global_batch_size  # type: ignore[arg-type]
-        return examples // batch if self._loader.drop_last else -(-examples // batch)
-
-    def __iter__(self) -> Iterator[Step]:
-        strategy, trainer = self._strategy, self._strategy.lightning_module.trainer
-        done, epochs = 0, 1
-        if not self._has_begun:
-            self._has_begun = True
-            strategy.hand_over()
-            done, epochs = trainer.global_step, trainer.current_epoch + 1
-        for step in strategy.run.steps(
-            self._loader, epochs=epochs, drop_last=self._loader.drop_last, first_step=done
-        ):
-            if step.index != trainer.global_step:
-                raise UsageError(
-                    f"the run goes on at step {step.index} and Lightning at {trainer.global_step}; its loop keeps its own place. "
-                    f"Resume with fit(ckpt_path=...) instead of --resume, and with all train batches."
-                )
-            strategy.taken = step
-            yield step
-            strategy.taken = None
