@@ -30,6 +30,8 @@ class HostLink:
         """
         self._name, self._address, self._slots, self._adds = name, address, slots, adds
         self._running: set[int] = set()
+        self._known: set[int] = set()
+        """All workers that it was ever given: an order that is said again is none."""
         self._ends: deque[Ended] = deque(maxlen=_MOST_ENDS)
         self._orders: deque[ToHost] = deque()
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -83,6 +85,7 @@ class HostLink:
         """A worker runs here that was not ordered: a founder that the launcher started by itself, before `start`."""
         with self._link.changed:
             self._running.add(worker)
+            self._known.add(worker)
 
     def say_ended(
         self,
@@ -132,6 +135,9 @@ class HostLink:
 
     def _hear(self, message: ToHost) -> None:
         if isinstance(message, Start):
+            if message.worker in self._known:
+                return  # said again: whether it had been heard was not known
+            self._known.add(message.worker)
             # From here on it counts as running: a controller that starts anew must not give its number again.
             self._running.add(message.worker)
             self._adds = max(0, self._adds - 1)

@@ -115,8 +115,6 @@ class Host:
 
     def start(self, number: int, device: str | None = None) -> None:
         """Start a worker, on the device that fewest workers here drive unless one is named."""
-        if number in self.crew.workers:  # the order was said again after a reconnection
-            return
         device = device or choose_device(self._devices, tuple(self._in_use.values()))
         try:
             worker = self._starter.start(number, device)
