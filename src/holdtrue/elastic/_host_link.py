@@ -64,6 +64,11 @@ class HostLink:
         return self._link.is_connected
 
     @property
+    def is_refused(self) -> bool:
+        """Whether nobody listens at the controller's address: the launcher, which holds it, is gone."""
+        return self._link.is_refused
+
+    @property
     def trouble(self) -> str:
         """Why it cannot be reached, for sentences."""
         return self._link.trouble
