@@ -94,6 +94,23 @@ def test_a_job_grows_loses_a_worker_shrinks_and_stops(tmp_path: Path) -> None:
             each.close()
 
 
+def test_an_order_that_is_said_again_is_obeyed_once(tmp_path: Path) -> None:
+    with listening() as listener, serving(tmp_path, listener, {"workers": 1, "least": 1}) as service:
+        launcher, agents = start_founders(service, 1)
+        guest = service.host("guest", slots=1, adds=1)
+        guest.start()
+        assert wait_order(guest) == Start(worker=1, device=None)
+        guest.close()
+        forgetful = service.host("guest", slots=1, adds=1)  # the same host, had it not heard the order
+        forgetful.start()
+        assert wait_order(forgetful) == Start(worker=1, device=None)
+        forgetful._hear(Start(worker=1, device=None))
+        assert forgetful.take_orders() == []
+        assert service.client().job()["target"] == 2
+        for each in (*agents, launcher, forgetful):
+            each.close()
+
+
 def test_a_controller_that_was_killed_learns_the_job_from_its_workers(tmp_path: Path) -> None:
     with listening() as listener:
         settings = {"workers": 2, "least": 2, "settle_s": 1.5}

@@ -10,6 +10,8 @@ import psutil
 import pytest
 from elastic_jobs import WAIT_S, ElasticJob, kill_9, members_of, start_job, step_of
 
+from holdtrue.elastic._state import GENERATIONS_OF_A_LIFE
+
 pytestmark = pytest.mark.process
 HERE = Path(__file__).parent
 PREAMBLE = f"import sys; sys.path.append({str(HERE)!r})\nimport os, signal\nfrom fake_worker import *\n"
@@ -145,6 +147,27 @@ def test_a_host_ends_with_the_job_although_its_launcher_was_killed(start: Start)
     job.process.kill()
     worker.send_signal(signal.SIGKILL)
     assert host.wait(WAIT_S) == 1
+
+
+def test_a_guest_whose_worker_dies_while_there_is_no_controller_tells_the_next_one(start: Start) -> None:
+    job = start("--workers", "1")
+    job.wait_for_workers(1, step=3)
+    host = job.join()
+    members = members_of(job.wait_for_workers(2))
+    controller = job.controller_pid()
+    job.process.send_signal(signal.SIGSTOP)  # nobody starts the controller again
+    kill_9(controller)
+    kill_9(members[1]["pid"])
+    assert host.stderr is not None
+    assert any("waiting for the controller" in line for line in host.stderr), "it ended without a word"
+    job.process.send_signal(signal.SIGCONT)
+    assert host.wait(WAIT_S) == 1
+    job.wait_until(
+        lambda facts: facts["generation"] > GENERATIONS_OF_A_LIFE,
+        "a view without the guest's worker, long before the time-out of 300 s",
+    )
+    assert [member["worker"] for member in members_of(job.facts())] == [members[0]["worker"]]
+    assert job.command("stop", job.name).status == 0
 
 
 def test_two_living_jobs_of_one_name_are_refused_and_unnamed_ones_are_numbered(

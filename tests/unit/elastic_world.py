@@ -12,6 +12,7 @@ from functools import lru_cache
 from holdtrue.elastic import (
     Decision,
     Event,
+    HostDropped,
     HostSaid,
     JobSettings,
     Member,
@@ -86,6 +87,8 @@ class Faults:
     """Whether the words of a worker that ends in order are heard at once: fewer worlds, where ends are not the question."""
     remaps: int = 0
     """Mappings that a main worker finds."""
+    host_cuts: int = 0
+    """Of the host's connection: what either side says after it is lost until the host connects again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,8 @@ class World:
     host_outbox: tuple[HostMessage, ...] = ()
     running: tuple[int, ...] = ()
     ended: tuple[Ended, ...] = ()
+    is_host_cut: bool = False
+    was_host_cut: bool = False
     arrivals: frozenset[tuple[int, int, int, int]] = frozenset()
     """Generation, step, worker, newest planned view: messages of the gather that ends a step."""
     formers: frozenset[tuple[int, int, bool, int]] = frozenset()
@@ -168,6 +173,8 @@ def moves(world: World) -> Iterator[tuple[str, World]]:
 
 
 def _ordinary_moves(world: World) -> Iterator[tuple[str, World]]:
+    if world.is_host_cut:
+        yield "host is back", _connect_host(world)
     if world.host_outbox:
         yield f"host says {world.host_outbox[0].event}", _hear_host(world)
     if world.host_inbox:
@@ -194,7 +201,8 @@ def feed(world: World, event: Event) -> World:
             if target is not None and target.is_alive:
                 world = world.put(replace(target, inbox=(*target.inbox, action.message)))
         elif isinstance(action, TellHost):
-            world = replace(world, host_inbox=(*world.host_inbox, action.message))
+            if not world.is_host_cut:
+                world = replace(world, host_inbox=(*world.host_inbox, action.message))
         elif isinstance(event, WorkerSaid):  # refused: the service answers so
             w = world.worker(event.worker)
             over = Over(how="expelled", reason=action.sentence)
@@ -237,6 +245,8 @@ def _obey(world: World) -> World:
     world = replace(world, host_inbox=tuple(rest))
     if isinstance(order, Start):
         if any(w.number == order.worker for w in world.workers):
+            if world.was_host_cut:
+                return world  # it may be said again
             raise BrokenPromiseError(f"number {order.worker} is given twice")
         return replace(world.put(_new_worker(order.worker)), running=(*world.running, order.worker))
     if isinstance(order, Kill):
@@ -257,7 +267,7 @@ def end_process(world: World, w: W, *, status: int, has_left: bool = False) -> W
         world.put(dead),
         running=tuple(n for n in world.running if n != w.number),
         ended=(*world.ended, ended),
-        host_outbox=(*world.host_outbox, ended),
+        host_outbox=world.host_outbox if world.is_host_cut else (*world.host_outbox, ended),
     )
     if status < 0:
         return replace(world, killed=world.killed | {w.number})
@@ -441,6 +451,9 @@ def _fault_moves(world: World) -> Iterator[tuple[str, World]]:
     if faults.resizes and world.control.phase == "running":
         less = replace(world, faults=replace(faults, resizes=faults.resizes[1:]))
         yield f"RESIZE {faults.resizes[0]}", feed(less, ResizeAsked(workers=faults.resizes[0]))
+    if faults.host_cuts and not world.is_host_cut:
+        less = replace(world, faults=replace(faults, host_cuts=faults.host_cuts - 1))
+        yield "CUT HOST", replace(less, is_host_cut=True, was_host_cut=True, host_inbox=(), host_outbox=())
     if faults.restarts and world.control.phase == "running":
         yield "RESTART", _restart(replace(world, faults=replace(faults, restarts=faults.restarts - 1)))
 
@@ -460,7 +473,13 @@ def _restart(world: World) -> World:
         host_inbox=(),
         host_outbox=(),
     )
-    return replace(world, host_outbox=(_host_hello(world), *world.ended))
+    return replace(world, is_host_cut=False, host_outbox=(_host_hello(world), *world.ended))
+
+
+def _connect_host(world: World) -> World:
+    """The host notices that its connection is gone, and makes another."""
+    world = feed(world, HostDropped(host="here"))
+    return replace(world, is_host_cut=False, host_outbox=(_host_hello(world), *world.ended))
 
 
 def _late_moves(world: World) -> Iterator[tuple[str, World]]:

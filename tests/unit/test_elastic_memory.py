@@ -47,6 +47,18 @@ def test_a_stop_that_was_accepted_is_known_to_the_next_controller() -> None:
     assert (new.state.how_over, new.state.over_reason) == ("stopped", "the user asked")
 
 
+@pytest.mark.parametrize("was_heard", [False, True])
+def test_an_order_that_was_lost_with_its_controller_raises_the_target_once(was_heard: bool) -> None:
+    old = Job(2)
+    assert orders(old.host("spot", slots=1, adds=1)) == [Start(worker=2, device=None)]
+    new = started_again(old)
+    new.host("spot", slots=1, adds=0 if was_heard else 1, running=(2,) if was_heard else ())
+    all_back(new, old, 0, 1)
+    assert new.state.target == 3
+    started = [order for d in new.decisions for order in orders(d) if isinstance(order, Start)]
+    assert started == ([] if was_heard else [Start(worker=10_000, device=None)])
+
+
 def test_a_stop_whose_workers_have_all_ended_before_the_next_controller_came_is_a_stop() -> None:
     old = Job(2)
     old.feed(StopAsked(reason="the user asked"))

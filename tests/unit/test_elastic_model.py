@@ -92,6 +92,12 @@ CASES = {
     "the controller dies while 1 grows to 2": (1, Faults(restarts=1, resizes=(2,)), 1),
     "a connection breaks and one of 2 is killed": (2, Faults(drops=1, kills=1), 1),
     "a connection breaks while 1 grows to 2": (1, Faults(drops=1, resizes=(2,)), 2),
+    "the host's connection breaks while 1 grows to 2": (1, Faults(host_cuts=1, resizes=(2,)), 1),
+    "the host's connection breaks while 1 grows to 2 and one is killed": (
+        1,
+        Faults(host_cuts=1, resizes=(2,), kills=1),
+        1,
+    ),
     "2 grow to 3": (2, Faults(resizes=(3,)), 1),
     "1 grows to 2 and one is killed": (1, Faults(resizes=(2,), kills=1), 2),
     "2 shrink to 1": (2, Faults(resizes=(1,)), 2),
@@ -115,8 +121,8 @@ SLOW_CASES = {
 LARGE_CASES = {
     "two of 3 are killed": (3, Faults(kills=2), 3),
     "3 grow and shrink, and two are killed": (3, Faults(resizes=(4, 2), kills=2), 4),
-    "everything happens to 2": (2, Faults(1, 1, (3, 1, 2), 1, 1, 1), 5),
-    "everything happens to 3": (3, Faults(2, 1, (4, 2), 1, 2, 2, quick_ends=False, remaps=3), 5),
+    "everything happens to 2": (2, Faults(1, 1, (3, 1, 2), 1, 1, 1, host_cuts=2), 5),
+    "everything happens to 3": (3, Faults(2, 1, (4, 2), 1, 2, 2, quick_ends=False, remaps=3, host_cuts=2), 5),
 }
 
 

@@ -476,6 +476,48 @@ def test_hosts_that_bring_devices_enlarge_the_job_once() -> None:
     assert job.state.target == 2
 
 
+def test_an_order_that_was_lost_with_a_connection_is_said_again_and_raises_the_target_once() -> None:
+    job = Job(1, start_timeout_s=300.0)
+    job.host("spot", slots=1, adds=1)
+    job.now += 100.0
+    job.feed(HostDropped(host="spot"))
+    back = job.host("spot", slots=1, adds=1)
+    assert orders(back) == [Start(worker=1, device=None)]
+    assert (job.state.target, job.state.host("spot").free) == (2, 0)
+    assert not orders(job.wait(299.0)), "its time begins anew"
+    job.join(1)
+    assert (job.members, job.state.target) == ([0, 1], 2)
+    job.feed(HostDropped(host="spot"))
+    assert orders(job.host("spot", slots=1, running=(1,))) == []
+
+
+def test_a_host_that_vanishes_while_its_worker_starts_takes_its_place_away_and_no_restart() -> None:
+    job = Job(1, restarts=1, start_timeout_s=300.0, host_wait_s=15.0)
+    job.host("spot", slots=1, adds=1)
+    job.feed(HostDropped(host="spot"))
+    assert next_deadline_s(job.state, job.now) == job.now + 15.0
+    job.wait(14.9)
+    assert job.state.target == 2
+    given_up = job.wait(0.1)
+    assert "worker 1 is given up" in given_up.reason
+    assert (job.state.target, job.state.restarts_left, orders(given_up)) == (1, 1, [])
+    late = job.host("spot", slots=1, running=(1,))
+    assert orders(late) == [Kill(worker=1, reason="it is no member any more")]
+
+
+def test_the_place_of_a_worker_that_a_user_asked_for_stays_when_its_host_vanishes() -> None:
+    job = Job(1, is_founded=False, host_wait_s=15.0)
+    job.host(slots=1, running=(0,))
+    job.hello(0)
+    job.enter(1, 0)
+    job.host("spot", slots=1, adds=1)
+    job.host("other", slots=2)
+    job.feed(ResizeAsked(workers=3))
+    job.feed(HostDropped(host="spot"))
+    assert orders(job.wait(15.0)) == [Start(worker=3, device=None)], "another host has room"
+    assert job.state.target == 3
+
+
 def test_a_host_without_room_leaves_the_wish_open_until_another_comes() -> None:
     job = Job(1, is_founded=False)
     job.host(slots=1, running=(0,))

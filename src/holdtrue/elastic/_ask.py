@@ -27,6 +27,7 @@ def ask_resize(turn: Turn, workers: int) -> None:
     else:
         turn.note(f"a resize from {state.target} to {workers} workers was asked for")
         turn.set(target=workers)
+        turn.keep_places()
 
 
 def ask_stop(turn: Turn, reason: str) -> None:

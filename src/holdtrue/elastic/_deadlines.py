@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ._ending import dark_since_s, last_end_s
 from ._forced import silence_ends_s, word_ends_s
-from ._staff import is_out_of_reach
+from ._staff import host_vanished_s, is_out_of_reach
 from ._state import State, Worker
 
 
@@ -44,6 +44,9 @@ def _deadlines_of(state: State, worker: Worker) -> Iterator[float]:
         yield worker.kill_s + settings.kill_wait_s
     if worker.phase == "starting":
         yield worker.since_s + settings.start_timeout_s
+        vanished_s = host_vanished_s(state, worker)
+        if vanished_s is not None:
+            yield vanished_s + settings.host_wait_s
     if worker.phase == "ready":
         yield worker.ready_s + settings.gather_s
     if worker.phase == "dismissed":

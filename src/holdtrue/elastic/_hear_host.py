@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from holdtrue.wire import Ended, Finish, HostHello, HostMessage, Kill
+from holdtrue.wire import Ended, Finish, HostHello, HostMessage, Kill, Start
 
 from ._ending import fail_job
 from ._state import LEFT, Host, Worker
@@ -42,13 +42,16 @@ def bury(turn: Turn, worker: Worker, sentence: str) -> None:
 def _hear_hello(turn: Turn, hello: HostHello) -> None:
     known = turn.state.host(hello.name)
     counted = known.adds if known is not None else dict(turn.state.adds_before).get(hello.name, 0)
-    more = max(0, hello.adds - counted)
+    unheard = [w for w in turn.state.workers if _is_unheard(w, hello)]
+    adds = max(0, hello.adds - len(unheard))  # it has still to learn that it was given these
+    more = max(0, adds - counted)
     host = Host(
         name=hello.name,
         address=hello.address,
         slots=hello.slots,
-        adds=hello.adds,
-        running=tuple(sorted(set(hello.running))),
+        adds=adds,
+        raised=known.raised if known is not None else min(counted, adds),
+        running=tuple(sorted({*hello.running, *(worker.number for worker in unheard)})),
     )
     turn.state = turn.state.with_host(host)
     if known is None or not known.is_connected:
@@ -56,12 +59,26 @@ def _hear_hello(turn: Turn, hello: HostHello) -> None:
     if turn.state.how_over is not None:
         turn.tell_host(hello.name, Finish(how=turn.state.how_over, reason=turn.state.over_reason))
         return
-    for number in host.running:
+    for number in sorted(set(hello.running)):
         _know_running(turn, hello.name, number)
+    for worker in unheard:
+        turn.set_worker(worker, since_s=turn.now)
+        turn.tell_host(hello.name, Start(worker=worker.number, device=None))
+        turn.note(f"host {hello.name} is told again to start worker {worker.number}: it had not heard it")
     if more:
         most = turn.state.settings.most
         target = turn.state.target + more
-        turn.set(target=target if most is None else min(target, most))
+        raised = max(0, (target if most is None else min(target, most)) - turn.state.target)
+        turn.state = turn.state.with_host(replace(host, raised=host.raised + raised))
+        turn.set(target=turn.state.target + raised)
+
+
+def _is_unheard(worker: Worker, hello: HostHello) -> bool:
+    """Whether the order to start it was lost with the host's last connection, or its end is about to be told.
+
+    A host does nothing at an order for a worker that it has started or has seen end.
+    """
+    return worker.phase == "starting" and worker.host == hello.name and worker.number not in hello.running
 
 
 def _know_running(turn: Turn, name: str, number: int) -> None:

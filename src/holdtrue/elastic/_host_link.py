@@ -30,6 +30,8 @@ class HostLink:
         """
         self._name, self._address, self._slots, self._adds = name, address, slots, adds
         self._running: set[int] = set()
+        self._known: set[int] = set()
+        """All workers that it was ever given: an order that is said again is none."""
         self._ends: deque[Ended] = deque(maxlen=_MOST_ENDS)
         self._orders: deque[ToHost] = deque()
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -62,6 +64,11 @@ class HostLink:
         return self._link.is_connected
 
     @property
+    def is_refused(self) -> bool:
+        """Whether nobody listens at the controller's address: the launcher, which holds it, is gone."""
+        return self._link.is_refused
+
+    @property
     def trouble(self) -> str:
         """Why it cannot be reached, for sentences."""
         return self._link.trouble
@@ -83,6 +90,7 @@ class HostLink:
         """A worker runs here that was not ordered: a founder that the launcher started by itself, before `start`."""
         with self._link.changed:
             self._running.add(worker)
+            self._known.add(worker)
 
     def say_ended(
         self,
@@ -132,6 +140,9 @@ class HostLink:
 
     def _hear(self, message: ToHost) -> None:
         if isinstance(message, Start):
+            if message.worker in self._known:
+                return  # said again: whether it had been heard was not known
+            self._known.add(message.worker)
             # From here on it counts as running: a controller that starts anew must not give its number again.
             self._running.add(message.worker)
             self._adds = max(0, self._adds - 1)

@@ -81,6 +81,8 @@ class Link(Generic[M]):
         self._pause = threading.Event()
         self.trouble = "it has not answered yet"
         """Why there is no connection, for sentences."""
+        self.is_refused = False
+        """Whether the last try to connect was refused, since nobody listens there."""
 
     def start(self) -> None:
         """Begin to connect."""
@@ -178,6 +180,7 @@ class Link(Generic[M]):
                 self._outbox.clear()
                 self._outbox.extend(encode_control(message) for message in self._first_words())
                 self._socket = socket
+                self.is_refused = False
                 self.changed.notify_all()
             for text in socket:
                 self._take(text)
@@ -194,6 +197,7 @@ class Link(Generic[M]):
             self.changed.notify_all()
 
     def _note_trouble(self, error: Exception) -> None:
+        self.is_refused = isinstance(error, ConnectionRefusedError)
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status == 401:
             self.trouble = "it does not know the token"

@@ -22,7 +22,7 @@ class Memory:
     mapping: str | None = None
     mapping_reason: str = ""
     adds: dict[str, int] = field(default_factory=dict)
-    """By host, the workers that it asked for and was not given yet."""
+    """By host, the workers that it asked for and was not given yet, or of which nothing was heard yet."""
 
 
 def memory_of(state: State) -> Memory:
@@ -33,8 +33,15 @@ def memory_of(state: State) -> Memory:
         stop_reason=state.stop_reason,
         mapping=state.mapping,
         mapping_reason=state.mapping_reason,
-        adds={host.name: host.adds for host in state.hosts if host.adds},
+        adds=_adds_of(state),
     )
+
+
+def _adds_of(state: State) -> dict[str, int]:
+    """By host, the workers that it will still ask for, as far as is known: an order may be lost with this controller."""
+    unheard = [w.host for w in state.workers if w.is_added and w.phase == "starting"]
+    adds = {host.name: host.adds + unheard.count(host.name) for host in state.hosts}
+    return {name: count for name, count in adds.items() if count}
 
 
 def recall(settings: JobSettings, memory: Memory | None) -> State:

@@ -59,6 +59,9 @@ class JobSettings:
     """How long a restarted controller listens before it starts workers, or founds."""
     start_timeout_s: float = 300.0
     """From the order to start a worker to its first word."""
+    host_wait_s: float = 15.0
+    """How long a worker that said nothing yet is waited for after the connection of its host was lost: above the pauses
+    after which a host connects again."""
     gather_s: float = 2.0
     """How long a ready joiner waits for others that are on their way."""
     silence_grace_s: float = 5.0
@@ -115,6 +118,8 @@ class Worker:
     has_state: bool = False
     """Whether it holds the training state, as far as it said."""
     is_leaving: bool = False
+    is_added: bool = False
+    """The target was raised for it, since its host asked for a worker: its place goes where its host goes."""
     dropped_s: float | None = None
     """When its connection was lost; None while it is connected, or was never."""
     lost_s: float | None = None
@@ -141,6 +146,8 @@ class Host:
     slots: int
     adds: int = 0
     """Workers that it asked for and was not given yet."""
+    raised: int = 0
+    """By how much the target was raised for those."""
     running: tuple[int, ...] = ()
     is_connected: bool = True
     dropped_s: float | None = None

@@ -73,6 +73,13 @@ class Turn:
             worker, phase="gone", how_gone=how, is_connected=False, since_s=self.now, lost_s=None, kill_s=None
         )
 
+    def keep_places(self) -> None:
+        """Whatever hosts asked for, the target is the user's from now on, and does not fall with a host."""
+        self.set(
+            workers=tuple(replace(worker, is_added=False) for worker in self.state.workers),
+            hosts=tuple(replace(host, raised=0) for host in self.state.hosts),
+        )
+
     def dismiss(self, worker: Worker, message: Over) -> None:
         """Tell a worker to end; one that cannot hear is killed by its host."""
         if worker.is_connected:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import final
 
 from ._registry import write_private
-from ._restarts import next_start_s
+from ._restarts import hangs, next_start_s
 
 _PROGRAM = ("-P", "-m", "holdtrue.elastic")  # -P: nothing in the current folder is imported
 _END_WAIT_S = 3.0
@@ -49,6 +49,7 @@ class ControllerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths_s: list[float] = []
         self._start_at_s: float | None = None
+        self._started_s = 0.0
 
     def start(self, settings: Mapping[str, object]) -> int:
         """Start it; a pidfd that can be read once it has died, which the caller closes.
@@ -85,6 +86,7 @@ class ControllerProcess:
                 start_new_session=True,  # Ctrl-C on the terminal is not for it
             )
         self._start_at_s = None
+        self._started_s = time.monotonic()
         return os.pidfd_open(self._process.pid)
 
     def see_death(self) -> str:
@@ -100,6 +102,19 @@ class ControllerProcess:
                 f"goes on, and the membership cannot change any more; its log is {self._log}"
             )
         return f"the controller ended with status {status}; training goes on, and another one is started"
+
+    def end_if_it_hangs(self, answered_s: float | None, now_s: float) -> bool:
+        """Kill it if it has not answered for too long, so that it counts as dead; whether it was killed.
+
+        Args:
+            answered_s: When it was last heard to answer; None for never.
+            now_s: The time, of the same clock as `time.monotonic`.
+        """
+        if self._process is None or not hangs(started_s=self._started_s, answered_s=answered_s, now_s=now_s):
+            return False
+        self._started_s = now_s  # its end is about to be seen
+        self._process.kill()
+        return True
 
     @property
     def is_given_up(self) -> bool:

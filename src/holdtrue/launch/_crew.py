@@ -19,14 +19,19 @@ from holdtrue.wire import (
 
 from ._job import Failure, JobResult, WorkerEnd
 from ._judge import Verdict, merge_alike
-from ._leftovers import leftovers
+from ._leftovers import (
+    LEFTOVER_WAIT_S,
+    OUTPUT_WAIT_S,
+    Remains,
+    groups_with_leftovers,
+    leftovers,
+    next_rite,
+)
 from ._observer import JobObserver, Stream
 from ._output import read_tail
 from ._worker import Worker
 
 TICK_S = 0.25
-_LEFTOVER_WAIT_S = 2.0
-"""What processes that a worker started have to end by themselves after it (they clean up shared memory)."""
 _MAIN_REPORTS = (StartedReport, StepReport, LogReport, CheckpointReport)
 """Only the main worker sends these; it may be another one after a change of membership."""
 
@@ -48,7 +53,11 @@ class Crew:
         self._observer = observer
         self._on_end = on_end
         self._selector = selectors.DefaultSelector()
-        self._pidfds: list[int] = []
+        self._pidfds: dict[int, int] = {}
+        """Of the living, by number."""
+        self._remains: dict[int, Remains] = {}
+        """Of the dead that are not cleaned up yet, by number."""
+        self._looked_s = 0.0
         self._reports: dict[type[Report], Report] = {}
         """The newest report of each kind from the main worker."""
         self._main: int | None = None
@@ -66,7 +75,7 @@ class Crew:
         if self._main is None:
             self._main = worker.number
         pidfd = os.pidfd_open(worker.process.pid)
-        self._pidfds.append(pidfd)
+        self._pidfds[worker.number] = pidfd
         self.watch(worker.pipes.report, lambda: self._read_reports(worker), order=0)
         self.watch(pidfd, lambda: self._see_end(worker, pidfd), order=2)
         self.watch(worker.pipes.stdout, lambda: self._read_output(worker, worker.pipes.stdout, "stdout"))
@@ -87,12 +96,13 @@ class Crew:
         events = self._selector.select(wait_s)
         # Reports first: a worker reports its failure before it writes its traceback.
         for key, _ in sorted(events, key=lambda event: event[0].data[0]):
-            if key.fd in self._selector.get_map():  # an earlier act may have been its last
+            if self._selector.get_map().get(key.fd) is key:  # an earlier act may have been its last
                 key.data[1]()
         now_s = time.monotonic()
         for worker in self.workers.values():
             if worker.hold.release_after(now_s) == 0.0 and worker.failure is None:
                 self._show(worker, "stderr", worker.hold.release())
+        self._clean_up(now_s)
         self._observer.tick(now_s)
 
     def drain(self, *, waits: bool) -> None:
@@ -101,13 +111,12 @@ class Crew:
         Args:
             waits: Whether these have a moment to end by themselves.
         """
-        groups = {worker.process.pid for worker in self.workers.values()}
-        until_s = time.monotonic() + _LEFTOVER_WAIT_S
-        while waits and leftovers(groups) and time.monotonic() < until_s:
+        until_s = time.monotonic() + LEFTOVER_WAIT_S
+        while waits and leftovers(self._groups()) and time.monotonic() < until_s:
             self.turn(0.05)
         for worker in self.workers.values():
             worker.kill_group()
-        until_s = time.monotonic() + _LEFTOVER_WAIT_S  # something that left the session may write on
+        until_s = time.monotonic() + OUTPUT_WAIT_S  # something that left the session may write on
         while self._selector.select(0) and time.monotonic() < until_s:
             self.turn(0)
 
@@ -127,8 +136,43 @@ class Crew:
         for worker in self.workers.values():
             worker.reap()
         self._selector.close()
-        for fd in self._pidfds:
+        for fd in self._pidfds.values():
             os.close(fd)
+
+    # --- the dead ---------------------------------------------------------------------------------
+
+    def _groups(self) -> set[int]:
+        """Process groups of all workers that were not reaped: their numbers are still theirs."""
+        return {worker.process.pid for worker in self.workers.values() if not worker.is_reaped}
+
+    def _clean_up(self, now_s: float) -> None:
+        """End what dead workers left behind, and let go of them: a long job may have had thousands."""
+        if not self._remains or now_s < self._looked_s + TICK_S:
+            return
+        self._looked_s = now_s
+        dead = {number: self.workers[number] for number in self._remains}
+        left = groups_with_leftovers({worker.process.pid for worker in dead.values()})
+        for number, worker in dead.items():
+            remains = self._remains[number]
+            rite = next_rite(
+                remains,
+                is_output_open=any(fd in self._selector.get_map() for fd in worker.pipes.all),
+                has_leftovers=worker.process.pid in left,
+                now_s=now_s,
+            )
+            if rite == "kill":
+                worker.kill_group()
+                self._remains[number] = replace(remains, killed_s=now_s)
+            elif rite == "reap":
+                self._let_go(worker)
+
+    def _let_go(self, worker: Worker) -> None:
+        for fd in worker.pipes.all:
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
+        worker.kill_group()
+        worker.reap()
+        del self._remains[worker.number]
 
     # --- what arrives -----------------------------------------------------------------------------
 
@@ -176,6 +220,8 @@ class Crew:
         if end is None:
             return
         self._selector.unregister(pidfd)
+        os.close(self._pidfds.pop(worker.number))
+        self._remains[worker.number] = Remains(ended_s=time.monotonic())
         self.ends.append(end)
         self._on_end(worker, end)
 

@@ -25,6 +25,7 @@ from ._lookout import Group, Lookout
 from ._observer import JobObserver
 from ._place import Place
 from ._registry import JobEntry, jobs_folder, register, write_private
+from ._restarts import HANG_WAIT_S
 from ._signals import catch_interrupts
 from ._watchman import Guard
 
@@ -128,7 +129,9 @@ class _ElasticJob:
             self._host.start(number, device)
         self._start_controller()
         link.start()
-        self._lookout = Lookout(ControlClient(url=self._url, token=self._tokens["read"]))
+        self._lookout = Lookout(
+            ControlClient(url=self._url, token=self._tokens["read"], timeout_s=_ASK_WAIT_S)
+        )
         stack.callback(self._lookout.close)
         self._group: Group | None = None
 
@@ -157,6 +160,7 @@ class _ElasticJob:
             self._show_group()
             if self._controller.is_due(time.monotonic()):
                 self._start_controller()
+            self._end_hang(time.monotonic())
             if self._asking is not None and not self._asking.is_alive():
                 self._asking = None
                 host.interrupt(1, is_told=self._is_told)
@@ -171,8 +175,18 @@ class _ElasticJob:
 
     @property
     def _is_over(self) -> bool:
-        nobody = not self._host.crew.alive
-        return self._host.is_over or (nobody and self._controller.is_given_up)
+        if self._host.is_over or self._host.crew.alive:
+            return self._host.is_over
+        # Nobody lives here. Who asked the job to stop waits for workers elsewhere, if their controller knows of it.
+        is_stopped_alone = self._host.stop.interrupts > 0 and self._asking is None and not self._is_told
+        return is_stopped_alone or self._controller.is_given_up
+
+    def _end_hang(self, now_s: float) -> None:
+        """Where no worker lives here, only the controller can say that the job is over: one that hangs is ended."""
+        if not self._host.crew.alive and self._controller.end_if_it_hangs(self._lookout.answered_s, now_s):
+            self._observer.show_note(
+                f"no worker lives here, and the controller has not answered for {HANG_WAIT_S:g} s: it is killed"
+            )
 
     def _let_others_hear(self) -> None:
         """Give the controller a moment to tell other hosts of a failure here: it ends with this process."""

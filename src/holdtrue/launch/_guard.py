@@ -1,8 +1,9 @@
 """Ends workers whose launcher died and that do not end by themselves: `python _guard.py WAIT_S`.
 
-The launcher writes the process id of each worker, one a line, to its standard input, and holds that pipe
-open as long as it lives. A file of its own, run without site, which imports nothing of holdtrue: it must
-live on when everything else of the job fails. Each worker leads a session; its children are in it.
+The launcher writes the process id of each worker, one a line, to its standard input, and again with a minus before it
+forgets one that has ended; it holds that pipe open as long as it lives. A file of its own, run without site, which
+imports nothing of holdtrue: it must live on when everything else of the job fails. Each worker leads a session; its
+children are in it.
 """
 
 import contextlib
@@ -18,28 +19,52 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 def main() -> None:
     """Collect workers until the launcher is gone, then see to their end."""
     wait_s = float(sys.argv[1])
-    workers: dict[int, int] = {}
+    workers: dict[int, int | None] = {}
     for line in sys.stdin.buffer:
-        with contextlib.suppress(ProcessLookupError, ValueError):
-            workers[int(line)] = os.pidfd_open(int(line))
+        with contextlib.suppress(ValueError):
+            note(workers, int(line))
     gone_s = time.clock_gettime(time.CLOCK_BOOTTIME)
     wait_for_ends(list(workers.values()), wait_s)
     for pid, fd in workers.items():
-        if not has_ended(fd):
-            os.killpg(pid, signal.SIGKILL)
+        if fd is not None and not has_ended(fd):
+            with contextlib.suppress(OSError):  # it has ended since we looked: the others must be seen to
+                os.killpg(pid, signal.SIGKILL)
+    for fd in workers.values():
+        if fd is not None:
+            os.close(fd)  # to look at what is left takes descriptors
     end_leftovers(set(workers), gone_s)
 
 
-def wait_for_ends(pidfds: list[int], wait_s: float) -> None:
-    """Until all processes ended, at most `wait_s` seconds."""
+def note(workers: dict[int, int | None], pid: int) -> None:
+    """Watch a worker, or forget the one with the number `-pid`."""
+    if pid < 0:
+        fd = workers.pop(-pid, None)
+        if fd is not None:
+            os.close(fd)
+        return
+    try:
+        workers[pid] = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except OSError:  # no descriptor is free: its session is still seen to at the end
+        workers[pid] = None
+
+
+def wait_for_ends(pidfds: list[int | None], wait_s: float) -> None:
+    """Until all processes ended, at most `wait_s` seconds; so long if there is one that cannot be watched."""
     until_s = time.monotonic() + wait_s
     for fd in pidfds:
-        select.select([fd], [], [], max(0.0, until_s - time.monotonic()))
+        poll = select.poll()
+        if fd is not None:
+            poll.register(fd, select.POLLIN)
+        poll.poll(max(0.0, until_s - time.monotonic()) * 1000)
 
 
 def has_ended(pidfd: int) -> bool:
     """Whether the process is dead."""
-    return bool(select.select([pidfd], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def end_leftovers(sessions: set[int], gone_s: float) -> None:

@@ -95,6 +95,8 @@ class Host:
         self.stop = StopState()
         self.finish: Finish | None = None
         """What the controller said at the end of the job."""
+        self.starts_nobody = False
+        """Set by a host that is about to end."""
         self._spec = spec
         self._observer = observer
         self._starter = starter
@@ -113,10 +115,13 @@ class Host:
         is_ending = self.finish is not None or self.stop.failed_at_s is not None or self.stop.interrupts >= 2
         return is_ending and not self.crew.alive
 
+    @property
+    def _may_start(self) -> bool:
+        is_ending = self.finish is not None or self.stop.failed_at_s is not None or self.stop.interrupts > 0
+        return not (is_ending or self.starts_nobody)
+
     def start(self, number: int, device: str | None = None) -> None:
         """Start a worker, on the device that fewest workers here drive unless one is named."""
-        if number in self.crew.workers:  # the order was said again after a reconnection
-            return
         device = device or choose_device(self._devices, tuple(self._in_use.values()))
         try:
             worker = self._starter.start(number, device)
@@ -163,7 +168,7 @@ class Host:
         for order in self._link.take_orders():
             match order:
                 case Start():
-                    if self.finish is None and not self.stop.interrupts and self.stop.failed_at_s is None:
+                    if self._may_start:
                         self.start(order.worker, order.device)
                 case Kill():
                     self._kill(order)

@@ -106,6 +106,34 @@ def judge_elastic_job(
     return Verdict(exit_code=1, failures=_group_alike(causes, script))
 
 
+def judge_guest(
+    ends: Sequence[WorkerEnd], *, script: str, was_asked_to_leave: bool, how_over: HowOver | None
+) -> Verdict:
+    """Exit code and causes of a host that joined with one worker. Pure.
+
+    Args:
+        ends: The end of each worker of this machine, in order of time.
+        script: Name of the script, for the sentences.
+        was_asked_to_leave: Whether one Ctrl-C or SIGTERM came before.
+        how_over: What the controller said of the whole job; None if it said nothing.
+
+    Guarantee:
+        0 only if no worker died here: one that was killed since it came to no boundary has not left.
+    """
+    have_left = all(_has_left(end) for end in ends)
+    if (have_left and was_asked_to_leave) or (how_over is None and all(end.status == 0 for end in ends)):
+        how_over = "finished"
+    elif how_over == "finished" and not have_left:
+        how_over = None
+    return judge_elastic_job(ends, script=script, was_interrupted=False, how_over=how_over)
+
+
+def _has_left(end: WorkerEnd) -> bool:
+    """Whether a worker ended in order, or before it was a member: told so, or by SIGTERM while it still started."""
+    is_early = not end.joined and end.was_stopped and end.status == -signal.SIGTERM
+    return end.status == 0 or end.kind in _OUTSIDE or is_early
+
+
 def _ended_well(ends: Sequence[WorkerEnd]) -> bool:
     return any(end.finished and end.status == 0 for end in ends)
 

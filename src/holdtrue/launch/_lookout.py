@@ -1,6 +1,7 @@
 """Looking at the controller now and then, for the progress line."""
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import final
 
@@ -26,6 +27,8 @@ class Lookout:
     def __init__(self, client: ControlClient) -> None:
         """Begin to look; `close` ends it."""
         self.seen: Group | None = None
+        self.answered_s: float | None = None
+        """When it answered last, on the clock of `time.monotonic`; None for never."""
         self._client = client
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="holdtrue-lookout", daemon=True)
@@ -36,7 +39,8 @@ class Lookout:
             try:
                 facts = self._client.job()
             except HoldtrueError:
-                continue  # it starts, or is started again
+                continue  # it starts, is started again, or hangs
+            self.answered_s = time.monotonic()
             members = sum(1 for worker in facts["workers"] if worker["rank"] is not None)
             if facts["generation"] and members and facts["phase"] in ("running", "stopping"):
                 self.seen = Group(workers=members, generation=facts["generation"])

@@ -20,7 +20,7 @@ from ._devices import assign_devices
 from ._elastic import reason_of
 from ._host import Host, Starter
 from ._job import JobResult, JobSpec
-from ._judge import HowOver, judge_elastic_job
+from ._judge import HowOver, judge_guest
 from ._launch import check_start, cuda_devices_of, life_pipe
 from ._observer import JobObserver
 from ._place import Place
@@ -32,6 +32,10 @@ CONNECT_WAIT_S = 20.0
 """What the controller has to answer when this host comes: it may be about to be started again."""
 GONE_WAIT_S = 30.0
 """How long a host without a worker waits for a controller that cannot be reached."""
+LAST_WORDS_WAIT_S = 15.0
+"""How long a host waits at its end for a controller that it can tell how its worker ended: more than one takes to be started
+again. Nobody else can tell it, and without it the others wait for the worker until the group's time-out."""
+_FLUSH_WAIT_S = 1.0
 LEAVE_NOTE = "the worker leaves at the next step boundary; Ctrl-C again kills it"
 
 
@@ -52,8 +56,8 @@ def join_job(observer: JobObserver, *, url: str, token: str, device: str | None)
         No process is left when this returns or raises, nor 32 s after this process was killed.
 
     Blocks:
-        Until the worker has ended. One SIGINT or SIGTERM (main thread) asks it to leave at the step boundary;
-        the second kills it.
+        Until the worker has ended and the controller knows of it, for which it waits at most `LAST_WORDS_WAIT_S`. One
+        SIGINT or SIGTERM (main thread) asks it to leave at the step boundary; the second kills it.
     """
     started_s = time.monotonic()
     description = description_from_json(ControlClient(url=url, token=token).description())
@@ -105,8 +109,31 @@ class _Guest:
         """Until the one worker has ended, or none will be started."""
         while not self._is_over(time.monotonic()):
             self._host.turn()
-        self._link.flush(1.0)
+        self._say_last_words()
         self._host.crew.drain(waits=self._host.stop.killed_at_s is None)
+
+    def _say_last_words(self) -> None:
+        """Wait until the controller knows how the worker ended; one that is started again is told by the first words."""
+        self._host.starts_nobody = True
+        interrupts, has_said_so = self._host.stop.interrupts, False
+        until_s = time.monotonic() + LAST_WORDS_WAIT_S
+        while not self._link.flush(_FLUSH_WAIT_S):
+            is_idle = self._host.finish is not None or not self._host.crew.ends
+            if is_idle or self._link.is_refused or self._host.stop.interrupts > interrupts:
+                return  # there is nothing to tell, nobody who hears it, or the user does not want to wait
+            if time.monotonic() >= until_s:
+                self._observer.show_note(
+                    f"the controller could not be told within {LAST_WORDS_WAIT_S:.0f} s how the worker ended "
+                    f"({self._link.trouble}); the others notice when they have waited for it in vain"
+                )
+                return
+            if not has_said_so:
+                has_said_so = True
+                self._observer.show_note(
+                    f"waiting for the controller, to tell it how the worker ended, for at most "
+                    f"{LAST_WORDS_WAIT_S:.0f} s; Ctrl-C does not wait"
+                )
+            self._host.turn()
 
     def _is_over(self, now_s: float) -> bool:
         if self._link.is_connected:
@@ -132,20 +159,12 @@ class _Guest:
     def result(self, spec: JobSpec, seconds: float) -> JobResult:
         """How the worker ended; one that left as it was asked ended well."""
         crew, stop = self._host.crew, self._host.stop
-        verdict = judge_elastic_job(
-            crew.ends,
-            script=spec.title,
-            was_interrupted=False,
-            how_over="finished" if stop.interrupts == 1 else self._how_over(),
+        how_over: HowOver | None = self._host.finish.how if self._host.finish is not None else None
+        verdict = judge_guest(
+            crew.ends, script=spec.title, was_asked_to_leave=stop.interrupts == 1, how_over=how_over
         )
         found = crew.result(verdict, was_interrupted=stop.interrupts > 1, seconds=seconds)
         return replace(found, reason=reason_of(self._host.finish, found))
-
-    def _how_over(self) -> HowOver | None:
-        if self._host.finish is not None:
-            return self._host.finish.how
-        left_well = all(end.status == 0 for end in self._host.crew.ends)
-        return "finished" if left_well else None
 
 
 def address_towards(url: str) -> str:

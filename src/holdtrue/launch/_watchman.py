@@ -44,6 +44,11 @@ class Guard:
         with contextlib.suppress(BrokenPipeError):  # someone killed the guard; the life pipes remain
             os.write(self._write, b"%d\n" % pid)
 
+    def forget(self, pid: int) -> None:
+        """The process `pid` is about to be reaped: its number may be another's from then on."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._write, b"-%d\n" % pid)
+
     def close(self) -> None:
         """End the guard; all workers have ended."""
         self._process.kill()

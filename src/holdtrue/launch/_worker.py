@@ -44,6 +44,7 @@ class Worker:
         pipes: "Pipes",
         log: IO[bytes],
         at: AtPage | None,
+        guard: Guard,
     ) -> None:
         self.number = number
         self.process = process
@@ -58,6 +59,9 @@ class Worker:
         self.failure: FailedReport | None = None
         self.was_signalled = False
         self.end: WorkerEnd | None = None
+        self.is_reaped = False
+        """Whether its process is forgotten, and its number may be another's."""
+        self._guard = guard
         self._partial = b""
 
     @property
@@ -137,13 +141,19 @@ class Worker:
             os.kill(self.process.pid, signal.SIGINT if ends_all and self.has_joined else signal.SIGTERM)
 
     def kill_group(self) -> None:
-        """End it and every process that it started, at once. Only before `reap`."""
+        """End it and every process that it started, at once; nothing after `reap`."""
+        if self.is_reaped:
+            return
         self.was_signalled = self.was_signalled or self.is_alive
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def reap(self) -> None:
-        """Forget the process; its number may be used again from now on."""
+        """Forget the process, and close what was kept for it; its number may be used again from now on."""
+        if self.is_reaped:
+            return
+        self.is_reaped = True
+        self._guard.forget(self.process.pid)
         self.process.wait()
         self.log.close()
         self.pipes.close()
@@ -160,9 +170,14 @@ class Pipes:
     stdout: int
     stderr: int
 
+    @property
+    def all(self) -> tuple[int, int, int]:
+        """All of them."""
+        return self.report, self.stdout, self.stderr
+
     def close(self) -> None:
         """Close all of them."""
-        for fd in (self.report, self.stdout, self.stderr):
+        for fd in self.all:
             os.close(fd)
 
 
@@ -209,7 +224,7 @@ def start_worker(
         undo.pop_all()
     for fd in writes:
         os.close(fd)
-    return Worker(environment.worker, process, pipes=pipes, log=file, at=at)
+    return Worker(environment.worker, process, pipes=pipes, log=file, at=at, guard=guard)
 
 
 def _pipe(undo: ExitStack) -> tuple[int, int]:
