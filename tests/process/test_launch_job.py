@@ -255,7 +255,7 @@ def test_a_script_that_never_calls_init_is_wrong_use_and_stops_all(run) -> None:
 
 
 def test_processes_that_a_worker_leaves_behind_are_ended(run, listener, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(_crew, "_LEFTOVER_WAIT_S", 0.2)
+    monkeypatch.setattr(_crew, "LEFTOVER_WAIT_S", 0.2)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     fd = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
