@@ -33,6 +33,7 @@ PROGRAMS = (
 )
 WAIT_S = 60.0
 """Bound of every wait: a requeue takes ten seconds, a dead node a few more."""
+END_WAIT_S = 10.0
 LOOK_S = 0.1
 MOST_JOBS = 20
 T = TypeVar("T")
@@ -141,6 +142,11 @@ class SlurmCluster:
         node_process.kill()  # and by --kill-child the first process of its namespace, and so all
         node_process.wait(WAIT_S)
 
+    def kill_worker(self, number: int) -> None:
+        """SIGKILL for a worker of a job. It has another number in its node, as the controller knows it."""
+        (process,) = _living(self.folder, {"HOLDTRUE_WORKER_WORKER": str(number)})
+        process.kill()
+
     def _begin(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as out:
             self._daemons[name] = subprocess.Popen(
@@ -212,6 +218,13 @@ class SlurmCluster:
                  for command in (["squeue", "--states=all"], ["sinfo", "--Node", "--long"])]  # fmt: skip
         return "\n".join([*shown, *parts])
 
+    def wait_for_the_end(self) -> list[str]:
+        """After `close`, command lines of processes that are still there: what was killed needs a moment to go."""
+        until_s = time.monotonic() + END_WAIT_S
+        while (left := _processes_of(self.folder)) and time.monotonic() < until_s:
+            time.sleep(LOOK_S)
+        return left
+
     @staticmethod
     def _tail(path: Path) -> str:
         return f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-15:])
@@ -229,14 +242,20 @@ class SlurmCluster:
                 daemon.wait(WAIT_S)
 
 
-def processes_of(folder: Path) -> list[str]:
+def _processes_of(folder: Path) -> list[str]:
     """Command lines of processes that belong to a cluster in this folder."""
+    return [" ".join(process.cmdline()) for process in _living(folder, {})]
+
+
+def _living(folder: Path, variables: Mapping[str, str]) -> list[psutil.Process]:
+    """Processes of a cluster in this folder whose environment has these variables."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            is_ours = process.environ().get("SLURM_CONF", "").startswith(str(folder))
+            env = process.environ()
+            is_ours = env.get("SLURM_CONF", "").startswith(str(folder)) and variables.items() <= env.items()
             if is_ours and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline()))
+                found.append(process)
     return found
 
 

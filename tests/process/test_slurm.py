@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from commands import holdtrue, write_script
-from elastic_jobs import facts_of, kill_9, members_of, sentences_of, stands
-from slurm_cluster import SlurmCluster, missing, processes_of
+from elastic_jobs import facts_of, members_of, sentences_of, stands
+from slurm_cluster import SlurmCluster, missing
 
 from holdtrue.record import RunRecord, read_run
 
@@ -29,7 +29,7 @@ for step in run.steps(examples(240), epochs={STEPS // 10}):
     if os.path.exists("slow"):
         time.sleep(0.25)
 """
-OPTIONS = ("--device", "cpu", "--digest-every", "1", "--checkpoint-every", "50", "--timeout", "20")
+OPTIONS = ("--device", "cpu", "--digest-every", "1", "--checkpoint-every", "50")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def cluster() -> Iterator[SlurmCluster]:
         yield made
     finally:
         made.close()
-        left = processes_of(folder)
+        left = made.wait_for_the_end()
         shutil.rmtree(folder)
     assert left == []
 
@@ -120,7 +120,9 @@ def test_devices_come_leave_and_die_by_slurm_and_no_bit_changes(cluster: SlurmCl
 
     cluster.kill_node(away[0])
     live.wait_for_workers(2)
-    assert live.count("has left") == 0
+    assert (live.count(" gone"), live.count("wants to leave")) == (2, 0), (
+        "told once, and once as the view stands"
+    )
     cluster.wait("a node that Slurm takes for dead", lambda: cluster.states()[away[0]] == "down")
 
     spare = live.sbatch("workers.sbatch", "live")
@@ -130,18 +132,18 @@ def test_devices_come_leave_and_die_by_slurm_and_no_bit_changes(cluster: SlurmCl
     assert len(members_of(live.wait_for_workers(3))) == 3, "a drained node keeps what runs on it"
     cluster.call("scontrol", "requeue", spare)
     live.wait_for_workers(2)
-    assert live.count("has left") == 1, "the notice of a requeue is no death"
+    assert (live.count(" gone"), live.count("wants to leave")) == (2, 1), "a requeue's notice is no death"
     cluster.wait("a drained node", lambda: cluster.states()[drained] == "drained")
     live.wait_for_workers(3)
     assert cluster.job(spare)["nodes"] not in (drained, away[0], home)
 
-    members = members_of(facts_of("live"))
-    kill_9(members[-1]["pid"])
+    cluster.kill_worker(members_of(facts_of("live"))[-1]["worker"])
     live.wait_for_workers(2)
+    assert live.count("was killed by signal 9") == 1
 
     cluster.call("scancel", "--name=holdtrue", "--state=RUNNING", f"--nodelist={away[1]}")
     live.wait_for_workers(1)
-    assert live.count("has left") == 2, "nor is that of a cancelled allocation"
+    assert live.count("wants to leave") == 2, "nor is that of a cancelled allocation"
     step.wait(30)
 
     cluster.call("scontrol", "requeue", live.number)
