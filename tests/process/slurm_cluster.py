@@ -65,7 +65,10 @@ ReturnToService=2
 MpiDefault=none
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0
 {nodes}
-PartitionName=all Nodes=ALL Default=YES MaxTime=60 State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=all Nodes=ALL Default=YES MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
+PartitionName=preemptible Nodes=ALL MaxTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=30
 """
 
 

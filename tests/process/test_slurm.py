@@ -4,6 +4,7 @@
 The scripts are those of the guide, as they are.
 """
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -146,23 +147,30 @@ def test_devices_come_leave_and_die_by_slurm_and_no_bit_changes(cluster: SlurmCl
     assert live.count("wants to leave") == 2, "nor is that of a cancelled allocation"
     step.wait(30)
 
+    live.sbatch("workers.sbatch", "live")
+    live.wait_for_workers(2)
     cluster.call("scontrol", "requeue", live.number)
     cluster.wait("the requeued job", lambda: facts_of("live") == {})
     live.wait_for_workers(1)
+    log = (project / f"holdtrue-{live.number}.log").read_text()
+    assert re.search(r"interrupted after (\d+) steps; the last checkpoint is step \1\b", log), log
     run = live.finish()
     assert len(run.steps) == STEPS
     assert digests_of(run) == digests_of(undisturbed(project))
 
 
-def test_the_wrong_order_of_additions_is_noticed_when_a_device_comes_by_srun(
+def test_the_wrong_order_of_additions_is_noticed_when_a_device_is_preempted_and_comes_back(
     cluster: SlurmCluster, project: Path
 ) -> None:
     live = Live(cluster, project, "wrong", "--numerics", "fast")
     live.wait_for_workers(1)
-    workers = live.sbatch("workers.sbatch", "wrong")
+    workers = live.sbatch("--partition=preemptible", "workers.sbatch", "wrong")
     live.wait_for_workers(2)
-    cluster.call("scancel", workers)
+    node = cluster.job(workers)["nodes"]
+    cluster.call("sbatch", f"--nodelist={node}", "--output=urgent.log", "--wrap=true", cwd=project)
     live.wait_for_workers(1)
+    assert (live.count("wants to leave"), live.count(" gone")) == (1, 0), "preemption is a notice"
+    live.wait_for_workers(2)  # requeued by Slurm
     run, other = live.finish(), undisturbed(project, "--numerics", "fast")
     assert digests_of(run)[0] == digests_of(other)[0], "one worker alone"
     assert digests_of(run) != digests_of(other)
