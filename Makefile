@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-cluster test test-slow soak gpu browser lint format types rules docs docs-site bench constraints clean
+.PHONY: help venv demo demo-cluster test test-slow soak gpu browser slurm lint format types rules docs docs-site bench constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -51,7 +51,7 @@ test: $(STAMP) ## the default tests and the examples in docstrings
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) src tests
 
 test-slow: $(STAMP) ## the default tests and those that take minutes
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak and not browser" src tests
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak and not browser and not slurm" src tests
 
 soak: $(STAMP) ## randomised tests that run long
 	$(BIN)/python -m pytest -s -m soak tests
@@ -62,6 +62,10 @@ gpu: $(STAMP) ## tests that need a CUDA device
 browser: $(STAMP) ## tests of the dashboard in the chromium of this machine; draws the pictures in docs/pictures
 	@$(PIP_INSTALL) -e ".[browser]"
 	HOLDTRUE_DRAW=1 $(BIN)/python -m pytest -n 0 -m browser tests/process
+
+slurm: $(STAMP) ## tests with Debian's Slurm on loopback, installed first where root may; three minutes
+	@sh tests/process/install_slurm.sh
+	$(BIN)/python -m pytest -n 0 -rs -m slurm tests/process/test_slurm.py
 
 lint: $(STAMP) ## style of the code
 	$(BIN)/ruff check .

@@ -36,15 +36,11 @@ class ElasticJob:
 
     def client(self, scope: str = "admin") -> ControlClient:
         """Its controller."""
-        entry = self.entry
-        return ControlClient(url=entry.url, token=read_tokens(Path(entry.token_file)).by_scope[scope])
+        return _client_of(self.entry, scope)
 
     def facts(self) -> dict[str, Any]:
         """What the controller says now; empty while it cannot be asked."""
-        try:
-            return self.client("read").job()
-        except Exception:  # noqa: BLE001 - it starts, or was killed by the test
-            return {}
+        return facts_of(self.name)
 
     def wait_until(self, is_so: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
         """The controller's facts once they are so."""
@@ -59,16 +55,9 @@ class ElasticJob:
 
     def wait_for_workers(self, count: int, *, step: int = 0) -> dict[str, Any]:
         """The facts once so many members stand in the present view, `step` is reached, and nothing is under way."""
-
-        def is_so(facts: dict[str, Any]) -> bool:
-            members = members_of(facts)
-            return (
-                len(members) == count == facts["target"]
-                and all(member["generation"] == facts["generation"] for member in members)
-                and step_of(facts) >= step
-            )
-
-        return self.wait_until(is_so, f"{count} workers at step {step}")
+        return self.wait_until(
+            lambda facts: stands(facts, count, step=step), f"{count} workers at step {step}"
+        )
 
     def pids(self) -> dict[int, int]:
         """Process id of each member, by number."""
@@ -106,6 +95,34 @@ class ElasticJob:
         for process in (self.process, *self.hosts):
             process.kill()
             process.communicate(timeout=WAIT_S)
+
+
+def _client_of(entry: JobEntry, scope: str) -> ControlClient:
+    return ControlClient(url=entry.url, token=read_tokens(Path(entry.token_file)).by_scope[scope])
+
+
+def facts_of(name: str) -> dict[str, Any]:
+    """What the controller of a job says now; empty while it cannot be asked."""
+    try:
+        return _client_of(find_job(jobs_folder(os.environ), name)[0], "read").job()
+    except Exception:  # noqa: BLE001 - it starts, or was killed by the test
+        return {}
+
+
+def sentences_of(name: str) -> list[str]:
+    """What the controller of a job says became of its membership, oldest first."""
+    events = _client_of(find_job(jobs_folder(os.environ), name)[0], "read").events(limit=1000)["events"]
+    return [event["sentence"] for event in events]
+
+
+def stands(facts: dict[str, Any], count: int, *, step: int) -> bool:
+    """Whether so many members stand in the present view, `step` is reached, and nothing is under way."""
+    members = members_of(facts)
+    return (
+        len(members) == count == facts["target"]
+        and all(member["generation"] == facts["generation"] for member in members)
+        and step_of(facts) >= step
+    )
 
 
 def step_of(facts: dict[str, Any]) -> int:

@@ -1,11 +1,13 @@
 """Real training under `holdtrue run`: resized, killed and joined from outside, with the bits of an undisturbed run."""
 
+import os
+import signal
 from pathlib import Path
 
 import psutil
 import pytest
 from commands import holdtrue, write_script
-from elastic_jobs import WAIT_S, kill_9, start_job, step_of
+from elastic_jobs import WAIT_S, kill_9, sentences_of, start_job, step_of
 
 from holdtrue.record import RunRecord, read_run
 
@@ -73,6 +75,36 @@ def test_grown_killed_joined_and_shrunk_a_run_has_the_bits_of_an_undisturbed_one
         job.close()
     run = read_run(tmp_path / "run")
     assert {step.generation for step in run.steps.values()} >= {1, 2, 3, 4, 5}, "no change came in mid-run"
+    assert [run.digests[i].digest for i in run.steps] == [
+        reference.digests[i].digest for i in reference.steps
+    ]
+
+
+def test_a_worker_that_is_sent_sigterm_twice_leaves_and_the_others_go_on(
+    tmp_path: Path, reference: RunRecord
+) -> None:
+    """As under Slurm, where every process of a step gets the notice, and the host sends the worker its own."""
+    (tmp_path / "slow").touch()
+    job = start_job(
+        tmp_path, "train.py", "--workers", "2", "--digest-every", "1", name="elastic-term", arguments=("0.5",)
+    )
+    try:
+        job.wait_for_workers(2, step=1)
+        leaver = job.pids()[1]
+        job.wait_for_workers(2, step=step_of(job.facts()) + 1)  # the pause after this step has just begun
+        os.kill(leaver, signal.SIGTERM)
+        job.wait_until(
+            lambda facts: any("wants to leave" in sentence for sentence in sentences_of(job.name)), "the wish"
+        )
+        os.kill(leaver, signal.SIGTERM)
+        job.wait_for_workers(1)
+        (tmp_path / "slow").unlink()
+        ended = job.end()
+        assert ended.status == 0, ended.text
+    finally:
+        job.close()
+    run = read_run(tmp_path / "run")
+    assert {step.generation for step in run.steps.values()} == {1, 2}
     assert [run.digests[i].digest for i in run.steps] == [
         reference.digests[i].digest for i in reference.steps
     ]

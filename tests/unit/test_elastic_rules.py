@@ -304,6 +304,46 @@ def test_a_silent_worker_that_nobody_can_kill_is_expelled_and_told_when_it_wakes
     assert "no member" in refusals(job.hello(1, generation=1))[0]
 
 
+def job_with_a_member_elsewhere() -> Job:
+    """Two workers here and worker 2 on a host of its own."""
+    job = Job(2, group_timeout_s=300.0, lost_host_s=10.0)
+    job.host("away", slots=1, adds=1)
+    job.join(2)
+    job.enter(2, 0, 1, 2)
+    assert job.members == [0, 1, 2]
+    return job
+
+
+def test_a_member_whose_machine_is_gone_is_waited_for_some_seconds_and_not_for_the_timeout() -> None:
+    job = job_with_a_member_elsewhere()
+    job.feed(WorkerDropped(worker=2))
+    job.now += 1.0
+    job.feed(HostDropped(host="away"))
+    job.lose(0, generation=2)
+    assert next_deadline_s(job.state, job.now) == job.now + 10.0
+    job.wait(9.9)
+    assert job.members == [0, 1, 2]
+    gone = job.wait(0.1)
+    assert (job.members, job.newest.lost, job.state.target) == ([0, 1], (2,), 2)
+    assert "neither it nor its host can be reached" in gone.reason
+    assert "no member" in refusals(job.hello(2, generation=2))[0], "it was cut off, and is back"
+
+
+@pytest.mark.parametrize("what", ["its host is there", "it is there", "it is back", "nobody lost it"])
+def test_it_is_waited_for_as_ever_where_there_is_another_explanation(what: str) -> None:
+    job = job_with_a_member_elsewhere()
+    if what != "it is there":
+        job.feed(WorkerDropped(worker=2))
+    if what != "its host is there":
+        job.feed(HostDropped(host="away"))
+    if what != "nobody lost it":
+        job.lose(0, generation=2)
+    if what == "it is back":
+        job.hello(2, generation=2)
+    job.wait(299.0)
+    assert job.members == [0, 1, 2]
+
+
 def test_a_joiner_that_dies_while_joining_leads_to_a_view_without_it() -> None:
     job = Job(2)
     job.feed(ResizeAsked(workers=3))

@@ -85,6 +85,35 @@ def read_address(text: str | None) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+LEAST_TOKEN_CHARACTERS = 16
+"""What the controller takes for a token."""
+
+
+def read_token_file(file: Path, *, way_out: str) -> str:
+    """The token in a file: one word, so that an editor's line end does no harm.
+
+    Args:
+        file: The file.
+        way_out: What to do where it holds none: a sentence.
+
+    Raises:
+        UsageError: it cannot be read, or holds no token. The message does not show what it holds.
+    """
+    try:
+        token = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(f"the token file {file} cannot be read ({reason}). {way_out}") from None
+    if not token.isascii() or not token.isprintable() or len(token.split()) != 1:
+        raise UsageError(f"the token file {file} holds no token; it has one word. {way_out}")
+    if len(token) < LEAST_TOKEN_CHARACTERS:
+        raise UsageError(
+            f"the token in {file} has {len(token)} characters; a token has {LEAST_TOKEN_CHARACTERS} or more, "
+            f"since a shorter one can be guessed. {way_out}"
+        )
+    return token
+
+
 def check_not_negative(option: str, value: int) -> int:
     """`value`, if it is 0 or more.
 

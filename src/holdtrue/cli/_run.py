@@ -81,6 +81,15 @@ def run(
             rich_help_panel="Devices",
         ),
     ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help="File with the token that other machines join with. [dim]default: a new token[/dim]",
+            rich_help_panel="Devices",
+        ),
+    ] = None,
     device: options.Device = None,
     devices: options.DeviceList = None,
     profile: options.Profiles = None,
@@ -208,6 +217,7 @@ def run(
         start_words=start_words(devices, profile, memory) if profile else (),
         restarts=options.check_not_negative("--restart", restart),
         listen=listen,
+        token_file=token_file,
         settings=given,
         name=check_name(name) if name is not None else None,
         run_dir=run_dir,
@@ -275,6 +285,8 @@ class RunRequest:
     restarts: int = 0
     listen: str | None = None
     """`HOST` or `HOST:PORT`; None for this machine alone."""
+    token_file: Path | None = None
+    """File with the token to join; None makes one."""
 
 
 def run_job(request: RunRequest) -> int:
@@ -333,6 +345,9 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
         restarts=request.restarts,
         listen=host,
         listen_port=port,
+        join_token=None
+        if request.token_file is None
+        else options.read_token_file(request.token_file, way_out=_MAKE_TOKEN),
         mapping=request.mapping,
         device=device,
         threads=threads,
@@ -371,6 +386,7 @@ def is_stopped(result: JobResult) -> bool:
     return result.was_interrupted or result.exit_code == INTERRUPTED
 
 
+_MAKE_TOKEN = "Make one that only you can read: `umask 077; openssl rand -hex 32 > FILE`."
 _OPTION_NAMES = {"timeout_s": "timeout"}
 
 
@@ -392,6 +408,8 @@ def resume_command(request: RunRequest, run_dir: Path) -> str:
         words += ["--restart", str(request.restarts)]
     if request.listen is not None:
         words += ["--listen", request.listen]
+    if request.token_file is not None:
+        words += ["--token-file", str(request.token_file.absolute())]
     for name, value in request.settings.items():
         if name == "rebalance":
             words.append("--rebalance" if value else "--no-rebalance")

@@ -25,7 +25,9 @@ def _deadlines(state: State) -> Iterator[float]:
             yield state.first_hello_s + settings.grace_s
     reporters = [worker for worker in state.workers if worker.lost_s is not None]
     if reporters:
-        yield silence_ends_s(state, reporters)
+        for worker in state.members:
+            if worker.lost_s is None:
+                yield silence_ends_s(state, worker, reporters)
     if state.chain:
         if any(worker.phase == "gone" for worker in state.workers):
             yield last_end_s(state) + settings.group_timeout_s

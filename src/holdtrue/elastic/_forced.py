@@ -5,7 +5,8 @@ planned view: whether it got the state before the death is not known, and a gues
 
 When: at once if a member of the newest view is dead, since no collective of that view can complete any more, so all
 its members come to look for a newer one. Otherwise, when every member has said that it lost the others. A member that is
-alive and says nothing for a whole group time-out after that is killed, or else expelled.
+alive and says nothing for a whole group time-out after that is killed, or else expelled. Where the connections of the
+member and of its host both broke, and the others have lost it too, its machine is most likely gone: it is expelled sooner.
 """
 
 from collections.abc import Sequence
@@ -32,9 +33,10 @@ def force_view(turn: Turn) -> None:
     if dead or (reporters and not silent):
         if turn.now >= word_ends_s(turn.state):
             _send(turn, core, dead, are_all_lost=not dead)
-    elif reporters and turn.now >= silence_ends_s(turn.state, reporters):
+    elif reporters:
         for worker in silent:
-            _end_silence(turn, worker)
+            if turn.now >= silence_ends_s(turn.state, worker, reporters):
+                _end_silence(turn, worker)
 
 
 def word_ends_s(state: State) -> float:
@@ -56,18 +58,31 @@ def word_ends_s(state: State) -> float:
     return max((at_s for at_s in ends if at_s is not None), default=0.0) + wait_s
 
 
-def silence_ends_s(state: State, reporters: Sequence[Worker]) -> float:
-    """Until when members that said nothing are waited for.
+def silence_ends_s(state: State, silent: Worker, reporters: Sequence[Worker]) -> float:
+    """Until when a member that said nothing is waited for.
 
     A reporter that waited out the group's time-out has seen that silence already: whoever had been in the same
     collective sees its connection break now, and says so.
     """
     settings = state.settings
-    return min(
+    ends_s = min(
         worker.lost_s + (settings.silence_grace_s if worker.has_waited else settings.group_timeout_s)
         for worker in reporters
         if worker.lost_s is not None
     )
+    gone_s = _unreachable_since_s(state, silent)
+    if gone_s is None:
+        return ends_s
+    first_lost_s = min(worker.lost_s for worker in reporters if worker.lost_s is not None)
+    return min(ends_s, max(gone_s, first_lost_s) + settings.lost_host_s)
+
+
+def _unreachable_since_s(state: State, worker: Worker) -> float | None:
+    """Since when neither a worker nor the host that would tell of its death is connected; None if one is, or never was."""
+    host = state.host(worker.host)
+    if host is None or host.is_connected or host.dropped_s is None or worker.dropped_s is None:
+        return None
+    return max(host.dropped_s, worker.dropped_s)
 
 
 def survivors(turn: Turn) -> tuple[Worker, ...]:
@@ -143,7 +158,11 @@ def _end_silence(turn: Turn, worker: Worker) -> None:
             return
     elif turn.now < worker.kill_s + settings.kill_wait_s:
         return
-    reason = f"worker {worker.number} was silent for the group's time-out of {settings.group_timeout_s:g} s"
+    reason = (
+        f"worker {worker.number} was silent for the group's time-out of {settings.group_timeout_s:g} s"
+        if _unreachable_since_s(turn.state, worker) is None
+        else f"the others lost worker {worker.number}, and neither it nor its host can be reached"
+    )
     turn.tell(worker.number, Over(how="expelled", reason=reason))
     bury(turn, worker, f"{reason}; it is expelled")
 

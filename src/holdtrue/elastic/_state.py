@@ -72,6 +72,8 @@ class JobSettings:
     """The same for one whose connection is broken: it tries again at least once a second."""
     kill_wait_s: float = 2.0
     """From the order to kill a silent worker to its expulsion."""
+    lost_host_s: float = 10.0
+    """How long a member is waited for that the others lost, while neither it nor its host can be reached."""
     dark_s: float = 120.0
     """How long the controller waits when neither a worker nor a host can be reached."""
 

@@ -67,6 +67,18 @@ def assign_devices(device: str, workers: int, cuda_devices: int) -> tuple[str, .
     return tuple(f"cuda:{rank % cuda_devices}" for rank in range(workers))
 
 
+def local_task(env: Mapping[str, str]) -> int:
+    """Number of this process among the tasks that a batch system started together on this machine; 0 where none did. Pure.
+
+    Slurm shows all GPUs of a step to each of its tasks, unless they are bound to tasks: then each sees its own alone.
+
+    >>> local_task({"SLURM_LOCALID": "2"}), local_task({})
+    (2, 0)
+    """
+    text = env.get("SLURM_LOCALID", "")
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
 def choose_device(devices: tuple[str, ...], in_use: Sequence[str]) -> str:
     """The device that fewest workers drive; the first of several. Pure.
 

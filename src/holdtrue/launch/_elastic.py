@@ -79,7 +79,9 @@ class _ElasticJob:
         self, spec: JobSpec, observer: JobObserver, devices: tuple[str, ...], stack: ExitStack
     ) -> None:
         """Start everything; `stack` ends it."""
-        name, self._registration = register(jobs_folder(os.environ), spec.name, is_given=spec.is_name_given)
+        name, self._registration = register(
+            jobs_folder(os.environ), spec.name, is_given=spec.is_name_given, join_token=spec.join_token
+        )
         stack.callback(self._registration.close)
         self._spec = spec = replace(spec, name=name)
         self._observer = observer

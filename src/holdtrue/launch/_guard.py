@@ -18,6 +18,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 def main() -> None:
     """Collect workers until the launcher is gone, then see to their end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system may send it to every process of a step
     wait_s = float(sys.argv[1])
     workers: dict[int, int | None] = {}
     for line in sys.stdin.buffer:

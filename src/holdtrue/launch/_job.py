@@ -44,6 +44,8 @@ class JobSpec:
     """Elastic: address of this machine on which controller and workers listen."""
     listen_port: int = 0
     """Elastic: port of the controller; 0 for any that is free."""
+    join_token: str | None = field(default=None, repr=False)
+    """Elastic: the token of scope join; None makes one."""
     mapping: str | None = None
     """Text form of the mapping; None for the even one."""
     device: str = "auto"

@@ -93,8 +93,8 @@ class Registration:
         UsageError: a job of that name lives.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        """Take the name, and make the job's tokens."""
+    def __init__(self, folder: Path, name: str, *, join_token: str | None = None) -> None:
+        """Take the name, and make the job's tokens, but for one that is given."""
         self._entry_file = folder / f"{name}.json"
         lock = take_lock(folder / f"{name}.lock")
         if lock is None:
@@ -113,6 +113,8 @@ class Registration:
         """What the job's controller leaves to the next one."""
         self.memory_file.unlink(missing_ok=True)
         self.tokens = {scope: secrets.token_urlsafe(32) for scope in SCOPES}
+        if join_token is not None:
+            self.tokens["join"] = join_token
         write_private(self.token_file, json.dumps(self.tokens))
         write_private(self.join_file, self.tokens["join"])
 
@@ -133,18 +135,20 @@ class Registration:
         os.close(self._lock)
 
 
-def register(folder: Path, name: str, *, is_given: bool) -> tuple[str, Registration]:
+def register(
+    folder: Path, name: str, *, is_given: bool, join_token: str | None = None
+) -> tuple[str, Registration]:
     """Take a name for a job; one that the user did not give gets a number where it is taken.
 
     Raises:
         UsageError: a job of the given name lives.
     """
     if is_given:
-        return name, Registration(folder, name)
+        return name, Registration(folder, name, join_token=join_token)
     for number in itertools.count(1):
         free = name if number == 1 else f"{name[:58]}-{number}"
         with suppress(UsageError):
-            return free, Registration(folder, free)
+            return free, Registration(folder, free, join_token=join_token)
     raise AssertionError("counting has no end")
 
 

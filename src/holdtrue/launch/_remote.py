@@ -16,14 +16,15 @@ from holdtrue.elastic import ControlClient, HostLink
 from holdtrue.errors import GroupError, UsageError
 
 from ._describe import description_from_json, spec_for_host
-from ._devices import assign_devices
+from ._devices import assign_devices, local_task
 from ._elastic import reason_of
 from ._host import Host, Starter
 from ._job import JobResult, JobSpec
-from ._judge import HowOver, judge_guest
+from ._judge import INTERRUPTED, HowOver, judge_guest
 from ._launch import check_start, cuda_devices_of, life_pipe
 from ._observer import JobObserver
 from ._place import Place
+from ._reach import reach
 from ._registry import write_private
 from ._signals import catch_interrupts
 from ._watchman import Guard
@@ -39,14 +40,17 @@ _FLUSH_WAIT_S = 1.0
 LEAVE_NOTE = "the worker leaves at the next step boundary; Ctrl-C again kills it"
 
 
-def join_job(observer: JobObserver, *, url: str, token: str, device: str | None) -> JobResult:
+def join_job(
+    observer: JobObserver, *, url: str, token: str, device: str | None, wait_s: float = 0.0
+) -> JobResult:
     """Run one worker of a job on this machine until it leaves or the job ends.
 
     Args:
         observer: Who is told what happens; called in this thread.
-        url: Where the job's controller listens.
+        url: Where the job's controller listens; a name in it stands for its address.
         token: Of scope join.
         device: A kind of device, or one such as `cuda:1`; None for the job's kind.
+        wait_s: How long the job may take to be there.
 
     Raises:
         UsageError: the script is not here, or there is no such device.
@@ -56,13 +60,19 @@ def join_job(observer: JobObserver, *, url: str, token: str, device: str | None)
         No process is left when this returns or raises, nor 32 s after this process was killed.
 
     Blocks:
-        Until the worker has ended and the controller knows of it, for which it waits at most `LAST_WORDS_WAIT_S`. One
-        SIGINT or SIGTERM (main thread) asks it to leave at the step boundary; the second kills it.
+        `wait_s` for the job, and until the worker has ended and the controller knows of it, for which it waits at most
+        `LAST_WORDS_WAIT_S`. One SIGINT or SIGTERM (main thread) ends the wait, or asks the worker to leave at the step
+        boundary; the second kills it.
     """
     started_s = time.monotonic()
-    description = description_from_json(ControlClient(url=url, token=token).description())
+    ControlClient(url=url, token=token)  # refuses what is no URL, before anything waits for it
     with ExitStack() as stack:
         interrupt_fd = stack.enter_context(catch_interrupts())
+        reached = reach(url, wait_s=wait_s, interrupt_fd=interrupt_fd)
+        if reached is None:
+            return _never_joined(time.monotonic() - started_s)
+        url = reached
+        description = description_from_json(ControlClient(url=url, token=token).description())
         private = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="holdtrue-worker-"))
         )  # mode 0700
@@ -167,6 +177,21 @@ class _Guest:
         return replace(found, reason=reason_of(self._host.finish, found))
 
 
+def _never_joined(seconds: float) -> JobResult:
+    """The end of a host that was interrupted before there was a job."""
+    return JobResult(
+        exit_code=INTERRUPTED,
+        failures=(),
+        was_interrupted=True,
+        ends=(),
+        steps=None,
+        digest=None,
+        loss=None,
+        checkpoint_step=None,
+        seconds=seconds,
+    )
+
+
 def address_towards(url: str) -> str:
     """This machine's address on the way to a URL's host; nothing is sent.
 
@@ -200,7 +225,8 @@ def _run_dir_here(settings: Mapping[str, object], private: Path) -> Path:
 def _devices_of(spec: JobSpec, device: str | None) -> tuple[str, ...]:
     here = cuda_devices_of(spec)
     if device is None or ":" not in device:
-        return assign_devices(spec.device, 1, here)
+        task = local_task(os.environ)
+        return assign_devices(spec.device, task + 1, here)[task:]
     index = device.partition(":")[2]
     if not (index.isascii() and index.isdecimal() and int(index) < here):
         raise UsageError(

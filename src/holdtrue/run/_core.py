@@ -427,10 +427,16 @@ class Core:
         return self.membership.world_size > 1 or self.elastic is not None
 
     def offer_to_leave(self) -> bool:
-        """After SIGTERM, say that this worker wants to leave; False if it said so before, or is no elastic worker."""
+        """After SIGTERM, say that this worker wants to leave; False if it is no elastic worker in its loop.
+
+        A second SIGTERM says nothing new: a batch system sends one to every process of a step, and the worker's host
+        then sends its own. It is no wish to end the others.
+        """
         group = self.elastic
-        if group is None or self.is_leaving or self.is_closed or not self.is_looping:
+        if group is None or self.is_closed or not self.is_looping:
             return False
+        if self.is_leaving:
+            return True
         self.is_leaving = True
         # A signal handler may have interrupted the holder of the agent's lock: another thread waits for it.
         threading.Thread(
