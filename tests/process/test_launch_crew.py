@@ -109,7 +109,11 @@ def test_a_host_keeps_nothing_of_the_workers_that_have_ended(home: Home) -> None
     home.run(range(3))
     kept = home.kept()
     home.run(range(3, 30))
-    home.turn_until(lambda: home.kept() == kept, f"{kept} descriptors and zombies (there are {home.kept()})")
+    # The guard hears of an end a moment later: after three it may still have more than after all.
+    home.turn_until(
+        lambda: all(now <= then for now, then in zip(home.kept(), kept, strict=True)),
+        f"{kept} descriptors and zombies (there are {home.kept()})",
+    )
     assert len(home.crew.ends) == 30
     assert home.observer.output == b"last words\n"
     assert (home.folder / "worker-29.log").read_text() == "last words\n"
