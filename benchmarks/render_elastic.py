@@ -133,7 +133,7 @@ def soak(raw: dict[str, Any]) -> list[str]:
     """Random faults of real jobs."""
     by_kind = raw["by_kind_and_phase"]
     kills_by_phase = {k.removeprefix("SIGKILL/"): n for k, n in by_kind.items() if k.startswith("SIGKILL/")}
-    at_any_moment = kills_by_phase.pop("any", 0)
+    at_any_moment, controllers = kills_by_phase.pop("any", 0), kills_by_phase.pop("controller", 0)
     stops = sum(n for k, n in by_kind.items() if k.startswith("SIGSTOP/"))
     found = "none" if not raw["failures"] else f"**{len(raw['failures'])}**"
     scripted, resizes = sum(kills_by_phase.values()), by_kind.get("resizes", 0)
@@ -143,8 +143,9 @@ def soak(raw: dict[str, Any]) -> list[str]:
         "",
         f"`{raw['command']}` with seed {raw['seed']}: {raw['jobs']} jobs of {raw['steps_of_a_job']} steps",
         "(batch norm, dropout, AdamW, an EMA, evaluation, checkpoints) on 2 to 4 workers, disturbed until",
-        f"{raw['faults']} workers had been killed or stopped: {scripted} killed themselves in the phase that they were",
-        f"told, {at_any_moment} were killed and {stops} stopped with SIGSTOP at any moment; {resizes} resizes besides.",
+        f"{raw['faults']} processes had been killed or stopped: {scripted} workers killed themselves in the phase that they",
+        f"were told, {at_any_moment} were killed and {stops} stopped with SIGSTOP at any moment, {controllers} controllers were",
+        f"killed; {resizes} resizes besides.",
         "The digest and loss of every step, the saved weights, the processes of the survivors and the count of",
         "the code after `update` were compared with one undisturbed worker.",
         f"Differences: {found}.",

@@ -8,7 +8,13 @@ from pages import ROOT
 
 @pytest.mark.parametrize(
     ("script", "page"),
-    [("speed", "speed"), ("mixed", "mixed-devices"), ("elastic", "elastic"), ("portable", "portable")],
+    [
+        ("speed", "speed"),
+        ("mixed", "mixed-devices"),
+        ("elastic", "elastic"),
+        ("portable", "portable"),
+        ("live_cluster", "live-cluster"),
+    ],
 )
 def test_a_page_is_what_its_script_makes_of_the_raw_files(
     script: str, page: str, monkeypatch: pytest.MonkeyPatch
