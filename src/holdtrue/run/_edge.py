@@ -102,6 +102,12 @@ def _end_without_launcher() -> None:
     if run is None or run.is_closed or not run.is_looping:
         _say_end_without_launcher("this worker ends.")
         os._exit(EXIT_FAILED)
+    if _worker is not None and _worker.is_guest and run.leaves_without_host():
+        os.write(
+            2, b"holdtrue: the host of this worker is gone; it leaves the job at the next step boundary.\n"
+        )
+        threading.Event().wait(ORPHAN_WAIT_S)
+        os._exit(EXIT_FAILED)
     _say_end_without_launcher(
         f"this worker ends at the next step boundary with a checkpoint, or in {ORPHAN_WAIT_S:.0f} s without."
     )
