@@ -38,9 +38,6 @@ from ._rebalance import MOST_TEXT, Rebalancer
 from ._settings import Settings
 from ._unlike import Unlike
 
-_HEAR_WAIT_S = 5.0
-"""What a controller has to be reached again by a worker that lost its host."""
-
 
 @dataclass(slots=True)
 class Wishes:
@@ -447,13 +444,13 @@ class Core:
         ).start()
         return True
 
-    def leaves_without_host(self) -> bool:
+    def leaves_without_host(self, wait_s: float) -> bool:
         """After the death of a host that is not the launcher: leave, and let the others go on; False if nobody hears it.
 
         Blocks:
-            Until the controller can be reached, at most 5 s: it may be about to be started again.
+            Until the controller can be reached, at most `wait_s`: it may be about to be started again.
         """
-        if self.elastic is None or not self.elastic.agent.is_heard(_HEAR_WAIT_S):
+        if self.elastic is None or not self.elastic.agent.is_heard(wait_s):
             return False
         return self.offer_to_leave("its host is gone")
 
