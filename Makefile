@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-cluster test test-slow soak gpu browser slurm lint format types rules docs docs-site bench constraints clean
+.PHONY: help venv demo demo-cluster test test-slow soak gpu browser slurm ray lint format types rules docs docs-site bench constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -51,7 +51,7 @@ test: $(STAMP) ## the default tests and the examples in docstrings
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) src tests
 
 test-slow: $(STAMP) ## the default tests and those that take minutes
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak and not browser and not slurm" src tests
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak and not browser and not slurm and not ray" src tests
 
 soak: $(STAMP) ## randomised tests that run long
 	$(BIN)/python -m pytest -s -m soak tests
@@ -66,6 +66,10 @@ browser: $(STAMP) ## tests of the dashboard in the chromium of this machine; dra
 slurm: $(STAMP) ## tests with Debian's Slurm on loopback, installed first where root may; three minutes
 	@sh tests/process/install_slurm.sh
 	$(BIN)/python -m pytest -n 0 -rs -m slurm tests/process/test_slurm.py
+
+ray: $(STAMP) ## tests of the ray engine on Ray clusters that they start; about six minutes on two cores
+	@$(PIP_INSTALL) -e ".[ray]"
+	$(BIN)/python -m pytest -n 0 -m ray tests/process
 
 lint: $(STAMP) ## style of the code
 	$(BIN)/ruff check .

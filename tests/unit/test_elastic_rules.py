@@ -344,6 +344,19 @@ def test_it_is_waited_for_as_ever_where_there_is_another_explanation(what: str) 
     assert job.members == [0, 1, 2]
 
 
+def test_a_host_that_comes_after_all_members_went_with_theirs_does_not_keep_the_job_alive() -> None:
+    job = Job(1, dark_s=120.0)
+    job.host("there", slots=1, running=(0,))
+    job.feed(WorkerDropped(worker=0))
+    job.feed(HostDropped(host="there"))
+    job.host("new", slots=1)
+    assert next_deadline_s(job.state, job.now) == job.now + 120.0
+    job.wait(119.9)
+    assert job.state.how_over is None
+    job.wait(0.1)
+    assert job.state.how_over == "failed"
+
+
 def test_a_joiner_that_dies_while_joining_leads_to_a_view_without_it() -> None:
     job = Job(2)
     job.feed(ResizeAsked(workers=3))

@@ -159,7 +159,7 @@ class World(ClusterEngine):
     def name_is_taken(self, name: str) -> bool:
         return name == "taken"
 
-    def reap(self) -> None:
+    def reap(self, running: object) -> None:
         """There is nothing to take."""
 
 

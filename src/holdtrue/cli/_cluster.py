@@ -31,7 +31,9 @@ def add_to(app: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode="rich",
     )
-    group.command("start", help="Start the scheduler of a cluster of this machine's devices.")(start)
+    group.command("start", help="Start the scheduler of a cluster of this machine's devices, or of Ray's.")(
+        start
+    )
     group.command("stop", help="End the scheduler. Jobs go on and are found again at the next start.")(stop)
     group.command("policy", help="Decide by another policy from now on.")(policy)
     group.command("log", help="Write the log of decisions, or decide again about it and compare.")(log)
@@ -66,6 +68,35 @@ def start(
             show_default=False,
         ),
     ] = "",
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="What runs the jobs: embedded (processes of this machine) or ray. [dim]default: the one it had, or "
+            "embedded[/dim]",
+            show_default=False,
+        ),
+    ] = "",
+    address: Annotated[
+        str,
+        typer.Option(
+            "--address",
+            metavar="HOST:PORT",
+            help="Ray cluster that runs, with this machine as a node. [dim]default: one is started here[/dim]",
+            show_default=False,
+        ),
+    ] = "",
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen",
+            metavar="ADDRESS",
+            help="Address on which jobs listen for workers on other nodes of Ray; in a private network only. "
+            "[dim]default: this machine alone[/dim]",
+            show_default=False,
+        ),
+    ] = "",
     folder: Folder = None,
     in_foreground: Annotated[
         bool, typer.Option("--foreground", metavar="", help="Be the scheduler, and do not return.")
@@ -73,19 +104,26 @@ def start(
 ) -> None:
     """`holdtrue cluster start`."""
     from holdtrue.cluster import find_live_policy, parse_cluster
-    from holdtrue.scheduler import check_devices, cluster_folder, serve_cluster, start_cluster
+    from holdtrue.scheduler import (
+        check_devices,
+        choose_engine,
+        cluster_folder,
+        serve_cluster,
+        start_cluster,
+    )
 
     if queue and not devices:
         raise UsageError("--queue is given and --devices is not; guarantees are parts of devices. Give both.")
+    choice = choose_engine(engine, address=address, listen=listen)
     if devices:
-        check_devices(devices, queue, len(os.sched_getaffinity(0)))
+        check_devices(devices, queue, len(os.sched_getaffinity(0)), choice)
     if policy_name:
         find_live_policy(policy_name)
     place = cluster_folder(os.environ, folder)
     if in_foreground:
-        serve_cluster(place, parse_cluster(devices, queue) if devices else None, policy_name or None)
+        serve_cluster(place, parse_cluster(devices, queue) if devices else None, policy_name or None, choice)
         return
-    client = start_cluster(place, devices=devices, queues=queue, policy=policy_name)
+    client = start_cluster(place, devices=devices, queues=queue, policy=policy_name, engine=choice)
     facts = client.queue("open", most=1)
     held = ",".join(f"{kind}:{count}" for kind, count in facts["devices"].items())
     say(f"cluster of {held} · policy {facts['policy']} · process {client.address.pid} · {place}")

@@ -73,6 +73,7 @@ def describe_queue(facts: dict[str, Any], *, now_s: float, shows_all: bool) -> l
     head = f"cluster of {held} · policy {facts['policy']}" + (
         f" · {facts['reason']}" if facts["reason"] else ""
     )
+    head += f"\n{facts['trouble']}" if facts.get("trouble") else ""
     if not jobs:
         return [head, f"no jobs wait or run; {rest}" if rest else "no jobs"]
     rows: list[tuple[str, ...]] = [("JOB", "STATE", "DEVICES", "WEIGHT", "STEP", "AGE", "")]

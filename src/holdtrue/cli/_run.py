@@ -169,6 +169,7 @@ def run(
     timeout: options.Timeout = None,
     non_finite: options.NonFinite = None,
     config: options.Config = None,
+    elsewhere: Annotated[bool, typer.Option("--elsewhere", hidden=True)] = False,
 ) -> None:
     """`holdtrue run`; `_HELP` says what it does."""
     nodes = options.read_virtual_nodes(virtual_nodes)
@@ -218,6 +219,7 @@ def run(
         restarts=options.check_not_negative("--restart", restart),
         listen=listen,
         token_file=token_file,
+        is_elsewhere=elsewhere,
         settings=given,
         name=check_name(name) if name is not None else None,
         run_dir=run_dir,
@@ -287,6 +289,8 @@ class RunRequest:
     """`HOST` or `HOST:PORT`; None for this machine alone."""
     token_file: Path | None = None
     """File with the token to join; None makes one."""
+    is_elsewhere: bool = False
+    """Whether workers run on hosts that join alone: for the cluster's scheduler, which brings them."""
 
 
 def run_job(request: RunRequest) -> int:
@@ -343,6 +347,7 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
         least_workers=request.workers.least,
         most_workers=request.workers.most,
         restarts=request.restarts,
+        is_elsewhere=request.is_elsewhere,
         listen=host,
         listen_port=port,
         join_token=None

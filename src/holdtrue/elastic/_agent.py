@@ -84,6 +84,10 @@ class Agent(ABC):
     def say_progress(self, facts: Mapping[str, Any]) -> None:  # Any: JSON values
         """Facts of the run for `holdtrue status` (step, total, epoch, loss, mapping, seconds a step): dropped when busy."""
 
+    def is_heard(self, timeout_s: float) -> bool:
+        """Whether the controller can be reached, now or within `timeout_s` seconds."""
+        return True
+
     @abstractmethod
     def say_leaving(self, reason: str) -> None:
         """This worker wants to leave at the next boundary: its machine is being taken away."""

@@ -78,6 +78,11 @@ class ControllerAgent(Agent):
         """Whether the controller can be reached now."""
         return self._link.is_connected
 
+    def is_heard(self, timeout_s: float) -> bool:
+        """Whether the controller can be reached, now or within `timeout_s` seconds."""
+        with self._link.changed:
+            return self._link.changed.wait_for(lambda: self._link.is_connected, timeout_s)
+
     @property
     def newest_planned(self) -> int:
         """Generation of the newest planned view that this worker knows, 0 for none."""

@@ -61,13 +61,21 @@ def last_end_s(state: State) -> float:
 
 
 def dark_since_s(state: State) -> float | None:
-    """Since when nobody can be reached, neither worker nor host; None if somebody can."""
-    if any(host.is_connected for host in state.hosts):
-        return None
+    """Since when no member with the state can be reached, neither itself nor its host; None if one can.
+
+    Hosts that run none do not count: they can say nothing of it, and what they could start would have no state.
+    """
     living = [worker for worker in state.workers if worker.is_living]
-    if any(worker.is_connected for worker in living):
+    members = [worker for worker in living if worker.phase == "member" and worker.has_state] or living
+    names = {worker.host for worker in members}
+    hosts = [
+        host
+        for host in state.hosts
+        if host.name in names or (None in names and (host.slots or host.running)) or not members
+    ]
+    if any(host.is_connected for host in hosts) or any(worker.is_connected for worker in members):
         return None
-    times = [*(worker.dropped_s for worker in living), *(host.dropped_s for host in state.hosts)]
+    times = [*(worker.dropped_s for worker in members), *(host.dropped_s for host in hosts)]
     return max((at_s for at_s in times if at_s is not None), default=state.began_s)
 
 

@@ -58,7 +58,7 @@ def launch_elastic_job(
         for at most `spec.interrupt_wait_s`; the second kills the workers.
     """
     check_start(spec)
-    devices = spec.devices or assign_devices(spec.device, spec.workers, cuda_devices_of(spec))
+    devices = () if spec.is_elsewhere else _devices_here(spec)
     (spec.run_dir / "logs").mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
     with ExitStack() as stack:
@@ -105,9 +105,7 @@ class _ElasticJob:
             token=self._tokens["join"],
             name="launcher",
             address=spec.listen,
-            slots=count_slots(
-                spec.workers, spec.most_workers, count_devices(spec.device, spec.threads, os.environ)
-            ),
+            slots=0 if spec.is_elsewhere else _slots_here(spec),
         )
         stack.callback(link.close)
         guard = Guard(wait_s=spec.orphan_wait_s)
@@ -250,6 +248,15 @@ class _ElasticJob:
         with suppress(HoldtrueError):  # without it the workers are told, and tell each other
             client.stop("the launcher was interrupted")
             self._is_told = True
+
+
+def _devices_here(spec: JobSpec) -> tuple[str, ...]:
+    return spec.devices or assign_devices(spec.device, spec.workers, cuda_devices_of(spec))
+
+
+def _slots_here(spec: JobSpec) -> int:
+    here = count_devices(spec.device, spec.threads, os.environ)
+    return count_slots(spec.workers, spec.most_workers, here)
 
 
 def reason_of(finish: Finish | None, result: JobResult) -> str | None:

@@ -55,6 +55,7 @@ class Starter:
                 controller_url=self.place.url,
                 token_file=str(self.place.token_file),
                 group_timeout_s=self.place.group_timeout_s,
+                is_guest=int(self.place.is_guest),
             )
             try:
                 return start_worker(

@@ -40,6 +40,8 @@ class JobSpec:
     """Elastic: devices that come by are taken up to so many; None takes none unasked."""
     restarts: int = 0
     """Elastic: workers that are replaced after they died, in all."""
+    is_elsewhere: bool = False
+    """Elastic: start no worker on this machine; the job begins when hosts with `workers` devices in all have joined."""
     listen: str = "127.0.0.1"
     """Elastic: address of this machine on which controller and workers listen."""
     listen_port: int = 0

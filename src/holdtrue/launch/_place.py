@@ -20,3 +20,5 @@ class Place:
     """Folder of the workers' logs."""
     group_timeout_s: float
     """Bound of every wait between workers."""
+    is_guest: bool = False
+    """Whether the job goes on without this machine: its launcher is another one."""

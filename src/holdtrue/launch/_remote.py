@@ -41,7 +41,15 @@ LEAVE_NOTE = "the worker leaves at the next step boundary; Ctrl-C again kills it
 
 
 def join_job(
-    observer: JobObserver, *, url: str, token: str, device: str | None, wait_s: float = 0.0
+    observer: JobObserver,
+    *,
+    url: str,
+    token: str,
+    device: str | None,
+    wait_s: float = 0.0,
+    name: str | None = None,
+    adds: int = 1,
+    interrupts: int | None = None,
 ) -> JobResult:
     """Run one worker of a job on this machine until it leaves or the job ends.
 
@@ -51,6 +59,10 @@ def join_job(
         token: Of scope join.
         device: A kind of device, or one such as `cuda:1`; None for the job's kind.
         wait_s: How long the job may take to be there.
+        name: Name of this host in the job; None makes one up.
+        adds: 1 makes the job larger by this device; 0 fills a place that it has open.
+        interrupts: Descriptor on which each byte counts as a signal, for a caller that runs this outside the main
+            thread; None takes SIGINT and SIGTERM.
 
     Raises:
         UsageError: the script is not here, or there is no such device.
@@ -67,7 +79,7 @@ def join_job(
     started_s = time.monotonic()
     ControlClient(url=url, token=token)  # refuses what is no URL, before anything waits for it
     with ExitStack() as stack:
-        interrupt_fd = stack.enter_context(catch_interrupts())
+        interrupt_fd = interrupts if interrupts is not None else stack.enter_context(catch_interrupts())
         reached = reach(url, wait_s=wait_s, interrupt_fd=interrupt_fd)
         if reached is None:
             return _never_joined(time.monotonic() - started_s)
@@ -81,7 +93,7 @@ def join_job(
         (spec.run_dir / "logs").mkdir(parents=True, exist_ok=True)
         write_private(private / "join", token)
         address = address_towards(url)
-        link = HostLink(url=url, token=token, name=_own_name(), address=address, slots=1, adds=1)
+        link = HostLink(url=url, token=token, name=name or _own_name(), address=address, slots=1, adds=adds)
         stack.callback(link.close)
         guard = Guard(wait_s=spec.orphan_wait_s)
         stack.callback(guard.close)
@@ -90,6 +102,7 @@ def join_job(
             token_file=private / "join",
             address=address,
             logs=spec.run_dir / "logs",
+            is_guest=True,
             group_timeout_s=spec.group_timeout_s,
         )
         life_fd = stack.enter_context(life_pipe())

@@ -426,8 +426,8 @@ class Core:
         """Whether other workers may count on this process."""
         return self.membership.world_size > 1 or self.elastic is not None
 
-    def offer_to_leave(self) -> bool:
-        """After SIGTERM, say that this worker wants to leave; False if it is no elastic worker in its loop.
+    def offer_to_leave(self, why: str = "it was sent SIGTERM") -> bool:
+        """Say that this worker wants to leave, after SIGTERM say; False if it is no elastic worker in its loop.
 
         A second SIGTERM says nothing new: a batch system sends one to every process of a step, and the worker's host
         then sends its own. It is no wish to end the others.
@@ -440,9 +440,19 @@ class Core:
         self.is_leaving = True
         # A signal handler may have interrupted the holder of the agent's lock: another thread waits for it.
         threading.Thread(
-            target=group.agent.say_leaving, args=("it was sent SIGTERM",), name="holdtrue-leave", daemon=True
+            target=group.agent.say_leaving, args=(why,), name="holdtrue-leave", daemon=True
         ).start()
         return True
+
+    def leaves_without_host(self, wait_s: float) -> bool:
+        """After the death of a host that is not the launcher: leave, and let the others go on; False if nobody hears it.
+
+        Blocks:
+            Until the controller can be reached, at most `wait_s`: it may be about to be started again.
+        """
+        if self.elastic is None or not self.elastic.agent.is_heard(wait_s):
+            return False
+        return self.offer_to_leave("its host is gone")
 
     def tell_failure(self, sentence: str) -> None:
         """Tell the membership that this worker's script has failed: the job fails with it."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ._core import Core
 
 EXIT_USAGE, EXIT_FAILED, EXIT_INTERRUPTED = 2, 1, 130
+_HEAR_WAIT_S = 5.0
+"""What a controller has to be reached again by a worker that lost its host."""
 _present: Core | None = None
 _worker: WorkerEnvironment | None = None
 _installed_in: int | None = None
@@ -101,6 +103,12 @@ def _end_without_launcher() -> None:
     run = _present
     if run is None or run.is_closed or not run.is_looping:
         _say_end_without_launcher("this worker ends.")
+        os._exit(EXIT_FAILED)
+    if _worker is not None and _worker.is_guest and run.leaves_without_host(_HEAR_WAIT_S):
+        os.write(
+            2, b"holdtrue: the host of this worker is gone; it leaves the job at the next step boundary.\n"
+        )
+        threading.Event().wait(ORPHAN_WAIT_S)
         os._exit(EXIT_FAILED)
     _say_end_without_launcher(
         f"this worker ends at the next step boundary with a checkpoint, or in {ORPHAN_WAIT_S:.0f} s without."

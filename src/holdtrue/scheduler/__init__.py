@@ -7,17 +7,21 @@ out: `holdtrue run` processes of the right size, and a log that replays to the s
     ClusterClient(folder).submit([read_job_file(path)])
 
 What decides is `holdtrue.cluster`, pure, which the simulator uses too. Here it is made real: orders (what to do next, pure),
-evidence (what became of an attempt, pure), a store that is never half-written, an engine that starts processes.
+evidence (what became of an attempt, pure), a store that is never half-written, an engine that starts processes, and
+where somebody else lends the devices (Ray), hosts that are asked for.
 """
 
-from ._client import ClusterClient, check_devices, cluster_folder, start_cluster
+from ._client import ClusterClient, cluster_folder, start_cluster
+from ._engine_choice import EngineChoice, check_devices, choose_engine
 from ._request import JobRequest, read_job_file
 from ._serve import serve_cluster
 
 __all__ = [
     "ClusterClient",
+    "EngineChoice",
     "JobRequest",
     "check_devices",
+    "choose_engine",
     "cluster_folder",
     "read_job_file",
     "serve_cluster",

@@ -1,4 +1,4 @@
-"""The scheduler's process: `python -m holdtrue.scheduler FOLDER DEVICES QUEUES POLICY`."""
+"""The scheduler's process: `python -m holdtrue.scheduler FOLDER DEVICES QUEUES POLICY ENGINE`."""
 
 import sys
 

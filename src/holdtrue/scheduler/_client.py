@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from holdtrue.cluster import LogRecord, parse_cluster, record_from_values
+from holdtrue.cluster import LogRecord, record_from_values
 from holdtrue.errors import GroupError, UsageError, WaitTimeoutError
 from holdtrue.service import Caller, CallerWords, read_tokens
 
+from ._engine_choice import EngineChoice
 from ._pages import MOST_JOBS, Which
 from ._records import Place
 from ._request import JobRequest, request_to_values
@@ -19,8 +20,9 @@ from ._serve import check_not_alive, is_alive, read_address
 
 START_WAIT_S = 30.0
 """What a scheduler has until it answers."""
+RAY_WAIT_S = 200.0
+"""The same with Ray, which may have to be started: 5 s on an idle machine."""
 _LOOK_S = 0.05
-_SLOTS_PER_CORE = 4
 _LOG_PAGE = 200
 """Records of an answer: each names the devices of every job that runs, and an answer has a bound."""
 _WORDS = CallerWords(
@@ -41,25 +43,6 @@ def cluster_folder(env: Mapping[str, str], folder: Path | None = None) -> Path:
         env.get("HOME") or os.path.expanduser("~"), ".local", "state"
     )
     return Path(state) / "holdtrue" / "cluster"
-
-
-def check_devices(text: str, queues: str, cores: int) -> None:
-    """Refuse devices that the embedded engine does not have.
-
-    Raises:
-        UsageError: another kind than cpu, or far more slots than cores.
-    """
-    cluster = parse_cluster(text, queues)
-    if cluster.kinds != ("cpu",):
-        raise UsageError(
-            f"--devices is {text}; the embedded engine runs jobs on CPU slots of this machine, and has no way yet to give "
-            f"single GPUs to jobs. Write --devices cpu:{cores}."
-        )
-    if cluster.total > _SLOTS_PER_CORE * cores:
-        raise UsageError(
-            f"--devices is {text}, and this machine has {cores} cores; jobs can have at most {_SLOTS_PER_CORE} slots a "
-            f"core. Write --devices cpu:{cores}."
-        )
 
 
 @final
@@ -164,7 +147,9 @@ class ClusterClient:
             yield records
 
 
-def start_cluster(folder: Path, *, devices: str, queues: str, policy: str) -> ClusterClient:
+def start_cluster(
+    folder: Path, *, devices: str, queues: str, policy: str, engine: EngineChoice | None = None
+) -> ClusterClient:
     """Start a scheduler in the background.
 
     Args:
@@ -172,13 +157,14 @@ def start_cluster(folder: Path, *, devices: str, queues: str, policy: str) -> Cl
         devices: `cpu:2`; empty for those that the folder's cluster had.
         queues: `research=1,product=1`.
         policy: Name; empty for the one that was in force, or wfs.
+        engine: What runs the jobs; None for what it had, or the embedded one.
 
     Raises:
         UsageError: a scheduler lives there, or the cluster cannot be as asked.
         WaitTimeoutError: it does not answer in time.
 
     Blocks:
-        Until it answers, at most 30 s.
+        Until it answers, at most 30 s; with Ray, or where it is not said that it is not, 200 s.
     """
     place = Place(folder=folder)
     check_not_alive(place)
@@ -186,13 +172,17 @@ def start_cluster(folder: Path, *, devices: str, queues: str, policy: str) -> Cl
     with place.log.open("ab") as log:
         begin = log.tell()
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "holdtrue.scheduler", str(folder), devices, queues, policy],
+            [
+                *(sys.executable, "-P", "-m", "holdtrue.scheduler"),
+                *(str(folder), devices, queues, policy, engine.to_text() if engine is not None else ""),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
-    until_s = time.monotonic() + START_WAIT_S
+    wait_s = START_WAIT_S if engine is not None and engine.name != "ray" else RAY_WAIT_S
+    until_s = time.monotonic() + wait_s
     while (address := read_address(place)) is None or address.pid != process.pid:
         if process.poll() is not None:
             raise _why_not(
@@ -202,7 +192,7 @@ def start_cluster(folder: Path, *, devices: str, queues: str, policy: str) -> Cl
             process.kill()
             process.wait()
             raise WaitTimeoutError(
-                f"the scheduler did not answer within {START_WAIT_S:g} s and was ended. See {place.log}, and start it again."
+                f"the scheduler did not answer within {wait_s:g} s and was ended. See {place.log}, and start it again."
             )
         time.sleep(_LOOK_S)
     process.returncode = 0  # it goes on without this process

@@ -1,7 +1,7 @@
 """What the scheduler asks of whatever runs its jobs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from signal import Signals
 from typing import Any, final
@@ -93,6 +93,18 @@ class ClusterEngine(ABC):
     def name_is_taken(self, name: str) -> bool:
         """Whether a job of that name runs beside the cluster."""
 
+    @property
+    def trouble(self) -> str:
+        """Why no job can be started or grow now, as a sentence; empty if all is well."""
+        return ""
+
     @abstractmethod
-    def reap(self) -> None:
-        """Take the statuses of processes that ended."""
+    def reap(self, running: Sequence[JobRecord]) -> None:
+        """Take the statuses of processes that ended, and end what no running job's present attempt needs."""
+
+    def close(self, *, is_idle: bool) -> None:  # noqa: B027  # most engines hold nothing
+        """Let go of everything; where no job runs, end what was started for this cluster alone.
+
+        Blocks:
+            At most 30 s.
+        """

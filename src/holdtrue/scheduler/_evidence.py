@@ -9,6 +9,9 @@ ORPHANS_S = ORPHAN_WAIT_S + 4.0
 """After a launcher was killed: its workers write a checkpoint and end, or are ended, within this time."""
 
 
+Loss = Literal["", "host", "machine"]
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
@@ -20,6 +23,10 @@ class Evidence:
     """Its keeper began."""
     exit_code: int | None
     """As its keeper wrote it, or else as the launcher wrote it among the user's jobs."""
+    loss: Loss = ""
+    """What took its last host away: that host alone (`host`), or with its machine or the cluster (`machine`)."""
+    how_lost: str = ""
+    """What there is to say about that."""
 
 
 Fate = Literal["lives", "ended", "never", "killed"]
@@ -55,7 +62,7 @@ class Verdict:
 _FINISHED, _WRONG_USE, STOPPED = 0, 2, 130
 
 
-def judge_end(exit_code: int | None, *, purpose: str, crashes: int, retries: int) -> Verdict:
+def judge_end(exit_code: int | None, *, purpose: str, crashes: int, retries: int, loss: Loss = "") -> Verdict:
     """What becomes of a job whose attempt ended.
 
     Args:
@@ -63,6 +70,7 @@ def judge_end(exit_code: int | None, *, purpose: str, crashes: int, retries: int
         purpose: Why it was asked to end, `cancel` or `preempt`; empty if nobody asked.
         crashes: Attempts that failed before.
         retries: Failures after which it is started again.
+        loss: What took its last host away, if something did. A lost machine is no failure of the job.
 
     >>> judge_end(1, purpose="", crashes=0, retries=1).state, judge_end(1, purpose="", crashes=1, retries=1).state
     ('waiting', 'failed')
@@ -73,7 +81,13 @@ def judge_end(exit_code: int | None, *, purpose: str, crashes: int, retries: int
         return Verdict(state="finished", is_crash=False, sentence="It finished.")
     if purpose == "cancel":
         return Verdict(state="cancelled", is_crash=False, sentence="It was cancelled.")
-    if exit_code == STOPPED:
+    if loss == "machine" and not purpose and exit_code != _WRONG_USE:
+        return Verdict(
+            state="waiting",
+            is_crash=False,
+            sentence="It lost its machine; it waits with its last checkpoint.",
+        )
+    if exit_code == STOPPED and (purpose or loss != "host"):
         if purpose == "preempt":
             return Verdict(state="waiting", is_crash=False, sentence="It waits with a checkpoint.")
         return Verdict(
@@ -85,6 +99,8 @@ def judge_end(exit_code: int | None, *, purpose: str, crashes: int, retries: int
         sentence = "It was killed to give its devices to others; it waits with its last checkpoint."
         return Verdict(state="waiting", is_crash=False, sentence=sentence)
     how = "was killed with its launcher" if exit_code is None else f"ended with exit status {exit_code}"
+    if exit_code == STOPPED:
+        how = "stopped with a checkpoint when it lost its last worker"
     if exit_code is not None and exit_code < 0:
         how = f"was killed by signal {-exit_code}"
     if exit_code == _WRONG_USE:

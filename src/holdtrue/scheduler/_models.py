@@ -97,6 +97,8 @@ class QueueAnswer(Body):
     queues: dict[str, int]
     reason: str
     """Of the last decision."""
+    trouble: str
+    """Why nothing can be started now; empty if all is well."""
     epoch_s: float
     """Beginning of the log, in seconds since 1970."""
     newest: int

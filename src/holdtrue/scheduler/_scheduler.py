@@ -29,7 +29,7 @@ from holdtrue.errors import HoldtrueError, UsageError
 from holdtrue.wire import escape_text
 
 from ._engine import ClusterEngine, Look
-from ._evidence import ORPHANS_S, STOPPED, judge_attempt, judge_end
+from ._evidence import ORPHANS_S, STOPPED, Evidence, judge_attempt, judge_end
 from ._orders import Order, Standing, plan_orders
 from ._records import JobRecord
 from ._request import JobRequest, check_request
@@ -123,6 +123,11 @@ class Scheduler:
         self._store.write(log=entries)
         self._take(entries)
         return after
+
+    @property
+    def trouble(self) -> str:
+        """Why no job can be started or grow now; empty if all is well."""
+        return self._engine.trouble
 
     @property
     def newest(self) -> int:
@@ -222,7 +227,7 @@ class Scheduler:
         self.closed.set()
 
     async def _turn(self) -> None:
-        self._engine.reap()
+        self._engine.reap([self.jobs[number] for number in self._running])
         looked = list(self._running)
         looks = await asyncio.gather(*(asyncio.to_thread(self._engine.look, self.jobs[n]) for n in looked))
         for number, look in zip(looked, looks, strict=True):
@@ -250,7 +255,7 @@ class Scheduler:
             running.gone_s = running.gone_s or time.monotonic()
             if time.monotonic() < running.gone_s + ORPHANS_S:
                 return
-        self._judge(record, look.evidence.exit_code)
+        self._judge(record, look.evidence.exit_code, look.evidence)
 
     def _begin_again(self, record: JobRecord, running: _Running) -> None:
         """Begin an attempt that was written down and never began, unless nobody wants it any more."""
@@ -261,11 +266,18 @@ class Scheduler:
             self._change(record := replace(record, purpose="preempt"))
         self._judge(record, STOPPED)
 
-    def _judge(self, record: JobRecord, exit_code: int | None) -> None:
+    def _judge(self, record: JobRecord, exit_code: int | None, evidence: Evidence | None = None) -> None:
         verdict = judge_end(
-            exit_code, purpose=record.purpose, crashes=record.crashes, retries=record.request.retries
+            exit_code,
+            purpose=record.purpose,
+            crashes=record.crashes,
+            retries=record.request.retries,
+            loss=evidence.loss if evidence is not None else "",
         )
+        how_lost = evidence.how_lost if evidence is not None else ""
         said = escape_text(self._engine.last_words(record)) if verdict.is_crash else ""
+        if not record.purpose and verdict.state != "finished":
+            said = escape_text(how_lost) or said
         after = replace(
             record,
             state=verdict.state,
@@ -317,7 +329,8 @@ class Scheduler:
     async def _carry_out(self, order: Order) -> None:
         record = self.jobs[order.number]
         if order.what == "start":
-            self._start(record, order.devices)
+            if not self._engine.trouble:
+                self._start(record, order.devices)
             return
         running = self._running[order.number]
         try:

@@ -15,10 +15,14 @@ from holdtrue.errors import UsageError
 from holdtrue.launch import is_locked, take_lock, write_private
 from holdtrue.service import App, make_tokens, serve_app
 
+from ._engine_choice import EngineChoice, engine_from_text
 from ._records import Place
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from ._scheduler import Scheduler
+    from ._store import Store
 
 _MOST_MESSAGE_BYTES = 65_536
 _log = logging.getLogger("holdtrue.scheduler")
@@ -34,8 +38,16 @@ class Address:
     token_file: str
 
 
-def serve_cluster(folder: Path, cluster: Cluster | None, policy: str | None) -> None:
+def serve_cluster(
+    folder: Path, cluster: Cluster | None, policy: str | None, engine: EngineChoice | None = None
+) -> None:
     """Serve the cluster of a folder until it is stopped.
+
+    Args:
+        folder: Where it keeps its files.
+        cluster: Devices and queues; None for those that it had, or with Ray what that has.
+        policy: Name; None for the one that was in force, or wfs.
+        engine: What runs the jobs; None for what it had, or the embedded one.
 
     Raises:
         UsageError: a scheduler lives there, or the cluster cannot be as asked.
@@ -49,22 +61,37 @@ def serve_cluster(folder: Path, cluster: Cluster | None, policy: str | None) -> 
     if lock is None:
         raise UsageError(_already(place))
     try:
-        asyncio.run(_serve(place, cluster, policy))
+        asyncio.run(_serve(place, cluster, policy, engine))
     finally:
         place.address.unlink(missing_ok=True)
         place.tokens.unlink(missing_ok=True)
         os.close(lock)
 
 
-async def _serve(place: Place, cluster: Cluster | None, policy: str | None) -> None:
+async def _serve(
+    place: Place, cluster: Cluster | None, policy: str | None, choice: EngineChoice | None
+) -> None:
     # The web framework and the database load here: a command that only looks for a scheduler does not need them.
-    from ._embedded import EmbeddedEngine
+    from ._open_engine import open_engine
     from ._scheduler import Scheduler
-    from ._service import build_app
     from ._store import Store
 
     store = Store(place.database)
-    scheduler = Scheduler(store, EmbeddedEngine(place), cluster, policy)
+    try:
+        engine, cluster = open_engine(place, store, cluster, choice)
+    except BaseException:
+        store.close()
+        raise
+    try:
+        await _serve_with(place, store, Scheduler(store, engine, cluster, policy))
+    finally:
+        engine.close(is_idle=not any(record.state == "running" for record in store.jobs()))
+        store.close()
+
+
+async def _serve_with(place: Place, store: "Store", scheduler: "Scheduler") -> None:
+    from ._service import build_app
+
     tokens = make_tokens()
     write_private(place.tokens, json.dumps(dict(tokens.by_scope)))
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
@@ -77,16 +104,13 @@ async def _serve(place: Place, cluster: Cluster | None, policy: str | None) -> N
             await scheduler.work()
             server.should_exit = True
 
-        try:
-            await serve_app(
-                cast(App, build_app(scheduler, store, place)),
-                tokens=tokens,
-                listener=listener,
-                most_message_bytes=_MOST_MESSAGE_BYTES,
-                beside=work,
-            )
-        finally:
-            store.close()
+        await serve_app(
+            cast(App, build_app(scheduler, store, place)),
+            tokens=tokens,
+            listener=listener,
+            most_message_bytes=_MOST_MESSAGE_BYTES,
+            beside=work,
+        )
 
 
 def is_alive(place: Place) -> bool:
@@ -122,14 +146,19 @@ def check_not_alive(place: Place) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """The process that `holdtrue cluster start` starts: FOLDER DEVICES QUEUES POLICY, empty for what the folder has."""
+    """The process that `holdtrue cluster start` starts: FOLDER DEVICES QUEUES POLICY ENGINE, empty for what it had."""
     from holdtrue.cluster import parse_cluster
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    folder, devices, queues, policy = arguments
+    folder, devices, queues, policy, engine = arguments
     try:
-        serve_cluster(Path(folder), parse_cluster(devices, queues) if devices else None, policy or None)
+        serve_cluster(
+            Path(folder),
+            parse_cluster(devices, queues) if devices else None,
+            policy or None,
+            engine_from_text(engine) if engine else None,
+        )
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

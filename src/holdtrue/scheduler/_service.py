@@ -81,6 +81,7 @@ def _add_reads(app: FastAPI, scheduler: Scheduler, store: Store, place: Place) -
             devices=dict(schedule.cluster.devices),
             queues={queue.name: queue.guaranteed for queue in schedule.cluster.queues},
             reason=scheduler.reason,
+            trouble=escape_text(scheduler.trouble),
             epoch_s=scheduler.epoch_s,
             newest=scheduler.newest,
             counts=count_states(jobs.values()),

@@ -70,6 +70,9 @@ class WorkerEnvironment:
     """Elastic: file with the token of scope `join`, which only this user can read."""
     group_timeout_s: float | None = None
     """Elastic: bound of every wait between workers, in seconds; None leaves it to the settings."""
+    is_guest: int = 0
+    """Elastic: 1 if the job goes on without this worker's host, which is not the launcher: at the host's death this
+    worker alone leaves."""
     at_fd: int | None = None
     """Elastic: shared page of four little-endian int64, `<4q`: 1 in a pass and 0 outside, step, round,
     virtual node. The host reads it when the worker has died."""
@@ -152,7 +155,7 @@ class WorkerEnvironment:
 _FIELDS = tuple(WorkerEnvironment.__dataclass_fields__)
 _REQUIRED = ("worker", "store_host", "store_port")
 _WHOLE_NUMBERS = {
-    *("worker", "rank", "world_size", "generation", "store_port"),
+    *("worker", "rank", "world_size", "generation", "store_port", "is_guest"),
     *("store_fd", "report_fd", "life_fd", "at_fd"),
 }
 _NUMBERS = {"group_timeout_s"}

@@ -1,10 +1,16 @@
-"""The embedded engine: jobs are `holdtrue run` processes on this machine, each with a keeper of its own."""
+"""Jobs as `holdtrue run` processes on this machine, each with a keeper of its own.
+
+Embedded engine      the launcher is the job's host: it starts the workers itself
+with a host engine   the launcher starts none; hosts are asked for, join it, and run one worker each
+"""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from signal import Signals
 from typing import Any, final
@@ -12,11 +18,12 @@ from typing import Any, final
 from holdtrue.elastic import ControlClient, read_tokens
 from holdtrue.errors import HoldtrueError, UsageError
 from holdtrue.launch import JobEntry, find_job, jobs_folder, take_lock
-from holdtrue.wire import SETTING_VARIABLES
 
 from ._engine import ClusterEngine, Look
-from ._evidence import Evidence
+from ._evidence import STOPPED, Evidence
+from ._hosts import HostEngine
 from ._records import JobRecord, Place
+from ._staffing import Staffing, own_environment, read_left
 
 _KEEPER = Path(__file__).with_name("_keeper.py")
 _ASK_S = 5.0
@@ -25,12 +32,18 @@ _LAST_BYTES = 4096
 
 
 @final
-class EmbeddedEngine(ClusterEngine):
-    """Starts, looks at, resizes and ends jobs. All is found again by name and by folder."""
+class LauncherEngine(ClusterEngine):
+    """Starts, looks at, resizes and ends jobs. All is found again by name and by folder.
 
-    def __init__(self, place: Place) -> None:
-        """Use the folders of a cluster."""
-        self._place = place
+    Args:
+        place: The folders of the cluster.
+        hosts: Who lends devices; None has the launchers use this machine's.
+        listen: Address on which jobs listen for hosts; None for this machine alone.
+    """
+
+    def __init__(self, place: Place, hosts: HostEngine | None = None, listen: str | None = None) -> None:
+        self._place, self._listen = place, listen
+        self._staffing = Staffing(place, hosts) if hosts is not None else None
         self._children: list[subprocess.Popen[bytes]] = []
 
     def begin(self, record: JobRecord, workers: int) -> None:
@@ -41,8 +54,10 @@ class EmbeddedEngine(ClusterEngine):
             forked, and is held by the keeper from its first moment.
 
         Raises:
-            UsageError: the attempt runs already.
+            UsageError: the attempt runs already, or no host can be had now.
         """
+        if self.trouble:
+            raise UsageError(self.trouble)
         folder = self._place.attempt(record)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = take_lock(folder / "lock", wait_s=0.0)
@@ -66,9 +81,21 @@ class EmbeddedEngine(ClusterEngine):
             os.close(lock)
         self._children.append(process)
 
-    def reap(self) -> None:
-        """Take the statuses of keepers that ended; what they have to say is in their folders."""
+    def reap(self, running: Sequence[JobRecord]) -> None:
+        """Take the statuses of keepers that ended (what they have to say is in their folders), and end stray hosts."""
         self._children = [child for child in self._children if child.poll() is None]
+        if self._staffing is not None:
+            self._staffing.sweep(running)
+
+    @property
+    def trouble(self) -> str:
+        """Why no host can be had now."""
+        return self._staffing.trouble if self._staffing is not None else ""
+
+    def close(self, *, is_idle: bool) -> None:
+        """Let go of whoever lends devices."""
+        if self._staffing is not None:
+            self._staffing.close(ends_all=is_idle)
 
     def _order(self, record: JobRecord, workers: int) -> dict[str, Any]:  # Any: JSON values
         request, run_dir = record.request, self._place.run_dir(record)
@@ -82,6 +109,9 @@ class EmbeddedEngine(ClusterEngine):
             "--run-dir",
             str(run_dir),
         ]
+        if self._staffing is not None:
+            words.append("--elsewhere")
+            words += ["--listen", self._listen] if self._listen is not None else []
         if (run_dir / "plan.json").exists():
             words.append("--resume")
         for option in (
@@ -94,8 +124,8 @@ class EmbeddedEngine(ClusterEngine):
         ):
             if (value := getattr(request, option)) is not None:
                 words += [f"--{option.replace('_', '-')}", str(value)]
-        part = {SETTING_VARIABLES["device_percent"]: str(request.percent)} if request.percent < 100 else {}
         return {
+            "workers": workers,
             "command": [
                 sys.executable,
                 "-P",
@@ -107,7 +137,7 @@ class EmbeddedEngine(ClusterEngine):
                 *request.arguments,
             ],
             "folder": request.folder,
-            "environment": dict(os.environ) | dict(request.environment) | part,
+            "environment": dict(os.environ) | own_environment(record),
         }
 
     def look(self, record: JobRecord) -> Look:
@@ -116,13 +146,27 @@ class EmbeddedEngine(ClusterEngine):
         Blocks:
             Until its controller answers, at most 5 s.
         """
-        evidence = self.evidence(record)
-        if not evidence.is_locked:
-            return Look(evidence=evidence)
-        try:
-            return Look(evidence=evidence, facts=self._client(record, "read").job())
-        except HoldtrueError:
-            return Look(evidence=evidence)
+        evidence, facts = self.evidence(record), None
+        if evidence.is_locked:
+            with suppress(HoldtrueError):
+                facts = self._client(record, "read").job()
+        if self._staffing is None:
+            return Look(evidence=evidence, facts=facts)
+        has_hosts = self._staffing.tend(
+            record,
+            self._entry(record),
+            facts,
+            is_locked=evidence.is_locked,
+            is_in_order=evidence.exit_code is not None,
+        )
+        if evidence.is_locked:
+            is_hopeless = not has_hosts and read_left(self._place.attempt(record)).status is not None
+            if is_hopeless and facts is not None and facts["phase"] == "founding":
+                with suppress(HoldtrueError):
+                    self.stop(record, "its hosts cannot run it")
+            return Look(evidence=evidence, facts=facts)
+        after = self.evidence(record)  # what the hosts left behind belongs to it
+        return Look(evidence=replace(after, is_locked=True) if has_hosts else after)
 
     def evidence(self, record: JobRecord) -> Evidence:
         """What the present attempt left behind."""
@@ -136,7 +180,16 @@ class EmbeddedEngine(ClusterEngine):
         if exit_code is None and not is_locked:
             entry = self._entry(record)
             exit_code = entry.exit_code if entry is not None else None
-        return Evidence(is_locked=is_locked, is_started=(folder / "started").exists(), exit_code=exit_code)
+        left = read_left(folder)
+        if exit_code in (1, STOPPED) and left.status is not None:
+            exit_code = left.status  # a launcher without workers of its own knows no better
+        return Evidence(
+            is_locked=is_locked,
+            is_started=(folder / "started").exists(),
+            exit_code=exit_code,
+            loss=left.loss,
+            how_lost=left.sentence,
+        )
 
     def name_is_taken(self, name: str) -> bool:
         """Whether a job of that name runs on this machine."""

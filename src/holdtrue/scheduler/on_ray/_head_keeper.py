@@ -1,0 +1,107 @@
+"""Keeps one Ray cluster: `python _head_keeper.py FOLDER FILES LOCK_FD CPUS UNNEEDED_S`.
+
+It starts Ray on loopback, says where, and ends it when nobody needs it: when no scheduler of the folder and no job of it
+has lived for a while, or at SIGTERM. Ray's processes die with it: those that it started are told so by the kernel, the
+others notice it.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from holdtrue.launch import is_locked, write_private
+
+_LOOPBACK = Path(__file__).with_name("_loopback.py")
+_TIE = Path(__file__).parents[2] / "launch" / "_tie_to_parent.py"
+START_S = 80.0
+_LOOK_S = 0.25
+_OBJECT_STORE_BYTES = 80_000_000
+"""The least that Ray takes: nothing of a job goes through it."""
+_TERM_S, _KILL_S = 15.0, 3.0
+
+
+def main(arguments: list[str]) -> int:
+    """Keep the cluster to its end."""
+    folder, files, cpus, unneeded_s = (
+        Path(arguments[0]),
+        Path(arguments[1]),
+        arguments[3],
+        float(arguments[4]),
+    )
+    asked: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.append(1))
+    ray = start_ray(files, cpus)
+    try:
+        if not wait_for_address(ray, files, asked):
+            return 1
+        address = (files / "ray" / "ray_current_cluster").read_text().strip()
+        facts = {"address": address, "folder": str(files), "keeper": os.getpid()}
+        write_private(folder / "ray.json", json.dumps(facts))
+        needed_s = time.monotonic()
+        while not asked and ray.poll() is None and time.monotonic() < needed_s + unneeded_s:
+            if is_needed(folder):
+                needed_s = time.monotonic()
+            time.sleep(_LOOK_S)
+        return 0
+    finally:
+        (folder / "ray.json").unlink(missing_ok=True)
+        end_ray(ray)
+        shutil.rmtree(files, ignore_errors=True)
+
+
+def start_ray(files: Path, cpus: str) -> "subprocess.Popen[bytes]":
+    """Start the head node, in a group of its own."""
+    words = [
+        *("start", "--head", "--block", "--port", "0", "--node-ip-address", "127.0.0.1"),
+        *("--include-dashboard", "false", "--include-log-monitor", "false", "--disable-usage-stats"),
+        *("--num-cpus", cpus, "--object-store-memory", str(_OBJECT_STORE_BYTES)),
+        *("--temp-dir", str(files / "ray"), "--log-style", "record", "--log-color", "false"),
+    ]
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-I", "-S", str(_TIE), str(os.getpid())),
+            *(sys.executable, str(_LOOPBACK), *words),
+        ],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def wait_for_address(ray: "subprocess.Popen[bytes]", files: Path, asked: list[int]) -> bool:
+    """Whether the cluster stands, within a bounded time."""
+    until_s = time.monotonic() + START_S
+    while time.monotonic() < until_s and ray.poll() is None and not asked:
+        if (files / "ray" / "ray_current_cluster").exists():
+            return True
+        time.sleep(_LOOK_S / 5)
+    print(f"error: Ray did not stand within {START_S:g} s, or ended: {ray.poll()}", file=sys.stderr)
+    return False
+
+
+def is_needed(folder: Path) -> bool:
+    """Whether a scheduler of the folder lives, or an attempt of one of its jobs."""
+    locks = [folder / "scheduler.lock", *(folder / "attempts").glob("*/lock")]
+    return any(is_locked(path) for path in locks)
+
+
+def end_ray(ray: "subprocess.Popen[bytes]") -> None:
+    """End the head node and all that it started."""
+    with suppress(ProcessLookupError):
+        ray.send_signal(signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        ray.wait(_TERM_S)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(ray.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        ray.wait(_KILL_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,202 @@
+"""Devices that somebody else lends: how many hosts, what they leave behind, and what a user may name."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdtrue.errors import UsageError
+from holdtrue.scheduler import EngineChoice, JobRequest, check_devices, choose_engine
+from holdtrue.scheduler._engine_choice import engine_from_text
+from holdtrue.scheduler._evidence import STOPPED, judge_end
+from holdtrue.scheduler._hosts import HostEnd, HostEngine, HostLook, HostOrder, plan_hosts
+from holdtrue.scheduler._launchers import LauncherEngine
+from holdtrue.scheduler._open_engine import open_engine
+from holdtrue.scheduler._records import JobRecord, Place
+from holdtrue.scheduler._store import Store
+from holdtrue.scheduler.on_ray import RayChoice
+
+NAMES = [f"1-1-{i}" for i in range(6)]
+subsets = st.sets(st.sampled_from(NAMES))
+
+
+class FakeHosts(HostEngine):
+    """Shows what a test says."""
+
+    def __init__(self) -> None:
+        self.seen = HostLook()
+        self.stopped: list[tuple[str, bool]] = []
+        self.forgotten: list[str] = []
+        self.started: list[HostOrder] = []
+
+    def devices(self) -> Mapping[str, int]:
+        return {"cpu": 2}
+
+    def start(self, order: HostOrder) -> None:
+        self.started.append(order)
+
+    def stop(self, name: str, *, at_once: bool) -> None:
+        self.stopped.append((name, at_once))
+
+    def look(self) -> HostLook:
+        return self.seen
+
+    def forget(self, name: str) -> None:
+        self.forgotten.append(name)
+
+    def close(self, *, ends_all: bool) -> None:
+        """There is nothing to let go of."""
+
+
+@given(wanted=st.integers(0, 6), hosts=subsets, waiting=subsets, busy=subsets, leaving=subsets)
+def test_hosts_follow_the_target_and_one_that_runs_a_worker_is_never_sent_away(
+    wanted: int, hosts: set[str], waiting: set[str], busy: set[str], leaving: set[str]
+) -> None:
+    waiting, busy, leaving = waiting & hosts, busy & hosts - waiting, leaving & hosts
+    plan = plan_hosts(wanted, hosts, waiting=waiting, busy=busy, leaving=leaving)
+    sent = {*plan.leave, *plan.end}
+    assert not sent & (busy | leaving)
+    assert sent <= hosts
+    left = len(hosts - leaving - sent) + plan.more
+    assert left == max(wanted, len(busy - leaving))
+    again = plan_hosts(wanted, hosts, waiting=waiting, busy=busy, leaving=leaving | sent)
+    assert (again.leave, again.end) == ((), ()), "what was asked for is not asked for again"
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "loss", "state", "is_crash"),
+    [
+        (STOPPED, "machine", "waiting", False),
+        (1, "machine", "waiting", False),
+        (None, "machine", "waiting", False),
+        (STOPPED, "host", "failed", True),
+        (STOPPED, "", "cancelled", False),
+        (0, "machine", "finished", False),
+        (2, "machine", "failed", True),
+    ],
+)
+def test_a_lost_machine_is_nobodys_fault_and_a_lost_host_is_a_crash(
+    exit_code: int | None, loss: str, state: str, is_crash: bool
+) -> None:
+    verdict = judge_end(exit_code, purpose="", crashes=0, retries=0, loss=loss)  # type: ignore[arg-type]
+    assert (verdict.state, verdict.is_crash) == (state, is_crash)
+    cancelled = judge_end(exit_code, purpose="cancel", crashes=0, retries=0, loss=loss)  # type: ignore[arg-type]
+    assert cancelled.state == ("finished" if exit_code == 0 else "cancelled")
+
+
+def attempt(tmp_path: Path, **files: str) -> tuple[Place, JobRecord, FakeHosts, LauncherEngine]:
+    """An attempt whose launcher has left these files, and is gone."""
+    (tmp_path / "train.py").touch()
+    request = JobRequest(name="j", script=str(tmp_path / "train.py"), folder=str(tmp_path))
+    record = JobRecord(number=1, request=request, state="running", attempt=1, submitted_s=0.0)
+    place, hosts = Place(folder=tmp_path / "cluster"), FakeHosts()
+    place.attempt(record).mkdir(parents=True)
+    for name, text in files.items():
+        (place.attempt(record) / name).write_text(text)
+    return place, record, hosts, LauncherEngine(place, hosts)
+
+
+def test_the_exit_status_of_a_script_is_read_from_the_host_that_ran_it(tmp_path: Path) -> None:
+    _, record, hosts, engine = attempt(tmp_path, started="{}", exit="1")
+    hosts.seen = HostLook(living=frozenset({"1-1-b"}), ended={"1-1-a": HostEnd(status=5, sentence="boom")})
+    look = engine.look(record)
+    assert look.evidence.is_locked, "a host of it lives: its device is not free"
+    assert hosts.stopped == [], "it ended in order, and hosts end by themselves"
+    hosts.seen = HostLook(ended={"1-1-b": HostEnd(status=1)})
+    evidence = engine.look(record).evidence
+    assert (evidence.is_locked, evidence.exit_code, evidence.loss) == (False, 5, "")
+    assert hosts.forgotten == ["1-1-a", "1-1-b"]
+    assert evidence.how_lost == "boom"
+
+
+def test_hosts_of_a_killed_launcher_are_ended_at_once(tmp_path: Path) -> None:
+    _, record, hosts, engine = attempt(tmp_path, started="{}")
+    hosts.seen = HostLook(living=frozenset({"1-1-a", "2-1-a"}))
+    assert engine.look(record).evidence.is_locked
+    assert hosts.stopped == [("1-1-a", True)]
+
+
+@pytest.mark.parametrize(("with_machine", "loss"), [(True, "machine"), (False, "host")])
+def test_the_loss_of_the_last_host_is_written_down_and_that_of_another_is_not(
+    with_machine: bool, loss: str, tmp_path: Path
+) -> None:
+    _, record, hosts, engine = attempt(tmp_path, started="{}", exit=str(STOPPED))
+    end = HostEnd(status=None, sentence="It is gone.", with_machine=with_machine)
+    hosts.seen = HostLook(living=frozenset({"1-1-b"}), ended={"1-1-a": end})
+    engine.look(record)
+    hosts.seen = HostLook()
+    assert engine.look(record).evidence.loss == ""
+    hosts.seen = HostLook(ended={"1-1-b": end})
+    engine.look(record)
+    found = LauncherEngine(Place(folder=tmp_path / "cluster"), FakeHosts()).evidence(record)
+    assert (found.loss, found.how_lost) == (loss, "It is gone."), "the next scheduler reads it too"
+
+
+def test_a_host_that_ended_while_no_scheduler_lived_is_missed(tmp_path: Path) -> None:
+    _, record, hosts, engine = attempt(
+        tmp_path, started="{}", exit=str(STOPPED), staffed='["1-1-a", "1-1-b"]'
+    )
+    hosts.seen = HostLook(living=frozenset({"1-1-b"}))
+    assert engine.look(record).evidence.loss == "", "another one lives"
+    hosts.seen = HostLook(trouble="nobody can say")
+    assert engine.look(record).evidence.loss == ""
+    hosts.seen = HostLook()
+    evidence = engine.look(record).evidence
+    assert (evidence.loss, evidence.how_lost) == ("host", "Its worker was lost while no scheduler looked.")
+
+
+def test_hosts_that_no_running_attempt_knows_are_ended(tmp_path: Path) -> None:
+    _, record, hosts, engine = attempt(tmp_path)
+    hosts.seen = HostLook(living=frozenset({"1-1-a", "1-0-a", "7-1-a"}), ended={"7-2-a": HostEnd(status=0)})
+    engine.reap([record])
+    assert sorted(hosts.stopped) == [("1-0-a", True), ("7-1-a", True)]
+    assert hosts.forgotten == ["7-2-a"]
+
+
+def test_no_job_is_begun_while_no_device_can_be_had(tmp_path: Path) -> None:
+    _, record, hosts, engine = attempt(tmp_path)
+    hosts.seen = HostLook(trouble="the Ray cluster cannot be reached")
+    with pytest.raises(UsageError, match="cannot be reached"):
+        engine.begin(record, 1)
+    assert not engine.evidence(record).is_started
+
+
+def test_engines_and_their_options_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_engine("", address="", listen="") is None
+    assert choose_engine("embedded", address="", listen="") == EngineChoice()
+    with pytest.raises(UsageError, match="--engine is 'slurm'; the engines are embedded and ray"):
+        choose_engine("slurm", address="", listen="")
+    with pytest.raises(UsageError, match="--address is given, and --engine ray is not"):
+        choose_engine("", address="h:1", listen="")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'holdtrue\[ray\]'"):
+        choose_engine("ray", address="", listen="")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    choice = choose_engine("ray", address="10.0.0.1:6379", listen="10.0.0.2")
+    assert choice is not None
+    assert engine_from_text(choice.to_text()) == choice
+    for address in ("ray://10.0.0.1:10001", "10.0.0.1", "10.0.0.1:x", ":6379"):
+        with pytest.raises(UsageError, match="is HOST:PORT of a Ray cluster"):
+            choose_engine("ray", address=address, listen="")
+    with pytest.raises(UsageError, match="--listen is given and --address is not"):
+        choose_engine("ray", address="", listen="10.0.0.1")
+    there = EngineChoice(name="ray", ray=RayChoice(address="h:1"))
+    check_devices("cpu:99", "", 2, there)
+    with pytest.raises(UsageError, match="the ray engine runs jobs on CPU slots of a Ray cluster"):
+        check_devices("cuda:1", "", 2, there)
+    with pytest.raises(UsageError, match="this machine has 2 cores"):
+        check_devices("cpu:99", "", 2, EngineChoice(name="ray", ray=RayChoice()))
+
+
+def test_another_engine_is_refused_under_jobs_that_run_and_kept_otherwise(tmp_path: Path) -> None:
+    place, record, _, _ = attempt(tmp_path)
+    store = Store(place.database)
+    there = EngineChoice(name="ray", ray=RayChoice(address="h:1"))
+    store.set_fact("engine", there.to_text())
+    store.write(new=[record])
+    with pytest.raises(UsageError, match=r"jobs run on the engine ray at h:1 \(j\)"):
+        open_engine(place, store, None, EngineChoice())
+    store.close()
