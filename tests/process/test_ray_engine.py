@@ -19,7 +19,7 @@ from holdtrue.cluster import replay_schedule
 from holdtrue.launch import take_lock
 from holdtrue.scheduler.on_ray._head import local_cluster, ray_variables
 from holdtrue.scheduler.on_ray._loopback import __file__ as LOOPBACK_PROGRAM
-from live_cluster import LiveCluster, digests_of, over
+from cluster_jobs import LiveCluster, digests_of, over
 
 pytestmark = [pytest.mark.process, pytest.mark.ray]
 LENIENT = {"PYTHONWARNINGS": "default"}
