@@ -7,12 +7,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cluster_jobs import WAIT_S, LiveCluster, over
 
 from holdtrue.cluster import replay_schedule
 from holdtrue.elastic import ControlClient, read_tokens
 from holdtrue.launch import find_job, jobs_folder
 from holdtrue.record import read_run
-from cluster_jobs import WAIT_S, LiveCluster, over
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 

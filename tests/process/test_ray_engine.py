@@ -13,13 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cluster_jobs import LiveCluster, digests_of, over
 from commands import environment
 
 from holdtrue.cluster import replay_schedule
 from holdtrue.launch import take_lock
 from holdtrue.scheduler.on_ray._head import local_cluster, ray_variables
 from holdtrue.scheduler.on_ray._loopback import __file__ as LOOPBACK_PROGRAM
-from cluster_jobs import LiveCluster, digests_of, over
 
 pytestmark = [pytest.mark.process, pytest.mark.ray]
 LENIENT = {"PYTHONWARNINGS": "default"}

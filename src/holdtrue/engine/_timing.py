@@ -67,8 +67,10 @@ class PassTimer(ABC):
     def seconds_of(self, step: int) -> float | None:
         """Seconds of one virtual node in `step`, of all its rounds up to now; None where this worker ran no pass in it.
 
-        On CUDA, whose events are read a round later, those of the step before stand for it.
+        On CUDA, whose events are read a round later, those of the step before stand for it, complete.
         """
+        if self.lag and self._step == step:  # of this one the last round is still to come
+            return self._recent[-1] if self._recent else None
         return self._open_s if self._open_s and self._step >= step - self.lag else None
 
 

@@ -29,15 +29,15 @@ def split_limits(
     kinds, parts, found = list(profile.devices), [], dict(limits)
     for group in groups:
         own = {i: found.pop(f"{group.kind}:{i}", None) for i in range(group.count)}
-        if not any(own.values()):
+        if all(limit is None for limit in own.values()):
             parts.append(group)
             continue
         for ids in _runs(own):
             name = f"{group.kind}.{format_ids(ids).replace(',', '_')}"
             parts.append(DeviceGroup(kind=name, count=len(ids)))
             kinds.append(replace(profile.device(group.kind), kind=name))
-            limit = own[ids[0]] or limits.get(group.kind)
-            found |= {name: limit} if limit else {}
+            limit = own[ids[0]] if own[ids[0]] is not None else limits.get(group.kind)
+            found |= {} if limit is None else {name: limit}
     strangers = sorted(set(found) - {group.kind for group in (*groups, *parts)})
     if strangers:
         raise UsageError(

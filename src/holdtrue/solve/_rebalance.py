@@ -30,7 +30,7 @@ from holdtrue.mapping import Mapping
 
 from ._cost import Costs, KindCost
 from ._predict import predict_costs
-from ._solve import best_mapping, format_count
+from ._solve import best_mapping, fits_memory, format_count
 
 GRID = 0.03
 """Times closer than this, relatively, count as equal: equal speeds give aligned blocks."""
@@ -135,7 +135,8 @@ def decide_mapping(
         MappingError: `pass_s` or `mapping` is for another number of workers.
 
     Guarantee:
-        Pure. A new mapping respects memory and keeps the size of passes; equal times go to aligned blocks.
+        Pure. A mapping that breaks a limit of memory is left at once. A new mapping respects memory and keeps the size of
+        passes; equal times go to aligned blocks.
     """
     options = options or RebalanceOptions()
     if len(pass_s) != costs.world_size or mapping.world_size != costs.world_size:
@@ -146,6 +147,18 @@ def decide_mapping(
     state = _remember(state, pass_s, step, options)
     now = measured_costs(costs, _times(state, step, options))
     present_s = predict_costs(now, mapping).step_s
+    if not _can_stay(now, mapping):  # after a change of the membership: it cannot stay, whatever it costs
+        fitting = best_mapping(now)
+        if fitting is not None and fitting != mapping:
+            moved = _moved(mapping, fitting)
+            return _move(
+                replace(state, moved=moved),
+                step,
+                mapping,
+                fitting,
+                present_s,
+                predict_costs(now, fitting).step_s,
+            )
     measured = min(
         (len(recent) for recent, ids in zip(state.recent_s, mapping.held, strict=True) if ids),
         default=0,
@@ -183,9 +196,23 @@ def decide_mapping(
         why = f"found {agreed} time(s) in a row, and {options.confirm} are needed"
     if why:
         return replace(_stay(state, why, present_s, best_s), state=replace(state, agreed=agreed))
-    moved = tuple(len(after) - len(before) for before, after in zip(mapping.held, found.held, strict=True))
+    moved = _moved(mapping, found)
     quiet = _next_quiet(since, quiet, options, is_back=_takes_back(state.moved, moved))
     return _move(replace(state, moved=moved, quiet=quiet), step, mapping, found, present_s, best_s)
+
+
+def _can_stay(costs: Costs, mapping: Mapping) -> bool:
+    """Whether every worker can hold what it has."""
+    busy = [rank for rank, ids in enumerate(mapping.held) if ids]
+    kinds = {rank: kind for kind in costs.kinds for rank in kind.ranks}
+    if len(busy) == 1:
+        return kinds[busy[0]].fits_alone
+    return all(len(mapping.held[rank]) <= kinds[rank].cap for rank in busy) and fits_memory(costs, mapping)
+
+
+def _moved(before: Mapping, after: Mapping) -> tuple[int, ...]:
+    """By rank, virtual nodes that a move gives, or takes where negative."""
+    return tuple(len(new) - len(old) for old, new in zip(before.held, after.held, strict=True))
 
 
 def _takes_back(before: Sequence[int], now: Sequence[int]) -> bool:
