@@ -1,8 +1,8 @@
 """The solver for a plan that is fixed: the best mapping, and what keeps devices idle."""
 
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Dictionary
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdtrue.errors import PlanError
 from holdtrue.mapping import Mapping
@@ -10,7 +10,7 @@ from holdtrue.plan import Plan
 from holdtrue.profile import Profile, check_profile
 from holdtrue.units import format_bytes
 
-from ._cost import Costs, cost_devices
+from ._cost import Costs, KindCost, cost_devices
 from ._devices import DeviceGroup
 from ._layout import aligned_mapping, blocks_of, gradients_held, lay_out
 from ._predict import StepPrediction, predict_costs
@@ -62,9 +62,70 @@ def answer_costs(costs: Costs, plan: Plan) -> Answer | None:
 
 
 def best_mapping(costs: Costs) -> Mapping | None:
-    """The mapping of least step time for these costs; None if the devices cannot hold the virtual nodes."""
+    """The mapping of least step time for these costs; None if the devices cannot hold the virtual nodes.
+
+    Guarantee:
+        Optimal where no kind is faster while the others rest (lone factor 1). Else never worse than the best choice of one
+        kind, and no move of 1, 2, 4, ... virtual nodes to another device makes it better.
+    """
+    found = _searched(costs)
+    if all(kind.lone == 1.0 for kind in costs.kinds):
+        return found
+    # The search does not know of it: its answer, and each kind's own, are where the look around begins.
+    own = [_searched_alone(costs, kind) for kind in costs.kinds]
+    starts = [each for each in (found, *own) if each is not None]
+    best = min(starts, key=lambda each: predict_costs(costs, each).step_s, default=None)
+    return None if best is None else _improve(costs, best)
+
+
+def _searched(costs: Costs) -> Mapping | None:
     found = search_counts(costs)
     return None if found is None else lay_out(costs.virtual_nodes, found.counts, found.tail)
+
+
+def _searched_alone(costs: Costs, kind: KindCost) -> Mapping | None:
+    """The search's answer for the devices of one kind, as a mapping of all devices."""
+    found = search_counts(replace(costs, kinds=(replace(kind, ranks=range(len(kind.ranks))),)))
+    if found is None:
+        return None
+    counts = [0] * costs.world_size
+    for rank, count in zip(kind.ranks, found.counts, strict=True):
+        counts[rank] = count
+    tail = None if found.tail is None else (found.tail[0], kind.ranks[found.tail[1]])
+    return lay_out(costs.virtual_nodes, counts, tail)
+
+
+def _improve(costs: Costs, mapping: Mapping) -> Mapping:
+    """Move virtual nodes between two devices as long as the prediction falls."""
+    step_s = predict_costs(costs, mapping).step_s
+    while True:
+        options = ((predict_costs(costs, option).step_s, option) for option in _neighbours(costs, mapping))
+        better_s, better = min(options, key=lambda option: option[0], default=(step_s, mapping))
+        if better_s >= step_s * (1.0 - 1e-9):
+            return mapping
+        mapping, step_s = better, better_s
+
+
+def _neighbours(costs: Costs, mapping: Mapping) -> Iterator[Mapping]:
+    """Mappings with 1, 2, 4, ... virtual nodes moved to another device; of alike devices one stands for all."""
+    counts = [len(ids) for ids in mapping.held]
+    first: dict[tuple[str, int], int] = {}
+    last: dict[tuple[str, int], int] = {}
+    for kind in costs.kinds:
+        for rank in kind.ranks:
+            first.setdefault((kind.kind, counts[rank]), rank)
+            last[kind.kind, counts[rank]] = rank
+    caps = {rank: kind.cap for kind in costs.kinds for rank in kind.ranks}
+    for gives in first.values():
+        for gets in {*first.values(), *last.values()} - {gives}:
+            for amount in (1 << bit for bit in range(counts[gives].bit_length())):
+                if counts[gets] + amount <= caps[gets]:
+                    moved = list(counts)
+                    moved[gives] -= amount
+                    moved[gets] += amount
+                    option = aligned_mapping(costs.virtual_nodes, moved)
+                    if fits_memory(costs, option):
+                        yield option
 
 
 def fits_memory(costs: Costs, mapping: Mapping) -> bool:
@@ -211,8 +272,9 @@ def solve(
         PlanError: no mapping can hold the plan; the message gives the largest pass that would fit and its V.
 
     Guarantee:
-        Optimal over all mappings under the cost model; ties go to fewer contributions (aligned blocks),
-        then to fewer workers, then to devices listed first. Pure: the same arguments, the same answer.
+        Optimal over all mappings under the cost model where the lone factor of all devices is 1, else as `best_mapping`
+        says; ties go to fewer contributions (aligned blocks), then to fewer workers, then to devices listed first. Pure: the
+        same arguments, the same answer.
     """
     limits = memory_bytes or {}
     check_profile(profile, kinds=[group.kind for group in groups])
