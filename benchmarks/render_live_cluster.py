@@ -102,8 +102,8 @@ def page() -> str:
     lines = [
         "# A live cluster against its simulation",
         "",
-        "Written by `benchmarks/render_live_cluster.py` from `benchmarks/raw/live_cluster.json`.",
-        conditions(raw["conditions"]),
+        "Written by `benchmarks/render_live_cluster.py`.",
+        conditions(raw["conditions"]) + " [Raw](../../benchmarks/raw/live_cluster.json)",
         "",
         "Small real jobs (digits, a convolutional network) arrive at two CPU slots under the live scheduler, which grows and",
         "shrinks them; then the simulator, with the same policy code, is given their arrivals and the costs below, and nothing",
