@@ -7,12 +7,13 @@ The test writes FOLDER/paper.json, by name: {"step": 3, "total": 10, "status": n
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
 from holdtrue.cluster import parse_cluster
-from holdtrue.scheduler import _embedded, serve_cluster
+from holdtrue.scheduler import _open_engine, serve_cluster
 from holdtrue.scheduler._engine import ClusterEngine, Look
 from holdtrue.scheduler._evidence import Evidence
 from holdtrue.scheduler._records import JobRecord, Place
@@ -67,10 +68,10 @@ class PaperEngine(ClusterEngine):
     def name_is_taken(self, name: str) -> bool:
         return False
 
-    def reap(self) -> None:
+    def reap(self, running: Sequence[JobRecord]) -> None:
         pass
 
 
 if __name__ == "__main__":
-    _embedded.EmbeddedEngine = PaperEngine  # type: ignore[misc, assignment]  # what the scheduler's process makes
+    _open_engine.LauncherEngine = PaperEngine  # type: ignore[misc, assignment]  # what the scheduler's process makes
     serve_cluster(Path(sys.argv[1]), parse_cluster(sys.argv[2]), None)

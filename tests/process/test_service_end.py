@@ -27,7 +27,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def test_a_scheduler_that_gets_sigterm_leaves_no_token_and_no_address(tmp_path: Path) -> None:
     folder = tmp_path / "cluster"
     place = Place(folder=folder)
-    command = [sys.executable, "-m", "holdtrue.scheduler", str(folder), "cpu:1", "", ""]
+    command = [sys.executable, "-m", "holdtrue.scheduler", str(folder), "cpu:1", "", "", ""]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment(), stderr=log)
     try:

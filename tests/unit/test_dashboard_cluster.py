@@ -232,7 +232,7 @@ class _Schedule:
 class _Scheduler:
     """What the service reads of a scheduler."""
 
-    schedule, reason, newest, epoch_s = _Schedule(), "as it is", 0, 1000.0
+    schedule, reason, trouble, newest, epoch_s = _Schedule(), "as it is", "", 0, 1000.0
 
     def __init__(self, jobs: list[JobRecord]) -> None:
         self.jobs = {record.number: record for record in jobs}

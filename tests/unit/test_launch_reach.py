@@ -11,7 +11,7 @@ from holdtrue.cli._join import check_wait
 from holdtrue.cli._options import ONE_WORKER, read_token_file
 from holdtrue.cli._run import RunRequest, resume_command
 from holdtrue.errors import GroupError, UsageError
-from holdtrue.launch import JobSpec
+from holdtrue.launch import JobSpec, _reach, _remote
 from holdtrue.launch._devices import local_task
 from holdtrue.launch._reach import reach
 from holdtrue.launch._registry import Registration, jobs_folder
@@ -50,7 +50,7 @@ def test_a_job_that_is_not_there_yet_is_waited_for(
                 raise ConnectionRefusedError(111, "Connection refused")
             return connect(*where, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr("holdtrue.launch._reach._AGAIN_S", 0.001)
+        monkeypatch.setattr(_reach, "_AGAIN_S", 0.001)
         monkeypatch.setattr(socket, "create_connection", connect_late)
         assert reach(url_of(listener), wait_s=60, interrupt_fd=interrupts[0]) == url_of(listener)
     assert len(refused) == 2
@@ -84,14 +84,14 @@ def test_tasks_of_one_machine_take_different_gpus_where_each_sees_them_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec = JobSpec(script="train.py", run_dir=Path("run"), device="auto")
-    monkeypatch.setattr("holdtrue.launch._remote.cuda_devices_of", lambda spec: 2)
+    monkeypatch.setattr(_remote, "cuda_devices_of", lambda spec: 2)
     taken = []
     for task in ("0", "1", "2"):
         monkeypatch.setenv("SLURM_LOCALID", task)
         taken.append(_devices_of(spec, None))
     assert taken == [("cuda:0",), ("cuda:1",), ("cuda:0",)]
     assert _devices_of(spec, "cuda:1") == ("cuda:1",), "what the user names is stronger"
-    monkeypatch.setattr("holdtrue.launch._remote.cuda_devices_of", lambda spec: 0)
+    monkeypatch.setattr(_remote, "cuda_devices_of", lambda spec: 0)
     assert _devices_of(spec, None) == ("cpu",)
     assert local_task({"SLURM_LOCALID": "two"}) == 0
 
