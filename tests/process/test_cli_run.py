@@ -57,6 +57,31 @@ def test_stdout_is_the_scripts_alone_and_each_note_is_said_once(run) -> None:
     ]
 
 
+LATE = TRAINED.replace(
+    'print("accuracy 0.9")',
+    """
+if worker.worker == 0:
+    Path("main").write_text(str(os.getpid()))
+else:
+    until_s = time.monotonic() + 20
+    while time.monotonic() < until_s:
+        try:
+            os.kill(int(Path("main").read_text()), 0)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ProcessLookupError):
+                break
+        time.sleep(0.01)
+print("accuracy 0.9")
+""",
+)
+
+
+def test_a_worker_that_ends_after_the_main_one_prints_nothing_again(run) -> None:
+    status, out, _ = run(LATE, "--workers", "2")
+    assert status == 0
+    assert out == "accuracy 0.9\n"
+
+
 def test_all_that_follows_the_script_is_the_scripts(run) -> None:
     status, out, _ = run(
         "join(); print(sys.argv[1:]); sender.send(wire.FinishedReport(rank=0, digest='ab' * 32, steps=0))",

@@ -116,6 +116,7 @@ def test_an_interrupt_of_one_worker_ends_the_job_in_order(begin: Begin) -> None:
     check_stopped(job)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_twice_to_leave_leaves_alone(begin: Begin) -> None:
     job = begin("--workers", "2")
     job.wait_for_workers(2, step=1)
@@ -137,6 +138,7 @@ def leaves(facts: dict[str, Any], worker: int) -> bool:
     return any(each["phase"] == "leaving" for each in facts["workers"] if each["worker"] == worker)
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_the_controller_hangs_is_told_to_the_workers(begin: Begin) -> None:
     job = begin("--workers", "2")
     job.wait_for_workers(2, step=1)

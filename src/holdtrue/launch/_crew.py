@@ -226,7 +226,11 @@ class Crew:
         self._on_end(worker, end)
 
     def hand_over(self) -> None:
-        """After the end of the main worker, show the output of the one with the lowest number."""
+        """After the end of the main worker, show the output of the one with the lowest number; not where its script came to
+        its end, since what it printed the others print again."""
+        main = None if self._main is None else self.workers.get(self._main)
+        if main is not None and main.has_finished and main.end is not None and main.end.status == 0:
+            return
         alive = sorted(worker.number for worker in self.alive)
         if alive and self._main not in alive:
             self._main = alive[0]
