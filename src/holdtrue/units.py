@@ -52,8 +52,8 @@ def parse_ids(text: str) -> tuple[int, ...]:
     ids: list[int] = []
     for run in text.split(","):
         first, _, last = run.strip().partition("-")
-        numbers = range(int(first), int(last or first) + 1)
-        if len(ids) + len(numbers) > MOST_IDS:
+        begin, end = int(first), int(last or first) + 1
+        if len(ids) + end - begin > MOST_IDS:
             raise ValueError(f"more than {MOST_IDS} ids")
-        ids.extend(numbers)
+        ids.extend(range(begin, end))
     return tuple(ids)

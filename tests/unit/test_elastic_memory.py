@@ -146,7 +146,7 @@ def test_workers_that_a_host_asked_for_are_given_once_also_by_two_controllers() 
     assert new.state.target == 2
 
 
-@pytest.mark.parametrize("mapping", ["x", "0-3/3-7", "0-2/4-7", "0-99999999999/1", "0,-1/1"])
+@pytest.mark.parametrize("mapping", ["x", "0-3/3-7", "0-2/4-7", "0-99999999999/1", f"0-{10**40}/1", "0,-1/1"])
 def test_a_mapping_that_no_worker_could_read_is_refused(mapping: str) -> None:
     job = Job(2)
     (sentence,) = refusals(job.feed(MappingAsked(mapping=mapping)))

@@ -228,6 +228,7 @@ def test_a_mapping_that_breaks_a_limit_of_memory_is_left_in_the_first_step_thoug
     )
     assert found.mapping is not None
     assert len(found.mapping.held[1]) <= most
+    assert found.reason.startswith("a worker cannot hold what it has; ")
 
 
 def test_measured_times_take_the_place_of_the_profiles() -> None:

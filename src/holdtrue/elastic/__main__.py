@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import json
 import logging
-import os
 import socket
 import sys
 from dataclasses import fields
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from holdtrue.errors import UsageError
-from holdtrue.service import read_tokens
+from holdtrue.service import read_tokens, write_private
 
 from ._memory import Memory, memory_from_text, memory_to_text
 from ._state import JobSettings
@@ -75,10 +74,8 @@ def write_memory(path: Path | None, memory: Memory) -> None:
     """Write it down whole or not at all; where there is no room for it the job goes on, with a word in the log."""
     if path is None:
         return
-    fresh = path.with_name(path.name + ".new")
     try:
-        fresh.write_text(memory_to_text(memory))
-        os.replace(fresh, path)
+        write_private(path, memory_to_text(memory))
     except OSError as error:
         logging.getLogger("holdtrue.elastic").warning(
             "the memory %s could not be written (%s): a controller that is started again would not know it",

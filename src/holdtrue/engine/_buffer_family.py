@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,19 +91,14 @@ class Family:
 
     def compare(self, flat: torch.Tensor, virtual_node: int) -> None:
         """Note where a pass left other values than the start, and than the first pass."""
+        if flat.device.type == "cpu":
+            self.compare_rows(flat.unsqueeze(0), (virtual_node,))
+            return
         if self.first is None:
             self.first, self.first_node = flat, virtual_node
-        on_cpu = flat.device.type == "cpu"
-        if not on_cpu:  # nothing is read back from the device before the round ends
-            self.changed = _mark(self.changed, flat, self.start)
-            self.unlike = _mark(self.unlike, flat, self.first)
-        else:
-            if not self.all_changed:
-                self.changed = self._mark_members(self.changed, flat, self.start)
-                self.all_changed = self.changed is not None and bool(self.changed.all())
-            if flat is not self.first and not self.all_unlike:
-                self.unlike = self._mark_members(self.unlike, flat, self.first)
-                self.all_unlike = self.unlike is not None and bool(self.unlike.all())
+        # Nothing is read back from the device before the round ends.
+        self.changed = _mark(self.changed, flat, self.start)
+        self.unlike = _mark(self.unlike, flat, self.first)
         if virtual_node < self.first_node:
             self.first, self.first_node = flat, virtual_node
 
@@ -117,12 +111,11 @@ class Family:
         """
         if self.first is None:
             self.first, self.first_node = flats[0], virtual_nodes[0]
-        bits = bits_of(flats).numpy()
         if not self.all_changed:
-            self.changed = self._mark_rows(self.changed, bits, self.start)
+            self.changed = self._mark_rows(self.changed, flats, self.start)
             self.all_changed = self.changed is not None and bool(self.changed.all())
         if not self.all_unlike:
-            self.unlike = self._mark_rows(self.unlike, bits, self.first)
+            self.unlike = self._mark_rows(self.unlike, flats, self.first)
             self.all_unlike = self.unlike is not None and bool(self.unlike.all())
         lowest = min(range(len(virtual_nodes)), key=virtual_nodes.__getitem__)
         if virtual_nodes[lowest] < self.first_node:
@@ -133,22 +126,12 @@ class Family:
         pieces = flat.split([m.tensor.numel() for m in self.members])
         return [p.view(m.tensor.shape) for p, m in zip(pieces, self.members, strict=True)]
 
-    def _mark_members(self, mask: Mask | None, values: torch.Tensor, others: torch.Tensor) -> Mask | None:
-        """`mask`, one entry for each member, with those set whose bits differ somewhere."""
-        ours, theirs = bits_of(values), bits_of(others)
-        if torch.equal(ours, theirs):
+    def _mark_rows(self, mask: Mask | None, rows: torch.Tensor, others: torch.Tensor) -> Mask | None:
+        """`mask`, one entry for each member, with those set whose bits in some row differ from `others`."""
+        ours, theirs = bits_of(rows), bits_of(others)
+        if all(torch.equal(row, theirs) for row in ours):
             return mask
-        found = np.zeros(len(self.members), dtype=np.bool_)
-        found[self.filled] = np.logical_or.reduceat(ours.numpy() != theirs.numpy(), self.offsets)
-        return found if mask is None else found | mask
-
-    def _mark_rows(
-        self, mask: Mask | None, rows: npt.NDArray[Any], others: torch.Tensor
-    ) -> Mask | None:  # Any: integers of the item size
-        """`mask` with the members set whose bits in some row differ from `others`."""
-        differs = (rows != bits_of(others).numpy()).any(axis=0)
-        if not differs.any():
-            return mask
+        differs = (ours.numpy() != theirs.numpy()).any(axis=0)
         found = np.zeros(len(self.members), dtype=np.bool_)
         found[self.filled] = np.logical_or.reduceat(differs, self.offsets)
         return found if mask is None else found | mask

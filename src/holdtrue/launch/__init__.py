@@ -25,7 +25,6 @@ from ._registry import (
     list_jobs,
     register,
     take_lock,
-    write_private,
 )
 from ._remote import join_job
 from ._run_dir import check_name, name_of_script, new_run_dir, newest_run_dir
@@ -63,7 +62,6 @@ __all__ = [
     "register",
     "take_lock",
     "torch_has_cuda",
-    "write_private",
 ]
 
 

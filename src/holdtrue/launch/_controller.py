@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
-from ._registry import write_private
+from holdtrue.service import write_private
+
 from ._restarts import hangs, next_start_s
 
 _PROGRAM = ("-P", "-m", "holdtrue.elastic")  # -P: nothing in the current folder is imported

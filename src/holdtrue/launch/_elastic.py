@@ -11,7 +11,7 @@ from typing import final
 
 from holdtrue.elastic import ControlClient, HostLink
 from holdtrue.errors import HoldtrueError
-from holdtrue.service import listen, url_of
+from holdtrue.service import listen, url_of, write_private
 from holdtrue.wire import Finish
 
 from ._controller import ControllerProcess
@@ -24,7 +24,7 @@ from ._launch import INTERRUPT_NOTE, check_start, cuda_devices_of, life_pipe
 from ._lookout import Group, Lookout
 from ._observer import JobObserver
 from ._place import Place
-from ._registry import JobEntry, jobs_folder, register, write_private
+from ._registry import JobEntry, jobs_folder, register
 from ._restarts import HANG_WAIT_S
 from ._signals import catch_interrupts
 from ._watchman import Guard

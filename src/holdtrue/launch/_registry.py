@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from holdtrue.errors import UsageError
+from holdtrue.service import write_private
 
 SCOPES = ("read", "join", "admin")
 """What a token allows: to look; to take part as a worker or a host; to change the job."""
@@ -26,7 +27,7 @@ LOCK_WAIT_S = 0.2
 """How long a lock is tried for: who only looks at it holds it for some microseconds."""
 _LOCK_AGAIN_S = 0.005
 
-_LEFT = ("tokens", "join", "job", "description", "memory", "memory.new")
+_LEFT = ("tokens", "join", "job", "description", "memory")
 """Files of a job that go with it, by ending."""
 
 JobState = Literal["running", "ended", "lost"]
@@ -236,14 +237,3 @@ def _refusal(entry: JobEntry | None, name: str) -> str:
         f"a job called {name!r} is running{who}; names of living jobs are unique. "
         f"Give another --name, or end that one with `holdtrue stop {name}`."
     )
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only this user can read, whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(file, text.encode())
-    finally:
-        os.close(file)
-    os.replace(aside, path)

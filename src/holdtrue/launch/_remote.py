@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from holdtrue.elastic import ControlClient, HostLink
 from holdtrue.errors import GroupError, UsageError
+from holdtrue.service import write_private
 
 from ._describe import description_from_json, spec_for_host
 from ._devices import assign_devices, local_task
@@ -25,7 +26,6 @@ from ._launch import check_start, cuda_devices_of, life_pipe
 from ._observer import JobObserver
 from ._place import Place
 from ._reach import reach
-from ._registry import write_private
 from ._signals import catch_interrupts
 from ._watchman import Guard
 

@@ -167,10 +167,8 @@ def _place_of(name: str) -> tuple[int, str]:
 
 def _heed_stop(core: Core) -> None:
     """End here, where all workers know of the wish; in a loop over steps, at the boundary after the present step."""
-    if core.is_looping:
-        core.wishes.interrupt_agreed = (
-            True  # that boundary writes a checkpoint, and a call in a step's body could not
-        )
+    if core.is_looping:  # that boundary writes a checkpoint, and a call in a step's body could not
+        core.wishes.interrupt_agreed = True
     else:
         end_interrupted(core)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, cast, final
 
 from holdtrue.cluster import Cluster
 from holdtrue.errors import UsageError
-from holdtrue.launch import is_locked, take_lock, write_private
-from holdtrue.service import App, make_tokens, serve_app
+from holdtrue.launch import is_locked, take_lock
+from holdtrue.service import App, make_tokens, serve_app, write_private
 
 from ._engine_choice import EngineChoice, engine_from_text
 from ._records import Place

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
-from holdtrue.launch import JobEntry, write_private
+from holdtrue.launch import JobEntry
+from holdtrue.service import write_private
 from holdtrue.wire import SETTING_VARIABLES
 
 from ._evidence import Loss

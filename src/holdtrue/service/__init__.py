@@ -13,7 +13,7 @@ from ._caller import Caller, CallerWords
 from ._guard import App, Guard, Verdict, judge_request, refuse
 from ._listen import listen, url_of
 from ._serve import hosts_of, raise_file_limit, serve_app
-from ._tokens import SCOPES, Tokens, make_tokens, read_tokens
+from ._tokens import SCOPES, Tokens, make_tokens, read_tokens, write_private
 
 __all__ = [
     "SCOPES",
@@ -32,4 +32,5 @@ __all__ = [
     "refuse",
     "serve_app",
     "url_of",
+    "write_private",
 ]

@@ -30,7 +30,7 @@ from holdtrue.mapping import Mapping
 
 from ._cost import Costs, KindCost
 from ._predict import predict_costs
-from ._solve import best_mapping, fits_memory, format_count
+from ._solve import best_mapping, can_hold, format_count
 
 GRID = 0.03
 """Times closer than this, relatively, count as equal: equal speeds give aligned blocks."""
@@ -147,18 +147,13 @@ def decide_mapping(
     state = _remember(state, pass_s, step, options)
     now = measured_costs(costs, _times(state, step, options))
     present_s = predict_costs(now, mapping).step_s
-    if not _can_stay(now, mapping):  # after a change of the membership: it cannot stay, whatever it costs
-        fitting = best_mapping(now)
-        if fitting is not None and fitting != mapping:
-            moved = _moved(mapping, fitting)
-            return _move(
-                replace(state, moved=moved),
-                step,
-                mapping,
-                fitting,
-                present_s,
-                predict_costs(now, fitting).step_s,
-            )
+    if not can_hold(now, mapping) and (fitting := best_mapping(now)) is not None:
+        # After a change of the membership: it cannot stay, whatever it costs.
+        fitting_s = predict_costs(now, fitting).step_s
+        leaving = replace(state, moved=_moved(mapping, fitting))
+        return _move(
+            leaving, step, mapping, fitting, present_s, fitting_s, why="a worker cannot hold what it has; "
+        )
     measured = min(
         (len(recent) for recent, ids in zip(state.recent_s, mapping.held, strict=True) if ids),
         default=0,
@@ -201,15 +196,6 @@ def decide_mapping(
     return _move(replace(state, moved=moved, quiet=quiet), step, mapping, found, present_s, best_s)
 
 
-def _can_stay(costs: Costs, mapping: Mapping) -> bool:
-    """Whether every worker can hold what it has."""
-    busy = [rank for rank, ids in enumerate(mapping.held) if ids]
-    kinds = {rank: kind for kind in costs.kinds for rank in kind.ranks}
-    if len(busy) == 1:
-        return kinds[busy[0]].fits_alone
-    return all(len(mapping.held[rank]) <= kinds[rank].cap for rank in busy) and fits_memory(costs, mapping)
-
-
 def _moved(before: Mapping, after: Mapping) -> tuple[int, ...]:
     """By rank, virtual nodes that a move gives, or takes where negative."""
     return tuple(len(new) - len(old) for old, new in zip(before.held, after.held, strict=True))
@@ -233,7 +219,14 @@ def _next_quiet(since: int | None, quiet: int, options: RebalanceOptions, *, is_
 
 
 def _move(
-    state: RebalanceState, step: int, old: Mapping, new: Mapping, present_s: float, best_s: float
+    state: RebalanceState,
+    step: int,
+    old: Mapping,
+    new: Mapping,
+    present_s: float,
+    best_s: float,
+    *,
+    why: str = "",
 ) -> Rebalance:
     changes = [
         f"worker {rank} {len(before)} -> {format_count(len(after))}"
@@ -245,7 +238,7 @@ def _move(
         state=replace(state, recent_s=((),) * len(state.recent_s), agreed=0, remapped_at=step),
         mapping=new,
         reason=(
-            f"a step takes {present_s:.4g} s and is predicted to take {best_s:.4g} s ({100 * gain:+.0f} % throughput): "
+            f"{why}a step takes {present_s:.4g} s and is predicted to take {best_s:.4g} s ({100 * gain:+.0f} % throughput): "
             f"{', '.join(changes) or 'other ids'}"
         ),
         gain=gain,

@@ -16,6 +16,9 @@ from ._layout import aligned_mapping, blocks_of, gradients_held, lay_out
 from ._predict import StepPrediction, predict_costs
 from ._search import search_counts
 
+MOST_NEAR = 32
+"""Devices up to which the solver looks around its answer: those that gain by the others' rest share one host."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -66,7 +69,7 @@ def best_mapping(costs: Costs) -> Mapping | None:
 
     Guarantee:
         Optimal where no kind is faster while the others rest (lone factor 1). Else never worse than the best choice of one
-        kind, and no move of 1, 2, 4, ... virtual nodes to another device makes it better.
+        kind, and with up to `MOST_NEAR` devices no move of 1, 2, 4, ... virtual nodes to another one makes it better.
     """
     found = _searched(costs)
     if all(kind.lone == 1.0 for kind in costs.kinds):
@@ -75,7 +78,7 @@ def best_mapping(costs: Costs) -> Mapping | None:
     own = [_searched_alone(costs, kind) for kind in costs.kinds]
     starts = [each for each in (found, *own) if each is not None]
     best = min(starts, key=lambda each: predict_costs(costs, each).step_s, default=None)
-    return None if best is None else _improve(costs, best)
+    return best if best is None or costs.world_size > MOST_NEAR else _improve(costs, best)
 
 
 def _searched(costs: Costs) -> Mapping | None:
@@ -109,32 +112,41 @@ def _improve(costs: Costs, mapping: Mapping) -> Mapping:
 def _neighbours(costs: Costs, mapping: Mapping) -> Iterator[Mapping]:
     """Mappings with 1, 2, 4, ... virtual nodes moved to another device; of alike devices one stands for all."""
     counts = [len(ids) for ids in mapping.held]
-    first: dict[tuple[str, int], int] = {}
-    last: dict[tuple[str, int], int] = {}
-    for kind in costs.kinds:
+    first: dict[tuple[int, int], int] = {}
+    last: dict[tuple[int, int], int] = {}
+    for index, kind in enumerate(costs.kinds):
         for rank in kind.ranks:
-            first.setdefault((kind.kind, counts[rank]), rank)
-            last[kind.kind, counts[rank]] = rank
-    caps = {rank: kind.cap for kind in costs.kinds for rank in kind.ranks}
+            first.setdefault((index, counts[rank]), rank)
+            last[index, counts[rank]] = rank
     for gives in first.values():
         for gets in {*first.values(), *last.values()} - {gives}:
             for amount in (1 << bit for bit in range(counts[gives].bit_length())):
-                if counts[gets] + amount <= caps[gets]:
-                    moved = list(counts)
-                    moved[gives] -= amount
-                    moved[gets] += amount
-                    option = aligned_mapping(costs.virtual_nodes, moved)
-                    if fits_memory(costs, option):
-                        yield option
+                if (moved := _with_moved(costs, counts, gives, gets, amount)) is not None:
+                    yield moved
 
 
-def fits_memory(costs: Costs, mapping: Mapping) -> bool:
-    """Whether every worker has room for the gradients that wait while it adds its virtual nodes up."""
-    limited = [kind for kind in costs.kinds if kind.gradients <= costs.virtual_nodes]
+def _with_moved(costs: Costs, counts: Sequence[int], gives: int, gets: int, amount: int) -> Mapping | None:
+    """The aligned mapping in which one rank has given virtual nodes to another; None if the devices cannot hold it."""
+    moved = list(counts)
+    moved[gives] -= amount
+    moved[gets] += amount
+    mapping = aligned_mapping(costs.virtual_nodes, moved)
+    return mapping if can_hold(costs, mapping) else None
+
+
+def can_hold(costs: Costs, mapping: Mapping) -> bool:
+    """Whether every worker has room for its passes, and for the gradients that wait while it adds them up."""
+    kinds = {rank: kind for kind in costs.kinds for rank in kind.ranks}
+    busy = [(kinds[rank], ids) for rank, ids in enumerate(mapping.held) if ids]
+    if len(busy) == 1:
+        return busy[0][0].fits_alone
     return all(
-        gradients_held(blocks_of(mapping.held[rank], costs.virtual_nodes)) <= kind.gradients
-        for kind in limited
-        for rank in kind.ranks
+        len(ids) <= kind.cap
+        and (
+            kind.gradients > costs.virtual_nodes
+            or gradients_held(blocks_of(ids, costs.virtual_nodes)) <= kind.gradients
+        )
+        for kind, ids in busy
     )
 
 
@@ -157,13 +169,8 @@ def move_some(costs: Costs, answer: Answer, source: str | None, target: str) -> 
             continue
         for amount in (1 << bit for bit in range(counts[gives].bit_length())):
             same = kind.kind == target and counts[gives] - counts[gets] == amount  # they only change places
-            if counts[gets] + amount <= to.cap and not same:
-                moved = list(counts)
-                moved[gives] -= amount
-                moved[gets] += amount
-                mapping = aligned_mapping(answer.plan.virtual_nodes, moved)
-                if fits_memory(costs, mapping):
-                    options.append(_answer(costs, answer.plan, mapping))
+            if not same and (mapping := _with_moved(costs, counts, gives, gets, amount)) is not None:
+                options.append(_answer(costs, answer.plan, mapping))
     return min(options, key=lambda option: option.step_s, default=None)
 
 

@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from holdtrue.errors import GroupError, WaitTimeoutError
-from holdtrue.launch import is_locked, take_lock, write_private
+from holdtrue.launch import is_locked, take_lock
+from holdtrue.service import write_private
 
 from ._choice import RayCluster
 

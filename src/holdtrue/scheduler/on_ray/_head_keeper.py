@@ -15,7 +15,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from holdtrue.launch import is_locked, write_private
+from holdtrue.launch import is_locked
+from holdtrue.service import write_private
 
 _LOOPBACK = Path(__file__).with_name("_loopback.py")
 _TIE = Path(__file__).parents[2] / "launch" / "_tie_to_parent.py"
