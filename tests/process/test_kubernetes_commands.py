@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,5 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 def free_port() -> int:
     """A port that nobody listens on now."""
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])

@@ -147,7 +147,12 @@ def test_devices_come_leave_and_die_by_slurm_and_no_bit_changes(cluster: SlurmCl
     assert live.count("wants to leave") == 2, "nor is that of a cancelled allocation"
     step.wait(30)
 
-    live.sbatch("workers.sbatch", "live")
+    workers = live.sbatch("--partition=preemptible", "workers.sbatch", "live")
+    live.wait_for_workers(2)
+    node = cluster.job(workers)["nodes"]
+    cluster.call("sbatch", f"--nodelist={node}", "--output=urgent.log", "--wrap=true", cwd=project)
+    live.wait_for_workers(1)
+    assert live.count("wants to leave") == 3, "nor is that of a preemption"
     live.wait_for_workers(2)
     cluster.call("scontrol", "requeue", live.number)
     cluster.wait("the requeued job", lambda: facts_of("live") == {})

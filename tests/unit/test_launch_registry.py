@@ -102,3 +102,9 @@ def test_an_unknown_job_is_a_sentence_that_names_those_that_run(folder: Path) ->
         find_job(folder, "nobody")
     assert [(found.name, state) for found, state in list_jobs(folder)] == [("somebody", "running")]
     job.close()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot be made \(Not a directory\).*unset it"):
+        jobs_folder({"XDG_RUNTIME_DIR": str(tmp_path / "file")})

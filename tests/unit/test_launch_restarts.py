@@ -1,5 +1,13 @@
 """When a controller counts as hanging, and that this has an end."""
 
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from holdtrue.launch._controller import ControllerProcess
 from holdtrue.launch._restarts import HANG_WAIT_S, MOST_DEATHS, hangs, next_start_s
 
 
@@ -19,3 +27,22 @@ def test_controllers_that_all_hang_are_given_up() -> None:
         deaths_s.append(started_s + HANG_WAIT_S)
         started_s = next_start_s(deaths_s)
     assert deaths_s[-1] - 100.0 < 60.0
+
+
+def test_time_in_which_nobody_asked_is_no_silence(tmp_path: Path) -> None:
+    """A launcher that was stopped itself for a while must not kill a controller that is well."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        controller = ControllerProcess(
+            **dict.fromkeys(("tokens", "job", "description", "memory", "log"), tmp_path / "f"),
+            listener=listener,
+        )
+        controller._process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        try:
+            now_s = time.monotonic()
+            controller.forgive(now_s + 2 * HANG_WAIT_S)
+            assert not controller.end_if_it_hangs(now_s, now_s + 2 * HANG_WAIT_S + 1.0)
+            assert controller.end_if_it_hangs(now_s, now_s + 3 * HANG_WAIT_S)
+            assert controller._process.wait(30) == -signal.SIGKILL
+        finally:
+            controller._process.kill()
+            controller._process.communicate()

@@ -117,6 +117,14 @@ class ControllerProcess:
         self._process.kill()
         return True
 
+    def forgive(self, now_s: float) -> None:
+        """Count its silence from now on.
+
+        Args:
+            now_s: The time, of the same clock as `time.monotonic`.
+        """
+        self._started_s = now_s
+
     @property
     def is_given_up(self) -> bool:
         """Whether it died too often to be started again."""

@@ -121,6 +121,8 @@ class _ElasticJob:
         starter = Starter(spec=spec, place=place, guard=guard, life_fd=life_fd)
         self._link = link
         self._asking: threading.Thread | None = None
+        self._looked_s = time.monotonic()
+        """When it was last looked whether the controller hangs."""
         self._is_told = False
         """Whether the controller has the wish to stop."""
         self._host = Host(spec, observer, starter=starter, link=link, devices=devices)
@@ -182,7 +184,13 @@ class _ElasticJob:
         return is_stopped_alone or self._controller.is_given_up
 
     def _end_hang(self, now_s: float) -> None:
-        """Where no worker lives here, only the controller can say that the job is over: one that hangs is ended."""
+        """Where no worker lives here, only the controller can say that the job is over: one that hangs is ended.
+
+        Time in which this process itself stood still does not count: nobody asked the controller then.
+        """
+        if now_s > self._looked_s + HANG_WAIT_S / 2:
+            self._controller.forgive(now_s)
+        self._looked_s = now_s
         if not self._host.crew.alive and self._controller.end_if_it_hangs(self._lookout.answered_s, now_s):
             self._observer.show_note(
                 f"no worker lives here, and the controller has not answered for {HANG_WAIT_S:g} s: it is killed"

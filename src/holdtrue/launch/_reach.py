@@ -6,9 +6,10 @@ import time
 from urllib.parse import urlsplit
 
 from holdtrue.errors import GroupError
+from holdtrue.service import url_at
 
 CONNECT_TIMEOUT_S = 5.0
-"""Bound of one try."""
+"""Bound of one connection."""
 _AGAIN_S = 0.5
 
 
@@ -29,7 +30,8 @@ def reach(url: str, *, wait_s: float, interrupt_fd: int) -> str | None:
         GroupError: nobody listens there.
 
     Blocks:
-        At most `wait_s` and one try.
+        `wait_s` and one try: the look-up of the name, and `CONNECT_TIMEOUT_S` for each of its addresses. A signal is
+        heard between tries.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 80
@@ -37,17 +39,13 @@ def reach(url: str, *, wait_s: float, interrupt_fd: int) -> str | None:
     while True:
         try:
             with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S) as line:
-                return _url_with(str(line.getpeername()[0]), port)
+                return url_at(str(line.getpeername()[0]), port)
         except (OSError, UnicodeError) as error:
             left_s = until_s - time.monotonic()
             if left_s <= 0:
                 raise GroupError(_nobody(url, wait_s, error)) from None
         if select.select([interrupt_fd], [], [], min(_AGAIN_S, left_s))[0]:
             return None
-
-
-def _url_with(address: str, port: int) -> str:
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 def _nobody(url: str, wait_s: float, error: Exception) -> str:

@@ -70,13 +70,19 @@ def jobs_folder(env: Mapping[str, str]) -> Path:
     """The user's folder of jobs: made if it is missing, with mode 0700.
 
     Raises:
-        UsageError: it belongs to someone else.
+        UsageError: it belongs to someone else, or cannot be made.
     """
     state = env.get("XDG_STATE_HOME") or os.path.join(
         env.get("HOME") or os.path.expanduser("~"), ".local", "state"
     )
     folder = Path(env.get("XDG_RUNTIME_DIR") or state) / "holdtrue" / "jobs"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be made ({error.strerror}); the tokens of your jobs are kept there. "
+            f"Set XDG_RUNTIME_DIR to a folder of your own, or unset it."
+        ) from None
     if folder.stat().st_uid != os.getuid():
         raise UsageError(
             f"{folder} belongs to another user; the tokens of your jobs are kept there. "

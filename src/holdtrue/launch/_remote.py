@@ -84,7 +84,9 @@ def join_job(
         if reached is None:
             return _never_joined(time.monotonic() - started_s)
         url = reached
-        description = description_from_json(ControlClient(url=url, token=token).description())
+        description = description_from_json(
+            ControlClient(url=url, token=token, timeout_s=CONNECT_WAIT_S).description()
+        )
         private = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="holdtrue-worker-"))
         )  # mode 0700

@@ -11,7 +11,7 @@ Importing loads no web framework; `serve_app` does.
 
 from ._caller import Caller, CallerWords
 from ._guard import App, Guard, Verdict, judge_request, refuse
-from ._listen import listen, url_of
+from ._listen import listen, url_at, url_of
 from ._serve import hosts_of, raise_file_limit, serve_app
 from ._tokens import SCOPES, Tokens, make_tokens, read_tokens, write_private
 
@@ -31,6 +31,7 @@ __all__ = [
     "read_tokens",
     "refuse",
     "serve_app",
+    "url_at",
     "url_of",
     "write_private",
 ]

@@ -39,5 +39,13 @@ def listen(host: str, port: int = 0) -> socket.socket:
 
 def url_of(listener: socket.socket) -> str:
     """The URL of whoever serves on a listening socket."""
-    host, port = listener.getsockname()[:2]
+    return url_at(*listener.getsockname()[:2])
+
+
+def url_at(host: str, port: int) -> str:
+    """The URL of whoever serves at an address.
+
+    >>> url_at("127.0.0.1", 80), url_at("::1", 80)
+    ('http://127.0.0.1:80', 'http://[::1]:80')
+    """
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
