@@ -1,6 +1,5 @@
 """`holdtrue run` from its command line to its last line."""
 
-import os
 import textwrap
 from pathlib import Path
 
@@ -56,25 +55,6 @@ def test_stdout_is_the_scripts_alone_and_each_note_is_said_once(run) -> None:
         "worker-0.log",
         "worker-1.log",
     ]
-
-
-LATE = TRAINED.replace(
-    'print("accuracy 0.9")',
-    """
-if worker.worker == 0:
-    held = os.open("main", os.O_WRONLY)  # until this process ends
-else:
-    os.read(os.open("main", os.O_RDONLY), 1)
-print("accuracy 0.9")
-""",
-)
-
-
-def test_a_worker_that_ends_after_the_main_one_prints_nothing_again(run) -> None:
-    os.mkfifo("main")
-    status, out, _ = run(LATE, "--workers", "2")
-    assert status == 0
-    assert out == "accuracy 0.9\n"
 
 
 def test_all_that_follows_the_script_is_the_scripts(run) -> None:

@@ -150,3 +150,31 @@ def test_what_an_ended_worker_started_is_killed_and_holds_nothing_up(
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(child, signal.SIGKILL)
         os.close(child)
+
+
+LATE = f"""
+import sys; sys.path.append({str(Path(__file__).parent)!r})
+from fake_worker import *
+sender.send(wire.JoinedReport(rank=worker.worker, pid=os.getpid()))
+if worker.worker:
+    os.read(os.open("go", os.O_RDONLY), 1)
+sender.send(wire.FinishedReport(rank=worker.worker, digest="ab" * 32, steps=1))
+print("accuracy 0.9", flush=True)
+"""
+
+
+def test_a_worker_that_ends_after_the_main_one_prints_nothing_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home.folder)
+    monkeypatch.setattr(home, "on_end", lambda: home.crew.hand_over())
+    os.mkfifo("go")
+    (home.folder / "train.py").write_text(LATE)
+    home.start(0)
+    home.start(1)
+    home.turn_until(lambda: home.crew.workers[0].is_reaped, "the end of the main worker")
+    go = os.open("go", os.O_RDWR)  # blocks nobody, and what is written waits for its reader
+    os.write(go, b"!")
+    home.turn_until(lambda: home.crew.workers[1].is_reaped, "the end of the other")
+    os.close(go)
+    assert home.observer.output == b"accuracy 0.9\n"
