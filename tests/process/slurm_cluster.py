@@ -157,12 +157,17 @@ class SlurmCluster:
             )
 
     def env(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The environment in which Slurm's commands find this cluster, and holdtrue is found by its name."""
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return environment(
-            {"SLURM_CONF": f"{self.folder}/slurm.conf", "PATH": path, "ADDRESS": "127.0.0.1"}
-            | dict(extra or {})
-        )
+        """The environment in which Slurm's commands find this cluster, and holdtrue is found by its name.
+
+        Its runtime folder is one of the session, which a node does not have and nobody can make there.
+        """
+        own = {
+            "SLURM_CONF": f"{self.folder}/slurm.conf",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "ADDRESS": "127.0.0.1",
+            "XDG_RUNTIME_DIR": f"{self.folder}/slurm.conf/run",
+        }
+        return environment(own | dict(extra or {}))
 
     def call(self, *command: str, cwd: Path | None = None) -> str:
         """What one of Slurm's commands prints; it must succeed."""

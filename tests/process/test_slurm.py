@@ -40,13 +40,17 @@ def cluster() -> Iterator[SlurmCluster]:
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="holdtrue-slurm-"))
     made = SlurmCluster(folder, nodes=5)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.close()
-        left = made.wait_for_the_end()
-        shutil.rmtree(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        # A batch job knows jobs in the shared home, and so does who looks for them without a runtime folder.
+        patch.delenv("XDG_RUNTIME_DIR")
+        patch.setenv("XDG_STATE_HOME", str(folder / "home"))
+        try:
+            made.start()
+            yield made
+        finally:
+            made.close()
+            left = made.wait_for_the_end()
+            shutil.rmtree(folder)
     assert left == []
 
 
