@@ -91,8 +91,8 @@ class PaperCluster:
     def client(self) -> ClusterClient:
         return ClusterClient(self.folder)
 
-    def write(self, **lines: dict[str, object]) -> None:
-        """What becomes of jobs, by name with `_` for `-`: steps, total, status."""
+    def write(self, **lines: dict[str, object] | str) -> None:
+        """What becomes of jobs, by name with `_` for `-`: steps, total, status; or `trouble`, a sentence."""
         path = self.folder / "paper.json"
         known = json.loads(path.read_text()) if path.exists() else {}
         known |= {name.replace("_", "-"): line for name, line in lines.items()}
