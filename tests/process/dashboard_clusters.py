@@ -21,7 +21,7 @@ from holdtrue.cluster import (
     Schedule,
     ScheduleEvent,
     Submitted,
-    advance_schedule,
+    decide_record,
     parse_cluster,
 )
 from holdtrue.errors import UsageError
@@ -53,10 +53,8 @@ def write_past(folder: Path, jobs: int, *, ending: str = "It finished.") -> None
     def happen(event: ScheduleEvent, after_s: float) -> None:
         nonlocal schedule, now_s, number
         now_s, number = now_s + after_s, number + 1
-        schedule, decision = advance_schedule(schedule, event, now_s)
-        grants = None if decision is None else dict(decision.grants)
-        reason = "" if decision is None else decision.reason
-        log.append(LogRecord(number=number, time_s=now_s, event=event, grants=grants, reason=reason))
+        schedule, record = decide_record(schedule, event, number=number, now_s=now_s)
+        log.append(record)
 
     happen(Opened(cluster=cluster, policy="wfs"), 0.0)
     lives: dict[int, tuple[float, float]] = {}
@@ -93,8 +91,8 @@ class PaperCluster:
     def client(self) -> ClusterClient:
         return ClusterClient(self.folder)
 
-    def write(self, **lines: dict[str, object]) -> None:
-        """What becomes of jobs, by name with `_` for `-`: steps, total, status."""
+    def write(self, **lines: dict[str, object] | str) -> None:
+        """What becomes of jobs, by name with `_` for `-`: steps, total, status; or `trouble`, a sentence."""
         path = self.folder / "paper.json"
         known = json.loads(path.read_text()) if path.exists() else {}
         known |= {name.replace("_", "-"): line for name, line in lines.items()}

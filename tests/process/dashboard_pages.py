@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +52,42 @@ def browser() -> Iterator[Any]:
 
 
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
+IN_DOCS = (("desktop", "light"), ("phone", "dark"))
+"""Of which screens the docs have pictures."""
+on_every_screen = pytest.mark.parametrize(
+    ("screen", "scheme"),
+    [(screen, scheme) for screen in ("phone", "desktop") for scheme in ("light", "dark")],
+)
+
+
+def photograph(
+    browser: Any, name: str, screen: str, scheme: str, *, go: Callable[[Any], object], is_whole: bool = False
+) -> None:
+    """A picture of a page, no wider than the screen and small; it becomes the docs' with HOLDTRUE_DRAW=1.
+
+    Args:
+        browser: Chromium.
+        name: What the picture's file begins with.
+        screen: phone or desktop.
+        scheme: light or dark.
+        go: Opens what is to be seen.
+        is_whole: The picture has what one must scroll to.
+    """
+    size = {"phone": PHONE, "desktop": DESKTOP}[screen]
+    context = browser.new_context(
+        viewport=size, color_scheme=scheme, device_scale_factor=1, timezone_id="UTC", locale="en-GB"
+    )
+    shown = context.new_page()
+    go(shown)
+    assert shown.evaluate("document.documentElement.scrollWidth") <= size["width"], (
+        "the page is wider than the screen"
+    )
+    picture = shown.screenshot(full_page=is_whole)
+    context.close()
+    assert len(picture) < 200_000
+    if (screen, scheme) in IN_DOCS and os.environ.get("HOLDTRUE_DRAW") == "1":
+        (PICTURES / f"{name}-{screen}-{scheme}.png").write_bytes(picture)
 
 
 @pytest.fixture

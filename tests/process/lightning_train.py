@@ -1,6 +1,6 @@
 """A LightningModule whose later steps depend on what it logged before: for jobs that grow, shrink and lose workers.
 
-    python lightning_train.py --epochs 40 [--cut 0.6] [--forget results] [--hold 3]
+    python lightning_train.py --epochs 40 [--cut 0.6] [--max-steps 100] [--forget results] [--hold 3]
 
 Steps are slow until the file `go` is there. `--forget` leaves out a part of what a joiner is given: the control.
 """
@@ -83,6 +83,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--cut", type=float, default=1.0)
+    parser.add_argument("--max-steps", type=int, default=-1)
     parser.add_argument("--folder", default="out")
     parser.add_argument("--forget", default="")
     parser.add_argument("--hold", type=int, default=None)
@@ -99,7 +100,8 @@ def main():
         accelerator="cpu",
         devices=1,
         strategy=VirtualNodeStrategy(virtual_nodes=5, global_batch_size=20, seed=1),
-        max_epochs=options.epochs,
+        max_epochs=None if options.max_steps > 0 else options.epochs,
+        max_steps=options.max_steps,
         limit_train_batches=options.cut,
         gradient_clip_val=1.0,
         log_every_n_steps=1,

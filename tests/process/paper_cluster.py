@@ -3,6 +3,7 @@
     python paper_cluster.py FOLDER DEVICES
 
 The test writes FOLDER/paper.json, by name: {"step": 3, "total": 10, "status": null}. A job ends when it has a status there.
+"trouble" in the place of a name is why nothing can be started.
 """
 
 import json
@@ -25,6 +26,13 @@ class PaperEngine(ClusterEngine):
     def __init__(self, place: Place) -> None:
         self._paper = place.folder / "paper.json"
         self._workers: dict[int, int] = {}
+
+    @property
+    def trouble(self) -> str:
+        try:
+            return str(json.loads(self._paper.read_text()).get("trouble", ""))
+        except FileNotFoundError:
+            return ""
 
     def _line(self, record: JobRecord) -> dict[str, Any]:
         try:

@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 from commands import HOLDTRUE, LIMIT_S, begin, finish
-from dashboard_pages import DESKTOP, PHONE, Dashboard, browser, dashboard, page, read_lines, write_run
+from dashboard_pages import (
+    Dashboard,
+    browser,
+    dashboard,
+    on_every_screen,
+    page,
+    photograph,
+    read_lines,
+    write_run,
+)
 
 __all__ = ["browser", "dashboard", "page"]
 pytestmark = [pytest.mark.process, pytest.mark.browser]
 
-PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 EVIL = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 LONG_STEPS = 100_000
 
@@ -155,24 +163,17 @@ def test_a_resize_clicked_on_the_page_happens_and_needs_the_token(page: Any, das
     assert events[-1]["kind"] == "interrupted", "the stop that was clicked"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("name", "size"), [("phone", PHONE), ("desktop", DESKTOP)])
+@on_every_screen
 def test_the_pictures_in_the_docs_are_of_the_page(
-    browser: Any, dashboard: Dashboard, tmp_path: Path, scheme: str, name: str, size: dict[str, int]
+    browser: Any, dashboard: Dashboard, screen: str, scheme: str
 ) -> None:
     if not (dashboard.folder / "runs" / "digits").exists():
         write_run(dashboard.folder, 400, name="digits")
-    context = browser.new_context(
-        viewport=size, color_scheme=scheme, device_scale_factor=1, timezone_id="UTC", locale="en-GB"
+    photograph(
+        browser,
+        "dashboard",
+        screen,
+        scheme,
+        go=lambda page: open_run(page, dashboard, "run/digits"),
+        is_whole=screen == "phone",
     )
-    page = context.new_page()
-    open_run(page, dashboard, "run/digits")
-    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], (
-        "the page is wider than the screen"
-    )
-    target = tmp_path / f"dashboard-{name}-{scheme}.png"
-    page.screenshot(path=str(target), full_page=name == "phone")
-    assert target.stat().st_size < 200_000
-    if (name, scheme) in (("desktop", "light"), ("phone", "dark")) and os.environ.get("HOLDTRUE_DRAW") == "1":
-        (PICTURES / target.name).write_bytes(target.read_bytes())
-    context.close()

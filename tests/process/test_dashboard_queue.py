@@ -148,6 +148,20 @@ def test_the_page_follows_the_cluster_without_being_asked(
     check_against_log(cluster.client.log(), read_blocks(page))
 
 
+def test_what_troubles_the_scheduler_is_said_above_its_queue(
+    page: Any, dashboard: Dashboard, cluster: PaperCluster
+) -> None:
+    cluster.write(trouble="no host of the cluster answers.")
+    try:
+        open_cluster(page, dashboard)
+        page.get_by_text("no host of the cluster answers.").wait_for(timeout=LIMIT_S * 1000)
+        wait_for_job(page, "running", "reviews")
+    finally:
+        cluster.write(trouble="")
+    page.locator("p.trouble").wait_for(state="hidden", timeout=LIMIT_S * 1000)
+    wait_for_job(page, "running", "reviews")
+
+
 def test_a_page_of_thousands_of_jobs_is_small(page: Any, dashboard: Dashboard, cluster: PaperCluster) -> None:
     weights: dict[str, int] = {}
     page.on(

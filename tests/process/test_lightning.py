@@ -1,6 +1,7 @@
 """Lightning's Trainer on virtual nodes: the bits on 1, 2 and 3 workers, and what a step means."""
 
 import contextlib
+import csv
 import re
 import warnings
 from collections.abc import Iterator
@@ -144,6 +145,45 @@ def test_going_on_from_a_checkpoint_has_the_bits_of_an_undisturbed_run(
     assert resumed.seen == whole.seen[step:]
     for mine, other in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(mine, other)
+
+
+def test_who_goes_on_writes_on_in_the_first_log_and_nobody_else_opens_it(lit: Any, tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    from holdtrue.integrations.lightning._loggers import share_places
+
+    first, again, other = (CSVLogger(str(tmp_path), name="net") for _ in range(3))
+    first.log_metrics({'loss, the "mean"': 1.0, "lr": 0.5}, 0)
+    first.save()
+    assert again.version == 1
+    again.log_hyperparams({"width": 3})
+    share_places([again], lambda own: first.version, is_main=True)
+    share_places([other], lambda own: first.version, is_main=False)
+    assert (other.version, other._experiment) == (0, None)
+    again.log_metrics({'loss, the "mean"': 2.0, "lr": 0.25, "new": 1.0}, 1)
+    again.save()
+    with (tmp_path / "net" / "version_0" / "metrics.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {'loss, the "mean"': "1.0", "lr": "0.5", "new": "", "step": "0"},
+            {'loss, the "mean"': "2.0", "lr": "0.25", "new": "1.0", "step": "1"},
+        ]
+
+
+def test_who_goes_on_writes_on_in_the_first_ones_folder_of_tensorboard(lit: Any, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from holdtrue.integrations.lightning._loggers import share_places
+
+    first, again = (TensorBoardLogger(str(tmp_path), name="net") for _ in range(2))
+    first.log_metrics({"loss": 1.0}, 0)
+    first.finalize("success")
+    assert again.version == 1
+    _ = again.experiment  # opened, as Lightning does before the first step
+    share_places([again], lambda own: first.version, is_main=True)
+    again.log_metrics({"loss": 0.5}, 1)
+    again.finalize("success")
+    assert len(list((tmp_path / "net" / "version_0").glob("events.*"))) == 2
 
 
 def test_a_callback_whose_state_cannot_travel_is_named_where_it_is_needed(lit: Any, tmp_path: Path) -> None:

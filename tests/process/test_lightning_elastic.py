@@ -102,13 +102,23 @@ def test_growth_shrinking_and_the_death_of_the_main_worker_change_no_bit(tmp_pat
         assert all(torch.equal(mine["state_dict"][n], other["state_dict"][n]) for n in mine["state_dict"])
 
 
-@pytest.mark.parametrize("cut", ["1.0", "0.6"])
-def test_a_joiner_goes_on_alone_in_whole_and_in_cut_epochs(tmp_path: Path, cut: str) -> None:
-    words = ("--epochs", "30", "--cut", cut)
+@pytest.mark.parametrize(
+    ("words", "steps", "grows_at"),
+    [
+        (("--epochs", "30"), 30 * IN_EPOCH, 9),
+        (("--epochs", "30", "--cut", "0.6"), 30 * 4, 9),
+        # By then there were more epochs of 2 steps than the 15 whole ones that 100 steps are.
+        (("--max-steps", "100", "--cut", "0.3"), 100, 2 * 15 + 3),
+    ],
+    ids=["whole", "cut", "counted in steps"],
+)
+def test_a_joiner_goes_on_alone_in_whole_and_in_cut_epochs(
+    tmp_path: Path, words: tuple[str, ...], steps: int, grows_at: int
+) -> None:
     run_alone(tmp_path, *words)
     job = start(tmp_path, 1, *words)
     try:
-        job.wait_for_workers(1, step=9)
+        job.wait_for_workers(1, step=grows_at)
         assert job.command("resize", job.name, "2", "--wait").status == 0
         job.wait_for_workers(2)
         kill_9(job.pids()[0])
@@ -118,7 +128,7 @@ def test_a_joiner_goes_on_alone_in_whole_and_in_cut_epochs(tmp_path: Path, cut: 
         job.close()
     assert status == 0, out + err
     elastic = read_run(tmp_path / "elastic/run")
-    assert len(elastic.steps) == 30 * (IN_EPOCH if cut == "1.0" else 4)
+    assert len(elastic.steps) == steps
     assert compare_runs(read_run(tmp_path / "alone/run"), elastic).equal
 
 
@@ -168,3 +178,4 @@ def test_a_run_that_was_stopped_goes_on_with_resume(tmp_path: Path) -> None:
     assert done.status == 0, done.text
     assert done.out == alone.out
     assert compare_runs(read_run(tmp_path / "alone/run"), read_run(job.folder / "run")).equal
+    assert logged(job.folder) == logged(tmp_path / "alone"), "one log, in which both wrote"

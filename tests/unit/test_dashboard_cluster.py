@@ -28,7 +28,7 @@ from holdtrue.cluster import (
     Schedule,
     ScheduleEvent,
     Submitted,
-    advance_schedule,
+    decide_record,
 )
 from holdtrue.dashboard import _cluster
 from holdtrue.dashboard._allocation import Allocations, Block, Window, deal_rows, window_to_values
@@ -51,17 +51,16 @@ RATES = Rates(by_type=(("*", ((4, 1.0),)),))
 def write_log(seed: int, events: int) -> list[LogRecord]:
     """A random life of a cluster: jobs of parts too, a crash now and then, changes of the policy, restarts."""
     dice = random.Random(seed)
-    schedule, now_s, alive = Schedule(cluster=TWO_KINDS, policy="queues"), 0.0, [0]
+    schedule, now_s = Schedule(cluster=TWO_KINDS, policy="queues"), 0.0
+    alive: list[int] = []
     records: list[LogRecord] = []
 
     def happen(event: ScheduleEvent) -> None:
         nonlocal schedule
-        schedule, decision = advance_schedule(schedule, event, now_s)
-        grants = None if decision is None else dict(decision.grants)
-        records.append(LogRecord(number=len(records) + 1, time_s=now_s, event=event, grants=grants))
+        schedule, record = decide_record(schedule, event, number=len(records) + 1, now_s=now_s)
+        records.append(record)
 
     happen(Opened(cluster=TWO_KINDS, policy="queues"))
-    alive.clear()
     for number in range(1, events):
         now_s += dice.choice([0.0, 1.0, 2.5])
         what = dice.random()
@@ -207,7 +206,7 @@ STATES: tuple[JobState, ...] = (
 )
 
 
-@pytest.mark.parametrize("which", ["open", "over", "all"])
+@pytest.mark.parametrize("which", ["waiting", "running", "open", "over", "all"])
 @pytest.mark.parametrize("limit", [1, 2, 5, 100])
 def test_pages_together_are_every_job_once_in_order(which: Any, limit: int) -> None:
     jobs = [job_of(n, STATES[n % 7]) for n in range(1, 40)]
@@ -218,7 +217,8 @@ def test_pages_together_are_every_job_once_in_order(which: Any, limit: int) -> N
         assert len(page.jobs) <= limit
         found += [record.number for record in page.jobs]
         after = page.next
-    wanted = [r.number for r in jobs if which == "all" or r.is_over == (which == "over")]
+    states = {"open": ("waiting", "running"), "over": ("finished", "failed", "cancelled"), "all": STATES}
+    wanted = [r.number for r in jobs if r.state in states.get(which, (which,))]
     assert found == (wanted[::-1] if which == "over" else wanted)
     assert sum(count_states(jobs).values()) == 39
 
@@ -321,21 +321,34 @@ def test_the_longest_endings_do_not_make_an_answer_too_long(weighed: Any) -> Non
 def test_the_page_has_the_open_jobs_the_newest_that_are_over_and_counts_of_the_rest(
     weighed: Any, tmp_path: Path
 ) -> None:
-    _, sizes = weighed(
-        [job_of(n, "waiting" if n % 2 else "failed", ending="x" * 9000) for n in range(1, MANY + 1)]
-    )
+    jobs = [job_of(n, "waiting" if n % 2 else "failed", ending="x" * 9000) for n in range(1, MANY + 1)]
+    jobs[MANY - 2] = job_of(MANY - 1, "running")  # behind thousands that came before it and wait
+    _, sizes = weighed(jobs)
     seen = ClusterSight(Path("anywhere"))
     found = seen.look(None, {str(tmp_path / "runs" / "job-3-3"): "job/three"})
     assert [job["id"] for job in found["queue"]["jobs"][:3]] == [None, "job/three", None], "it has a page"
     assert "run_dir" not in found["queue"]["jobs"][0]
     assert [job["number"] for job in found["queue"]["jobs"]] == [
-        *range(1, 2 * MOST_OPEN, 2), *range(MANY, MANY - 2 * MOST_OVER, -2),
+        *range(1, 2 * MOST_OPEN, 2), MANY - 1, *range(MANY, MANY - 2 * MOST_OVER, -2),
     ]  # fmt: skip
     assert found["queue"]["counts"]["failed"] == MANY // 2
     assert len(json.dumps(found)) < 150_000
     before = len(sizes)
     seen.look(None, {})
     assert len(sizes) == before, "many pages are one question"
+
+
+def test_what_troubles_the_scheduler_is_said_beside_queue_and_chart(
+    weighed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighed([job_of(1, "waiting")])
+    sight = ClusterSight(Path("anywhere"), clock=iter(range(100)).__next__)
+    assert look_or_say(sight, None, {})["trouble"] == ""
+    monkeypatch.setattr(_Scheduler, "trouble", "no worker can be started: the disk is full.")
+    found = look_or_say(sight, None, {})
+    assert found["trouble"] == "no worker can be started: the disk is full."
+    assert [job["number"] for job in found["queue"]["jobs"]] == [1]
+    assert found["chart"] is not None
 
 
 def test_no_cluster_is_a_sentence(tmp_path: Path) -> None:
@@ -347,7 +360,8 @@ def test_no_cluster_is_a_sentence(tmp_path: Path) -> None:
 def test_another_cluster_in_the_folder_is_read_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     logs = [write_log(1, 60), write_log(2, 30)]
     facts = {
-        "policy": "wfs", "devices": {"cpu": 3}, "queues": {}, "counts": {}, "reason": "", "jobs": [], "next": None,
+        "policy": "wfs", "devices": {"cpu": 3}, "queues": {}, "counts": {}, "reason": "", "trouble": "", "jobs": [],
+        "next": None,
     }  # fmt: skip
     now = [0]
 
@@ -375,7 +389,8 @@ def test_another_cluster_in_the_folder_is_read_from_its_beginning(monkeypatch: p
 def test_a_scheduler_that_hangs_holds_up_one_page_and_not_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     log = write_log(1, 20)
     facts = {
-        "policy": "wfs", "devices": {"cpu": 3}, "queues": {}, "counts": {}, "reason": "", "jobs": [], "next": None,
+        "policy": "wfs", "devices": {"cpu": 3}, "queues": {}, "counts": {}, "reason": "", "trouble": "", "jobs": [],
+        "next": None,
         "epoch_s": 1.0, "newest": len(log),
     }  # fmt: skip
     hangs, asked, goes_on = threading.Event(), threading.Event(), threading.Event()

@@ -10,12 +10,11 @@ from holdtrue.cli._queue import describe_queue
 from holdtrue.cluster import (
     Cluster,
     Job,
-    LogRecord,
     Opened,
     Rates,
     Schedule,
     Submitted,
-    advance_schedule,
+    decide_record,
     record_to_values,
 )
 
@@ -63,9 +62,8 @@ def test_a_written_log_is_decided_again(tmp_path: Path, capsys: pytest.CaptureFi
     job = Job(id="1", arrival_s=0, work=1, rates=Rates(by_type=(("*", ((2, 1.0),)),)), max_devices=2)
     schedule, lines = Schedule(cluster=cluster, policy="wfs"), []
     for number, event in enumerate((Opened(cluster=cluster, policy="wfs"), Submitted(job=job)), 1):
-        schedule, decision = advance_schedule(schedule, event, 0.0)
-        assert decision is not None
-        record = LogRecord(number=number, time_s=0.0, event=event, grants=decision.grants)
+        schedule, record = decide_record(schedule, event, number=number, now_s=0.0)
+        assert record.grants is not None
         lines.append(json.dumps(record_to_values(record)))
     path = tmp_path / "log.jsonl"
     path.write_text("\n".join(lines))

@@ -21,7 +21,7 @@ from holdtrue.cluster import (
     Schedule,
     ScheduleEvent,
     Submitted,
-    advance_schedule,
+    decide_record,
     read_log,
     rebuild_schedule,
     record_from_values,
@@ -53,9 +53,8 @@ def live(events: list[ScheduleEvent]) -> list[LogRecord]:
     """The log of a cluster to which these happen, a second apart."""
     schedule, records = Schedule(cluster=FOUR, policy="wfs"), []
     for number, event in enumerate(events, 1):
-        schedule, decision = advance_schedule(schedule, event, float(number))
-        grants = None if decision is None else decision.grants
-        records.append(LogRecord(number=number, time_s=float(number), event=event, grants=grants))
+        schedule, record = decide_record(schedule, event, number=number, now_s=float(number))
+        records.append(record)
     return records
 
 

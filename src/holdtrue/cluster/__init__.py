@@ -26,6 +26,7 @@ from ._live import (
 from ._log import (
     LogRecord,
     Replay,
+    decide_record,
     read_log,
     rebuild_schedule,
     record_from_values,
@@ -69,6 +70,7 @@ __all__ = [
     "advance_schedule",
     "change_against",
     "check_demands",
+    "decide_record",
     "find_live_policy",
     "find_policies",
     "finish_time_fairness",

@@ -1,5 +1,6 @@
 """The log of a live cluster: what happened, what was decided, and whether the same would be decided again.
 
+decide_record(schedule, event, ...)    an event, what is decided, and the record of both
 replay_schedule(records)     the same events, decided again by the code that the simulator uses
 rebuild_schedule(records)    the schedule at the end of the log, by its own decisions
 """
@@ -54,6 +55,26 @@ class Replay:
     """A sentence for each decision that came out otherwise."""
     schedule: Schedule | None = None
     """At the end of the log."""
+
+
+def decide_record(
+    schedule: Schedule, event: ScheduleEvent, *, number: int, now_s: float
+) -> tuple[Schedule, LogRecord]:
+    """Decide about an event, and the line of the log that says so. Pure.
+
+    Args:
+        schedule: Before the event.
+        event: What happened.
+        number: Of the record, one more than the last one's.
+        now_s: Seconds from the log's beginning.
+
+    Returns:
+        The schedule after it, and the record, with the decision if there was one.
+    """
+    schedule, decision = advance_schedule(schedule, event, now_s)
+    grants = None if decision is None else dict(decision.grants)
+    reason = "" if decision is None else decision.reason
+    return schedule, LogRecord(number=number, time_s=now_s, event=event, grants=grants, reason=reason)
 
 
 def replay_schedule(records: Iterable[LogRecord]) -> Replay:

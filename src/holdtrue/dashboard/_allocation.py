@@ -152,6 +152,10 @@ def deal_rows(
         grants: Devices by job number.
         before: Rows that jobs have had so far.
 
+    Returns:
+        By job number: rows of each device type, ascending; and for a job of a part, the percent of its device that lie
+        before it.
+
     >>> two = Grant(counts=(("cpu", 2),))
     >>> deal_rows({1: two, 2: Grant(counts=(("cpu", 1),))}, {2: (("cpu", (1,)),)})[0]
     {2: (('cpu', (1,)),), 1: (('cpu', (0, 2)),)}

@@ -209,8 +209,8 @@ async def _follow(look: Look, closing: asyncio.Event) -> AsyncIterator[str]:
     before: dict[str, str] = {}
     while not closing.is_set():
         try:
-            found = await asyncio.to_thread(look)
-            now = {kind: _json(values) for kind, values in found.items()}
+            # in the thread too: a view of a long run takes a while to be written
+            now = await asyncio.to_thread(lambda: {kind: _json(values) for kind, values in look().items()})
         except (UsageError, GroupError) as error:
             yield f"event: gone\ndata: {json.dumps(str(error))}\n\n"
             return

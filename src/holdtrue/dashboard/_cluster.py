@@ -13,7 +13,7 @@ from holdtrue.scheduler import ClusterClient
 from ._allocation import Allocations, window_to_values
 
 MOST_OPEN = 200
-"""Jobs shown of those that wait or run; the others are counted."""
+"""Jobs shown of those that wait, and as many of those that run; the others are counted."""
 MOST_OVER = 50
 """Newest jobs shown of those that are over; the others are counted."""
 MOST_ENDING = 200
@@ -22,7 +22,7 @@ FRESH_S = 0.9
 """However many pages are open, the scheduler is asked about this often."""
 _ASK_TIMEOUT_S = 5.0
 _SHOWN = (
-    *("number", "name", "state", "devices", "workers", "min_devices", "max_devices", "percent", "weight", "queue"),
+    *("number", "name", "state", "devices", "workers", "min_devices", "max_devices", "percent", "queue"),
     *("step", "total", "attempt", "purpose", "submitted_s", "started_s", "ended_s"),
 )  # fmt: skip
 
@@ -90,7 +90,8 @@ class ClusterSight:
 
     def _ask(self) -> None:
         client = ClusterClient(self._folder, timeout_s=_ASK_TIMEOUT_S, scope="read")
-        found = client.queue("open", most=MOST_OPEN)
+        waiting = client.queue("waiting", most=MOST_OPEN)
+        running = client.queue("running", most=MOST_OPEN)
         over = client.queue("over", most=MOST_OVER)
         if self._epoch_s != over["epoch_s"] or over["newest"] < self._read.newest:
             with self._guard:  # another cluster than before
@@ -100,11 +101,16 @@ class ClusterSight:
             for page in client.log_pages(after=self._read.newest):
                 with self._guard:
                     self._read.take(page)
-        ended = {job["number"] for job in over["jobs"]}  # one may have ended between the two questions
-        jobs = [job for job in found["jobs"] if job["number"] not in ended] + over["jobs"]
+        found = {job["number"]: job for job in (*waiting["jobs"], *running["jobs"])}
+        for job in over["jobs"]:
+            found.pop(job["number"], None)  # it began or ended between two questions: the later answer holds
+        jobs = [found[number] for number in sorted(found)] + over["jobs"]
         with self._guard:
             self._queue = {
-                **{name: over[name] for name in ("policy", "devices", "queues", "counts", "epoch_s")},
+                **{
+                    name: over[name]
+                    for name in ("policy", "devices", "queues", "counts", "epoch_s", "trouble")
+                },
                 "reason": _shorten(over["reason"]),
                 "jobs": [_shown(job) for job in jobs],
             }
@@ -134,8 +140,9 @@ def _shorten(text: str) -> str:
 
 
 def look_or_say(sight: ClusterSight, until_s: float | None, run_dirs: Mapping[str, str]) -> Facts:
-    """As `ClusterSight.look`, with a sentence in the place of both where there is no answer."""
+    """As `ClusterSight.look`, and what troubles the scheduler; where it does not answer, a sentence in the place of both."""
     try:
-        return {"trouble": "", **sight.look(until_s, run_dirs)}
+        found = sight.look(until_s, run_dirs)
+        return {"trouble": found["queue"]["trouble"], **found}
     except (UsageError, GroupError) as error:
         return {"trouble": str(error), "queue": None, "chart": None}

@@ -80,7 +80,8 @@ class ClusterClient:
         """Devices, policy and jobs: the fields of `GET /v1/queue`.
 
         Args:
-            which: Jobs that are `open`; those that are `over`, the newest first; or `all`, in order of arrival.
+            which: Jobs that are `waiting`, `running` or `open` (both); those that are `over`, the newest first; or `all`.
+                But for `over`, in order of arrival.
             most: Jobs after which it asks no further; None for every page.
         """
         facts = self._page(which, 0, most)

@@ -7,8 +7,8 @@ from typing import Literal, final, get_args
 
 from ._records import JobRecord, JobState
 
-Which = Literal["open", "over", "all"]
-"""Jobs that wait or run; jobs that are over, the newest first; all, in order of arrival."""
+Which = Literal["waiting", "running", "open", "over", "all"]
+"""Jobs that wait; that run; that wait or run; that are over, the newest first; all. In order of arrival but for `over`."""
 MOST_JOBS = 500
 """Of one answer: with the longest names and paths it stays below what a command reads of an answer."""
 MOST_ENDING = 1000
@@ -36,12 +36,18 @@ def page_of(jobs: Iterable[JobRecord], *, which: Which, after: int, limit: int) 
         limit: At least 1.
     """
     if which == "over":
-        found = [record for record in jobs if record.is_over and (not after or record.number < after)]
+        found = [r for r in jobs if _is_one_of(r, which) and (not after or r.number < after)]
         found.reverse()
     else:
-        found = [r for r in jobs if r.number > after and (which == "all" or not r.is_over)]
+        found = [r for r in jobs if r.number > after and _is_one_of(r, which)]
     shown = tuple(found[:limit])
     return Page(jobs=shown, next=shown[-1].number if len(found) > limit else None)
+
+
+def _is_one_of(record: JobRecord, which: Which) -> bool:
+    if which in ("waiting", "running"):
+        return record.state == which
+    return which == "all" or record.is_over == (which == "over")
 
 
 def count_states(jobs: Iterable[JobRecord]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from holdtrue.cluster import (
     Schedule,
     ScheduleEvent,
     Submitted,
-    advance_schedule,
+    decide_record,
     find_live_policy,
     rebuild_schedule,
 )
@@ -447,16 +447,8 @@ class Scheduler:
     ) -> tuple[Schedule, list[LogRecord]]:
         entries, now_s = [], self._now_s()
         for number, event in enumerate(events, self._newest + 1):
-            schedule, decision = advance_schedule(schedule, event, now_s)
-            entries.append(
-                LogRecord(
-                    number=number,
-                    time_s=now_s,
-                    event=event,
-                    grants=None if decision is None else dict(decision.grants),
-                    reason="" if decision is None else decision.reason,
-                )
-            )
+            schedule, entry = decide_record(schedule, event, number=number, now_s=now_s)
+            entries.append(entry)
         return schedule, entries
 
     def _take(self, entries: Sequence[LogRecord]) -> None:

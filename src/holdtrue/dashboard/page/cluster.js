@@ -24,7 +24,7 @@ function openCluster(values) {
     page.parts.trouble.hidden = !sentence;
     page.parts.body.hidden = Boolean(sentence) && !page.queue;
   });
-  hear("queue", (queue) => { if (queue) { page.queue = queue; showQueue(); } });
+  hear("queue", (queue) => { if (queue) { page.queue = queue; page.parts.body.hidden = false; showQueue(); } });
   hear("chart", (chart) => { if (chart) { page.chart = chart; showChart(); } });
   redraw = () => page.chart && drawAllocation();
 }
@@ -112,7 +112,7 @@ function showQueue() {
       const left = (name === "over" ? over : counts[name]) - jobs.length;
       parts[name].replaceChildren(
         jobs.length ? make("table", { class: "wrapped" }, headOf(HEADS[name]), make("tbody", {}, ...jobs.map((job) => make("tr", {}, ...COLUMNS[name](job)))))
-          : make("p", { class: "quiet", text: name === "over" ? "No job is over yet." : `No job is ${name}.` }),
+          : left > 0 ? "" : make("p", { class: "quiet", text: name === "over" ? "No job is over yet." : `No job is ${name}.` }),
         left > 0 ? make("p", { class: "quiet rest", text: `${counted(left)} more; \`holdtrue queue --all\` lists them.` }) : "");
     }
   });
@@ -197,7 +197,6 @@ function drawAllocation() {
     const next = { ArrowLeft: at < 0 ? last : at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
     if (next !== undefined) { event.preventDefault(); read(next); }
   });
-  svg.addEventListener("focusout", () => setTimeout(() => cluster && cluster.chart === chart && !isRead() && drawAllocation()));
   box.replaceChildren(svg);
   if (kept) svg.focus();
   if (!parts.readout.textContent) parts.readout.textContent = "Point at a block, or go there with Tab and use the arrow keys.";

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,19 @@ import torch
 from holdtrue.errors import UsageError
 from holdtrue.run import Step
 
-from ._record import count_epochs
-
 if TYPE_CHECKING:
     from ._strategy import VirtualNodeStrategy
+
+ENDLESS_EPOCHS = 1_000_000
+"""Epochs of a Trainer that has no bound."""
+
+
+def count_epochs(trainer: Any, steps_in_epoch: int) -> int:  # Any: Lightning's Trainer
+    """Epochs that a Trainer may come to, for a loop that it leaves by itself."""
+    loop = trainer.fit_loop
+    if loop.max_epochs is not None and loop.max_epochs >= 0:
+        return int(loop.max_epochs)
+    return math.ceil(loop.max_steps / max(1, steps_in_epoch)) if loop.max_steps > 0 else ENDLESS_EPOCHS
 
 
 class StepLoader:
@@ -64,7 +74,8 @@ class StepLoader:
         strategy.hand_over()
         strategy.keep_sigterm()
         self._done = trainer.global_step % max(1, len(self))
-        for _ in range(max(1, count_epochs(trainer, len(self)))):
+        # Each call before had a step at least; epochs that are cut short are more than the whole ones in as many steps.
+        for _ in range(max(1, trainer.fit_loop.max_steps, count_epochs(trainer, len(self)))):
             self._open(trainer.global_step)
             if isinstance(self._steps, Generator):
                 break  # else it is a call that was over before this worker came

@@ -1,5 +1,6 @@
-"""Lightning's loggers when the worker that writes them dies or leaves: the next main worker writes on where it did."""
+"""Lightning's loggers when the worker that writes them dies or leaves, or a run goes on: logs are written on where they were."""
 
+import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,29 @@ _PLACES = ((CSVLogger, "_version"), (TensorBoardLogger, "_version"), (MLFlowLogg
 
 
 def share_places(
-    loggers: Sequence[Any], share: Callable[[Any], Any]
+    loggers: Sequence[Any], share: Callable[[Any], Any], *, is_main: bool
 ) -> None:  # Any: Lightning's loggers; a name
-    """Let all workers know where the main one writes: a logger that chooses by what is on the disk chooses once."""
+    """Let all workers know where the first main one wrote: a logger that chooses by what is on the disk chooses once.
+
+    Args:
+        loggers: The Trainer's.
+        share: `run.share`: the first main worker's value, also in a run that goes on with --resume.
+        is_main: Whether this worker writes. Where its logger has chosen another place, it writes on in the first one.
+
+    Blocks:
+        Until all workers are here, once for each logger, at most the group's time-out.
+
+    Called by:
+        All workers, once, before the first step.
+    """
     for logger in loggers:
         for kind, name in _PLACES:
             if isinstance(logger, kind):
-                setattr(logger, name, share(logger.version))
+                own = logger.version
+                place = share(own)
+                setattr(logger, name, place)
+                if is_main and place != own:
+                    _write_on(logger)
 
 
 def can_take_over(loggers: Sequence[Any]) -> bool:  # Any: Lightning's loggers
@@ -29,8 +46,17 @@ def can_take_over(loggers: Sequence[Any]) -> bool:  # Any: Lightning's loggers
 def take_over(loggers: Sequence[Any]) -> None:  # Any: Lightning's loggers
     """Write where the former main worker wrote."""
     for logger in loggers:
-        if isinstance(logger, CSVLogger):
-            logger._experiment = ContinuingWriter(log_dir=logger.log_dir)
+        _write_on(logger)
+
+
+def _write_on(logger: Any) -> None:  # Any: Lightning's logger
+    """Have what it opened, in another place or never, opened where its place now is. MLflow's goes by its run's id alone."""
+    if isinstance(logger, CSVLogger):
+        logger._experiment = ContinuingWriter(log_dir=logger.log_dir)
+    elif isinstance(logger, TensorBoardLogger):
+        if logger._experiment is not None:
+            logger._experiment.close()
+        logger._experiment = None
 
 
 class ContinuingWriter(ExperimentWriter):
@@ -44,4 +70,4 @@ class ContinuingWriter(ExperimentWriter):
         whole = text[: text.rfind(b"\n") + 1]
         if whole != text:
             path.write_bytes(whole)  # whoever wrote it was killed within a line
-        self.metrics_keys = whole.decode().splitlines()[0].split(",") if whole else []
+        self.metrics_keys = next(csv.reader(whole.decode().splitlines()), [])

@@ -1,7 +1,6 @@
 """Where Lightning's loops, callbacks and logged values are: what a worker that joins, or a run that resumes, needs of them."""
 
 import json
-import math
 from typing import Any
 
 import torch
@@ -74,7 +73,11 @@ class LoopRecord:
     # ---- put back ----
 
     def load_state_dict(self, saved: Values) -> None:
-        """Put back what `state_dict` gave, but for what `settle` does."""
+        """Put back what `state_dict` gave, but for what `settle` does.
+
+        Raises:
+            UsageError: a callback's state could not be sent.
+        """
         trainer = self._trainer
         trainer.fit_loop.load_state_dict(json.loads(saved["loops"]))
         _calm(trainer.fit_loop)
@@ -183,11 +186,3 @@ def _result_values(result: Any) -> Values:  # Any: Lightning's _ResultMetric
         "rank_zero_only": meta.sync.rank_zero_only,
         "state": {n: v.clone() if isinstance(v, torch.Tensor) else v for n, v in state.items()},
     }
-
-
-def count_epochs(trainer: Any, steps_in_epoch: int) -> int:  # Any: Lightning's Trainer
-    """Epochs that a Trainer may come to, for a loop that it leaves by itself."""
-    loop = trainer.fit_loop
-    if loop.max_epochs is not None and loop.max_epochs >= 0:
-        return int(loop.max_epochs)
-    return math.ceil(loop.max_steps / max(1, steps_in_epoch)) if loop.max_steps > 0 else 1_000_000

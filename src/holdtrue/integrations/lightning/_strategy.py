@@ -154,8 +154,12 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         return batch if isinstance(batch, Step) else super().batch_to_device(batch, device, dataloader_idx)
 
     def hand_over(self) -> None:
-        """Give everything that training changes to the run."""
-        share_places(self.lightning_module.trainer.loggers, self.run.share)
+        """Give everything that training changes to the run.
+
+        Blocks:
+            Until all workers know where each logger writes, at most the group's time-out for each.
+        """
+        share_places(self.lightning_module.trainer.loggers, self.run.share, is_main=self.is_global_zero)
         self.run.prepare(self.lightning_module, *self.optimizers)
         for i, config in enumerate(self.lr_scheduler_configs):
             self.run.register(f"scheduler-{i}", config.scheduler)  # Lightning steps it
