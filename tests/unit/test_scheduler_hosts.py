@@ -112,6 +112,26 @@ def test_the_exit_status_of_a_script_is_read_from_the_host_that_ran_it(tmp_path:
     assert evidence.how_lost == "boom"
 
 
+def test_the_wrong_use_of_a_host_that_ran_no_worker_is_not_its_jobs_status_while_another_lives(
+    tmp_path: Path,
+) -> None:
+    _, record, hosts, engine = attempt(tmp_path, started="{}", exit=str(STOPPED))
+    no_folder = HostEnd(status=2, sentence="the folder cannot be entered", has_run=False)
+    hosts.seen = HostLook(living=frozenset({"1-1-b"}), ended={"1-1-a": no_folder})
+    engine.look(record)
+    hosts.seen = HostLook(ended={"1-1-b": HostEnd(status=STOPPED)})
+    evidence = engine.look(record).evidence
+    verdict = judge_end(evidence.exit_code, purpose="preempt", crashes=0, retries=0, loss=evidence.loss)
+    assert (verdict.state, verdict.is_crash) == ("waiting", False)
+
+
+def test_the_wrong_use_of_the_only_host_is_its_jobs_status(tmp_path: Path) -> None:
+    _, record, hosts, engine = attempt(tmp_path, started="{}", exit="1")
+    hosts.seen = HostLook(ended={"1-1-a": HostEnd(status=2, sentence="no folder", has_run=False)})
+    evidence = engine.look(record).evidence
+    assert (evidence.exit_code, evidence.how_lost) == (2, "no folder")
+
+
 def test_hosts_of_a_killed_launcher_are_ended_at_once(tmp_path: Path) -> None:
     _, record, hosts, engine = attempt(tmp_path, started="{}")
     hosts.seen = HostLook(living=frozenset({"1-1-a", "2-1-a"}))

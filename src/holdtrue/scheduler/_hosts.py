@@ -48,6 +48,8 @@ class HostEnd:
     """What there is to say about it."""
     with_machine: bool = False
     """Whether the machine, or the whole cluster, went with it."""
+    has_run: bool = True
+    """Whether it had a worker; the status of one that had none says nothing about the job's script."""
 
 
 @final

@@ -57,9 +57,10 @@ class HostActor:
             self._said = {
                 "status": _WRONG_USE if isinstance(error, ValueError) else 1,
                 "sentence": str(error),
+                "has_run": False,
             }
         except BaseException as error:  # noqa: BLE001  # the edge of this thread: whatever it was is told
-            self._said = {"status": 1, "sentence": f"{type(error).__name__}: {error}"}
+            self._said = {"status": 1, "sentence": f"{type(error).__name__}: {error}", "has_run": False}
         self._is_over.set()
         threading.Event().wait(_UNREAD_S)
         os._exit(0)
@@ -75,6 +76,7 @@ class HostActor:
                 "sentence": f"the folder {order['folder']} of job {order['job']} cannot be entered on "
                 f"{os.uname().nodename} ({error.strerror}); each machine of the Ray cluster needs the job's files at the "
                 f"same path. Put them on a shared disk.",
+                "has_run": False,
             }
         result = join_job(
             SilentObserver(),
@@ -85,7 +87,11 @@ class HostActor:
             adds=0,
             interrupts=self._interrupts,
         )
-        return {"status": result.exit_code, "sentence": _sentence_of(result)}
+        return {
+            "status": result.exit_code,
+            "sentence": _sentence_of(result),
+            "has_run": bool(result.ends),
+        }
 
 
 def _sentence_of(result: JobResult) -> str:
