@@ -11,6 +11,8 @@ from holdtrue.launch import JobResult, SilentObserver, join_job
 
 _UNREAD_S = 10.0
 """How long an actor whose host ended waits to be asked how; then it gives its device back all the same."""
+_ASK_S = 5.0
+"""How long a question for its end waits: each takes one of the actor's few threads meanwhile."""
 _WRONG_USE = 2
 
 
@@ -42,13 +44,12 @@ class HostActor:
             os.write(self._wake, b"!")
 
     def end(self) -> dict[str, Any]:
-        """How it ended: `status` and `sentence`.
+        """How it ended: `status`, `sentence` and `has_run`; empty if it has not ended yet.
 
         Blocks:
-            Until it has ended; whoever asks bounds it.
+            At most 5 s.
         """
-        self._is_over.wait()
-        return self._said
+        return self._said if self._is_over.wait(_ASK_S) else {}
 
     def _run(self) -> None:
         try:

@@ -110,6 +110,9 @@ class Agent:
             if isinstance(end, self._ray.exceptions.ActorUnavailableError):
                 self._ends[name] = self._actors[name].end.remote()  # its machine may come back, or be lost
                 continue
+            if end == {}:  # it has not ended
+                self._ends[name] = self._actors[name].end.remote()
+                continue
             actor = self._actors.pop(name)
             del self._ends[name]
             self._places.pop(name, None)
