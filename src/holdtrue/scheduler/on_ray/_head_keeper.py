@@ -15,11 +15,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from holdtrue.launch import is_locked
+from holdtrue.launch import TIE_TO_PARENT, is_locked
 from holdtrue.service import write_private
 
 _LOOPBACK = Path(__file__).with_name("_loopback.py")
-_TIE = Path(__file__).parents[2] / "launch" / "_tie_to_parent.py"
 START_S = 80.0
 _LOOK_S = 1.0
 """Between two looks at whether it is needed; each takes the attempts' locks for a moment."""
@@ -71,7 +70,7 @@ def start_ray(files: Path, cpus: str) -> "subprocess.Popen[bytes]":
     ]
     return subprocess.Popen(
         [
-            *(sys.executable, "-I", "-S", str(_TIE), str(os.getpid())),
+            *(sys.executable, "-I", "-S", str(TIE_TO_PARENT), str(os.getpid())),
             *(sys.executable, str(_LOOPBACK), *words),
         ],
         stdin=subprocess.DEVNULL,
