@@ -5,7 +5,7 @@ detached, have names, and are found again.
 
 {"ask": "start", "order": {...}}                   -> {}
 {"ask": "stop", "name": NAME, "at_once": true}     -> {}
-{"ask": "look"}                                    -> {"living", "waiting", "ended", "devices", "addresses"}
+{"ask": "look"}                                    -> {"living", "waiting", "ended", "devices", "addresses", "nodes"}
 """
 
 import contextlib
@@ -131,6 +131,7 @@ class Agent:
             "ended": ended,
             "devices": {"cpu": int(cpus)},
             "addresses": sorted({node["NodeManagerAddress"] for node in nodes}),
+            "nodes": sorted(living),
         }
 
     def _ready(self, refs: dict[str, Any]) -> dict[str, Any]:
