@@ -133,7 +133,7 @@ def _end(folder: Path) -> None:
     """End the cluster of a folder, at most 25 s; where no keeper says that it is one, nothing is sent."""
     until_s = time.monotonic() + END_WAIT_S
     if is_locked(folder / "ray.lock"):
-        with suppress(ProcessLookupError, *_NO_FACTS):
+        with suppress(*_NO_FACTS):
             os.kill(int(_read_facts(folder)["keeper"]), signal.SIGTERM)
     while is_locked(folder / "ray.lock") and time.monotonic() < until_s:
         time.sleep(_LOOK_S)
