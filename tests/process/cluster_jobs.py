@@ -27,6 +27,7 @@ for step in run.steps(examples(240), epochs=int(sys.argv[2])):
 run.print(run.digest())
 """
 WAIT_S = 240.0
+KILL_WAIT_S = 30.0
 
 
 class LiveCluster:
@@ -82,7 +83,9 @@ class LiveCluster:
         scheduler = psutil.Process(self.client.address.pid)
         scheduler.send_signal(signal.SIGKILL)
         # init, or whoever started it, takes its status
+        until_s = time.monotonic() + KILL_WAIT_S
         while scheduler.is_running() and scheduler.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < until_s, f"the killed scheduler lives after {KILL_WAIT_S} s"
             time.sleep(0.01)
 
     def processes(self) -> list[psutil.Process]:

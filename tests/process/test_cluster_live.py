@@ -7,12 +7,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cluster_jobs import WAIT_S, LiveCluster, over
+from cluster_jobs import WAIT_S, LiveCluster, digests_of, over
 
 from holdtrue.cluster import replay_schedule
 from holdtrue.elastic import ControlClient, read_tokens
 from holdtrue.launch import find_job, jobs_folder
-from holdtrue.record import read_run
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -87,13 +86,11 @@ def test_jobs_grow_and_shrink_survive_the_scheduler_and_keep_their_bits(cluster:
         "run", "--device", "cpu", "--digest-every", "1", "--run-dir", "one", "train.py", "none", "80"
     )
     assert one.status == 0, one.text
-    reference = read_run(cluster.folder / "one").digests
+    reference = digests_of(cluster.folder / "one")
     for name, job in jobs.items():
-        digests = read_run(Path(job["run_dir"])).digests
+        digests = digests_of(Path(job["run_dir"]))
         assert len(digests) == 1 + (2400 if name == "first" else 120), "before the first step, and after each"
-        assert {step: d.digest for step, d in digests.items()} == {
-            step: reference[step].digest for step in digests
-        }
+        assert digests == {step: reference[step] for step in digests}
 
 
 def test_exit_statuses_of_jobs_that_ended_while_no_scheduler_lived_are_read(cluster: LiveCluster) -> None:
@@ -208,9 +205,9 @@ def test_two_halves_of_a_device_are_kept_to_their_part_with_the_same_bits(cluste
         "run", "--device", "cpu", "--digest-every", "1", "--run-dir", "one", "train.py", "none", "20"
     )
     assert one.status == 0, one.text
-    reference = {step: d.digest for step, d in read_run(cluster.folder / "one").digests.items()}
+    reference = digests_of(cluster.folder / "one")
     for folder in folders.values():
-        assert {step: d.digest for step, d in read_run(folder).digests.items()} == reference
+        assert digests_of(folder) == reference
 
 
 def worker_of(cluster: LiveCluster, run_dir: Path) -> psutil.Process:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cluster_jobs import digests_of
 from commands import HOLDTRUE, begin, holdtrue, write_script
 from elastic_jobs import WAIT_S, ElasticJob, step_of
-
-from holdtrue.record import read_run
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 BODY = """
@@ -51,8 +50,8 @@ def test_a_killed_host_takes_its_worker_away_and_the_job_goes_on(victims: str, t
         assert ended.status == 0, ended.text
         one = holdtrue("run", *OPTIONS, "--run-dir", "one", "train.py", cwd=tmp_path)
         assert one.status == 0, one.text
-        digests = {step: d.digest for step, d in read_run(tmp_path / "run").digests.items()}
-        assert digests == {step: d.digest for step, d in read_run(tmp_path / "one").digests.items()}
+        digests = digests_of(tmp_path / "run")
+        assert digests == digests_of(tmp_path / "one")
         assert len(digests) == 1 + 600
     finally:
         job.close()

@@ -61,7 +61,16 @@ def actors_of(live: LiveCluster) -> list[psutil.Process]:
 
 def training_under(process: psutil.Process) -> list[psutil.Process]:
     """Processes that run the script below another one."""
-    return [child for child in process.children(recursive=True) if "train.py" in " ".join(child.cmdline())]
+    try:
+        children = process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [child for child in children if "train.py" in " ".join(cmdline_of(child))]
+
+
+def training_pids(live: LiveCluster) -> set[int]:
+    """Ids of all processes that train under the cluster's hosts."""
+    return {process.pid for actor in actors_of(live) for process in training_under(actor)}
 
 
 def reference(live: LiveCluster, name: str, epochs: int, *options: str) -> dict[int, str]:
@@ -107,7 +116,12 @@ def test_workers_are_placed_by_ray_and_deaths_of_all_kinds_change_no_bit(cluster
     cluster.wait_until(over("second", "other"), "the ends of two")
     # A training process is killed under its actor.
     cluster.wait_until(lambda j: j["first"]["workers"] == 2, "growth again")
-    training_under(actors_of(cluster)[-1])[0].kill()
+    (killed,) = training_under(actors_of(cluster)[-1])
+    (other,) = training_pids(cluster) - {killed.pid}
+    killed.kill()
+    wait_gone([killed], "a training process that was killed")
+    cluster.wait_until(lambda j: len(training_pids(cluster) - {other}) == 1, "another one in its place")
+    cluster.wait_until(lambda j: j["first"]["workers"] == 2, "two workers after the death of one")
     (cluster.folder / "slow-1").unlink()
     jobs = cluster.wait_until(over("first"), "the end")
     ends = {name: (j["state"], j["attempt"], j["crashes"], j["exit_code"]) for name, j in jobs.items()}
@@ -156,14 +170,14 @@ def test_wrong_use_is_said_in_a_sentence(cluster: LiveCluster, tmp_path: Path) -
     assert "the Ray cluster at 127.0.0.1:9 cannot be used" in nobody.err
     assert "Traceback" not in nobody.err
     assert cluster.command("cluster", "stop").status == 0
-    wait_gone(actors_of_any(cluster), "Ray, which nobody needs")
+    wait_gone(living_ray_processes(cluster), "Ray, which nobody needs")
     many = cluster.command("cluster", "start", "--engine", "ray", "--devices", "cpu:99")
     assert many.status == 2
     assert "--devices is cpu:99, and this machine has" in many.err
     cluster.start("--engine", "ray", "--devices", "cpu:2")
 
 
-def actors_of_any(live: LiveCluster) -> list[psutil.Process]:
+def living_ray_processes(live: LiveCluster) -> list[psutil.Process]:
     """Every process of the cluster's own Ray that still lives."""
     return [p for p in psutil.process_iter() if "ht-ray-" in " ".join(cmdline_of(p)) and is_of(live, p)]
 
@@ -203,14 +217,19 @@ def test_a_ray_cluster_of_ones_own_stays_on_loopback_and_ends_with_the_scheduler
     script = "import ray, sys; from holdtrue.scheduler.on_ray import _loopback as l; l.stay_on_loopback(l.LOOPBACK)\n"
     script += "ray.init(sys.argv[1])"
     address = json.loads((cluster.folder / "cluster" / "ray.json").read_text())["address"]
-    guest = subprocess.run(
-        [sys.executable, "-c", script, address],
-        env=environment(LENIENT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}),
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
+    right, wrong = (
+        subprocess.run(
+            [sys.executable, "-c", script, address],
+            env=environment(LENIENT | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}),
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+        )
+        for token in ((files / "token").read_text(), "0" * 64)
     )
-    assert guest.returncode != 0, "nobody is let in without the token"
+    assert right.returncode == 0, right.stderr
+    assert wrong.returncode != 0, "nobody is let in without the token"
+    assert "authentication" in wrong.stderr.lower(), wrong.stderr
     began_s = time.monotonic()
     assert cluster.command("cluster", "stop").status == 0
     assert time.monotonic() - began_s < 30
@@ -251,12 +270,20 @@ class Nodes:
             "--temp-dir",
             str(folder),
         )
-        path = folder / "ray_current_cluster"
+        try:
+            self.address = self._wait_for_address(folder / "ray_current_cluster")
+            self.second = self._start("--address", self.address, "--num-cpus", "1")
+        except BaseException:
+            self.kill(self.head)
+            raise
+
+    def _wait_for_address(self, path: Path) -> str:
         until_s = time.monotonic() + WAIT_S
-        while not path.exists() and time.monotonic() < until_s:
+        while not path.exists():
+            assert self.head.poll() is None, f"the head node ended with status {self.head.poll()}"
+            assert time.monotonic() < until_s, f"the head node did not stand in {WAIT_S} s"
             time.sleep(0.05)
-        self.address = path.read_text().strip()
-        self.second = self._start("--address", self.address, "--num-cpus", "1")
+        return path.read_text().strip()
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -268,7 +295,7 @@ class Nodes:
         """A machine that is switched off: everything on it is killed, what has left the node's group too."""
         for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
             process.send_signal(signal.SIGKILL)
-        node.wait()
+        node.wait(WAIT_S)
 
     def close(self) -> None:
         for node in (self.second, self.head):
@@ -304,6 +331,10 @@ def test_lost_nodes_and_a_lost_cluster_are_told_and_no_job_is_blamed(tmp_path: P
         shown = live.command("queue").out
         assert f"the Ray cluster at {nodes.address} cannot be reached" in shown
         assert live.command("cancel", "a").status == 0
+        seen = digests_of(Path(job["run_dir"]))
+        whole = reference(live, "one", 20)
+        assert len(seen) > 5
+        assert seen == {step: whole[step] for step in seen}
     finally:
         end(live)
         nodes.close()

@@ -1,23 +1,31 @@
 """Devices that somebody else lends: how many hosts, what they leave behind, and what a user may name."""
 
 import importlib.util
+import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdtrue.errors import UsageError
-from holdtrue.scheduler import EngineChoice, JobRequest, check_devices, choose_engine
+from holdtrue.launch import JobEntry
+from holdtrue.scheduler import EngineChoice, JobRequest, _open_engine, _staffing, check_devices, choose_engine
 from holdtrue.scheduler._engine_choice import engine_from_text
 from holdtrue.scheduler._evidence import STOPPED, judge_end
 from holdtrue.scheduler._hosts import HostEnd, HostEngine, HostLook, HostOrder, plan_hosts
 from holdtrue.scheduler._launchers import LauncherEngine
 from holdtrue.scheduler._open_engine import open_engine
 from holdtrue.scheduler._records import JobRecord, Place
+from holdtrue.scheduler._staffing import Staffing, read_left
 from holdtrue.scheduler._store import Store
-from holdtrue.scheduler.on_ray import RayChoice
+from holdtrue.scheduler.on_ray import RayChoice, _head, open_ray
+from holdtrue.scheduler.on_ray._choice import RayCluster
+from holdtrue.scheduler.on_ray._ray_hosts import RayHosts
 
 NAMES = [f"1-1-{i}" for i in range(6)]
 subsets = st.sets(st.sampled_from(NAMES))
@@ -112,6 +120,26 @@ def test_the_exit_status_of_a_script_is_read_from_the_host_that_ran_it(tmp_path:
     assert evidence.how_lost == "boom"
 
 
+def test_the_wrong_use_of_a_host_that_ran_no_worker_is_not_its_jobs_status_while_another_lives(
+    tmp_path: Path,
+) -> None:
+    _, record, hosts, engine = attempt(tmp_path, started="{}", exit=str(STOPPED))
+    no_folder = HostEnd(status=2, sentence="the folder cannot be entered", has_run=False)
+    hosts.seen = HostLook(living=frozenset({"1-1-b"}), ended={"1-1-a": no_folder})
+    engine.look(record)
+    hosts.seen = HostLook(ended={"1-1-b": HostEnd(status=STOPPED)})
+    evidence = engine.look(record).evidence
+    verdict = judge_end(evidence.exit_code, purpose="preempt", crashes=0, retries=0, loss=evidence.loss)
+    assert (verdict.state, verdict.is_crash) == ("waiting", False)
+
+
+def test_the_wrong_use_of_the_only_host_is_its_jobs_status(tmp_path: Path) -> None:
+    _, record, hosts, engine = attempt(tmp_path, started="{}", exit="1")
+    hosts.seen = HostLook(ended={"1-1-a": HostEnd(status=2, sentence="no folder", has_run=False)})
+    evidence = engine.look(record).evidence
+    assert (evidence.exit_code, evidence.how_lost) == (2, "no folder")
+
+
 def test_hosts_of_a_killed_launcher_are_ended_at_once(tmp_path: Path) -> None:
     _, record, hosts, engine = attempt(tmp_path, started="{}")
     hosts.seen = HostLook(living=frozenset({"1-1-a", "2-1-a"}))
@@ -146,6 +174,95 @@ def test_a_host_that_ended_while_no_scheduler_lived_is_missed(tmp_path: Path) ->
     hosts.seen = HostLook()
     evidence = engine.look(record).evidence
     assert (evidence.loss, evidence.how_lost) == ("host", "Its worker was lost while no scheduler looked.")
+
+
+def test_hosts_are_asked_for_once_and_after_a_failure_not_before_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(_staffing, "time", SimpleNamespace(monotonic=lambda: now_s))
+    place, record, hosts, _ = attempt(tmp_path)
+    (tmp_path / "join").write_text("secret")
+    entry = JobEntry(
+        name="j",
+        url="http://127.0.0.1:1",
+        pid=1,
+        run_dir=str(place.run_dir(record)),
+        token_file="",
+        join_file=str(tmp_path / "join"),
+        script="train.py",
+        started_s=0.0,
+    )
+    staffing, folder = Staffing(place, hosts), place.attempt(record)
+
+    def tend() -> list[str]:
+        """Names that are asked for at one more look."""
+        before = len(hosts.started)
+        facts = {"phase": "running", "target": 2, "workers": [{"is_connected": True}], "hosts": []}
+        staffing.tend(record, entry, facts, is_locked=True, is_in_order=False)
+        return [order.name for order in hosts.started[before:]]
+
+    first, second = tend()
+    assert {order.token for order in hosts.started} == {"secret"}
+    hosts.seen = HostLook(living=frozenset({first, second}))
+    assert tend() == [], "both were asked for"
+    no_folder = HostEnd(status=2, sentence="no folder", has_run=False)
+    hosts.seen = HostLook(ended={first: no_folder, second: no_folder})
+    assert tend() == [], "a host that failed is not asked for again at once"
+    assert read_left(folder).status == 2
+    hosts.seen = HostLook()
+    now_s += 0.9
+    assert tend() == [], "two failed one after the other: 1 s"
+    now_s += 0.2
+    assert len(tend()) == 2
+    assert read_left(folder).status is None, "the job goes on: what ended before has not ended it"
+
+
+def test_another_ray_cluster_at_the_same_address_has_none_of_the_old_ones_hosts_and_that_is_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(*living: str, nodes: tuple[str, ...]) -> dict[str, Any]:
+        lists: dict[str, Any] = {"living": list(living), "waiting": [], "addresses": [], "nodes": list(nodes)}
+        return lists | {"ended": {}, "devices": {"cpu": 2}}
+
+    looks = [seen("1-1-a", "1-1-b", nodes=("n1", "n2")), seen("1-1-a", nodes=("n2",)), seen(nodes=("n3",))]
+    monkeypatch.setattr(RayHosts, "_connect", lambda self: None)
+    monkeypatch.setattr(RayHosts, "_exchange", lambda self, what: looks.pop(0) if looks[1:] else looks[0])
+    hosts = RayHosts(
+        lambda: RayCluster(address="h:1"),
+        address="h:1",
+        namespace="n",
+        log=tmp_path / "log",
+        way_out="",
+    )
+    until_s = time.monotonic() + 10.0
+    while len(hosts.look().ended) < 2:
+        assert time.monotonic() < until_s, "the ends of two hosts did not come in 10 s"
+        time.sleep(0.01)
+    hosts.close(ends_all=False)
+    ended = hosts.look().ended
+    assert not ended["1-1-b"].with_machine, "the cluster is the same: an actor of it is gone"
+    assert ended["1-1-a"].with_machine, "none of its nodes is left"
+    assert ended["1-1-a"].sentence == "The Ray cluster at h:1 was lost."
+    assert hosts.look().living == frozenset()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1:4100"])
+def test_an_address_on_which_no_job_could_listen_is_refused_at_the_start(
+    address: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="--listen is"):
+        open_ray(tmp_path, RayChoice(address="127.0.0.1:9", listen=address), 1)
+
+
+def test_the_files_of_a_killed_keepers_cluster_are_removed_and_no_others(tmp_path: Path) -> None:
+    for name in ("ht-ray-1", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / "ray.json").write_text(json.dumps({"folder": str(tmp_path / name)}))
+        _head._remove_what_a_killed_keeper_left(tmp_path)
+        assert not (tmp_path / "ray.json").exists()
+    assert not (tmp_path / "ht-ray-1").exists()
+    assert (tmp_path / "mine").exists()
 
 
 def test_hosts_that_no_running_attempt_knows_are_ended(tmp_path: Path) -> None:
@@ -191,7 +308,9 @@ def test_engines_and_their_options_are_checked(monkeypatch: pytest.MonkeyPatch) 
         check_devices("cpu:99", "", 2, EngineChoice(name="ray", ray=RayChoice()))
 
 
-def test_another_engine_is_refused_under_jobs_that_run_and_kept_otherwise(tmp_path: Path) -> None:
+def test_another_engine_is_refused_under_jobs_that_run_and_kept_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place, record, _, _ = attempt(tmp_path)
     store = Store(place.database)
     there = EngineChoice(name="ray", ray=RayChoice(address="h:1"))
@@ -199,4 +318,17 @@ def test_another_engine_is_refused_under_jobs_that_run_and_kept_otherwise(tmp_pa
     store.write(new=[record])
     with pytest.raises(UsageError, match=r"jobs run on the engine ray at h:1 \(j\)"):
         open_engine(place, store, None, EngineChoice())
+    opened: list[RayChoice] = []
+
+    def open_fake(folder: Path, choice: RayChoice, cpus: int) -> FakeHosts:
+        opened.append(choice)
+        return FakeHosts()
+
+    monkeypatch.setattr(_open_engine, "open_ray", open_fake)
+    monkeypatch.setattr(_open_engine, "check_ray", lambda: None)
+    _, cluster = open_engine(place, store, None, None)
+    assert opened == [there.ray]
+    assert cluster is not None
+    assert cluster.total == 2, "what the hosts' engine has"
+    assert store.fact("engine") == there.to_text()
     store.close()

@@ -10,6 +10,7 @@ can be called, as `holdtrue.launch(main, workers=2)`, since the function and the
 import sys
 from types import ModuleType
 
+from ._controller import TIE_TO_PARENT
 from ._devices import assign_devices, choose_device, count_cuda_devices, count_devices, torch_has_cuda
 from ._elastic import launch_elastic_job
 from ._job import DEVICES, Failure, JobResult, JobSpec, WorkerEnd
@@ -32,6 +33,7 @@ from ._worker import TOKEN_VARIABLE
 
 __all__ = [
     "DEVICES",
+    "TIE_TO_PARENT",
     "TOKEN_VARIABLE",
     "Failure",
     "JobEntry",

@@ -16,7 +16,8 @@ from ._restarts import hangs, next_start_s
 
 _PROGRAM = ("-P", "-m", "holdtrue.elastic")  # -P: nothing in the current folder is imported
 _END_WAIT_S = 3.0
-_TIE = Path(__file__).with_name("_tie_to_parent.py")
+TIE_TO_PARENT = Path(__file__).with_name("_tie_to_parent.py")
+"""A program that becomes another one, which dies with its parent: `PYTHON -I -S TIE_TO_PARENT PARENT_PID PROGRAM ...`."""
 
 
 @final
@@ -74,7 +75,7 @@ class ControllerProcess:
                     sys.executable,
                     "-I",
                     "-S",
-                    str(_TIE),
+                    str(TIE_TO_PARENT),
                     str(os.getpid()),
                     sys.executable,
                     *_PROGRAM,

@@ -106,5 +106,5 @@ class ClusterEngine(ABC):
         """Let go of everything; where no job runs, end what was started for this cluster alone.
 
         Blocks:
-            At most 30 s.
+            At most 45 s.
         """

@@ -1,13 +1,13 @@
 """What runs the jobs of a cluster, as a user names it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, final
 
 from holdtrue.cluster import parse_cluster
 from holdtrue.errors import UsageError
 
-from .on_ray import RayChoice, check_ray, choice_from_text
+from .on_ray import RayChoice, check_ray
 
 ENGINES: tuple[str, ...] = ("embedded", "ray")
 _SLOTS_PER_CORE = 4
@@ -24,7 +24,7 @@ class EngineChoice:
 
     def to_text(self) -> str:
         """As JSON, for `engine_from_text`."""
-        return json.dumps([self.name, self.ray.to_text() if self.ray is not None else None])
+        return json.dumps(asdict(self))
 
 
 def engine_from_text(text: str) -> EngineChoice:
@@ -33,8 +33,8 @@ def engine_from_text(text: str) -> EngineChoice:
     >>> engine_from_text(EngineChoice(name="ray", ray=RayChoice(address="h:1")).to_text()).ray.address
     'h:1'
     """
-    name, ray = json.loads(text)
-    return EngineChoice(name=name, ray=choice_from_text(ray) if ray is not None else None)
+    values = json.loads(text)
+    return EngineChoice(name=values["name"], ray=RayChoice(**values["ray"]) if values["ray"] else None)
 
 
 def choose_engine(name: str, *, address: str, listen: str) -> EngineChoice | None:

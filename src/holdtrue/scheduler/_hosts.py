@@ -31,11 +31,6 @@ class HostOrder:
     environment: Mapping[str, str]
     """Variables besides those of the machine."""
 
-    @property
-    def attempt(self) -> str:
-        """`NUMBER-ATTEMPT`."""
-        return attempt_of(self.name)
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +43,8 @@ class HostEnd:
     """What there is to say about it."""
     with_machine: bool = False
     """Whether the machine, or the whole cluster, went with it."""
+    has_run: bool = True
+    """Whether it had a worker; the status of one that had none says nothing about the job's script."""
 
 
 @final
@@ -97,7 +94,7 @@ class HostEngine(ABC):
         """Let go of it, and end what was started for the scheduler alone where `ends_all` says that no job needs it.
 
         Blocks:
-            At most 30 s.
+            At most 45 s.
         """
 
 

@@ -255,7 +255,7 @@ class Scheduler:
             running.gone_s = running.gone_s or time.monotonic()
             if time.monotonic() < running.gone_s + ORPHANS_S:
                 return
-        self._judge(record, look.evidence.exit_code, look.evidence)
+        self._judge(record, look.evidence)
 
     def _begin_again(self, record: JobRecord, running: _Running) -> None:
         """Begin an attempt that was written down and never began, unless nobody wants it any more."""
@@ -264,26 +264,25 @@ class Scheduler:
             return
         if not record.purpose:
             self._change(record := replace(record, purpose="preempt"))
-        self._judge(record, STOPPED)
+        self._judge(record, Evidence(is_locked=False, is_started=False, exit_code=STOPPED))
 
-    def _judge(self, record: JobRecord, exit_code: int | None, evidence: Evidence | None = None) -> None:
+    def _judge(self, record: JobRecord, evidence: Evidence) -> None:
         verdict = judge_end(
-            exit_code,
+            evidence.exit_code,
             purpose=record.purpose,
             crashes=record.crashes,
             retries=record.request.retries,
-            loss=evidence.loss if evidence is not None else "",
+            loss=evidence.loss,
         )
-        how_lost = evidence.how_lost if evidence is not None else ""
         said = escape_text(self._engine.last_words(record)) if verdict.is_crash else ""
         if not record.purpose and verdict.state != "finished":
-            said = escape_text(how_lost) or said
+            said = escape_text(evidence.how_lost) or said
         after = replace(
             record,
             state=verdict.state,
             crashes=record.crashes + verdict.is_crash,
             purpose="",
-            exit_code=exit_code,
+            exit_code=evidence.exit_code,
             ended_s=None if verdict.state == "waiting" else time.time(),
             ending=f"{verdict.sentence} {said}".strip(),
         )

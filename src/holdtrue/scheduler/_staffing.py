@@ -165,9 +165,8 @@ class Staffing:
         except OSError:
             return  # the job ends
         folder = self._place.attempt(record)
-        left = read_left(folder)
-        if left.loss:
-            _write(folder, replace(left, loss="", sentence=""))
+        if read_left(folder) != Left():
+            _write(folder, Left())  # the job goes on: what ended before has not ended it
         names = [f"{folder.name}-{secrets.token_hex(3)}" for _ in range(count)]
         _write_names(
             folder, [*_read_names(folder), *names]
@@ -232,6 +231,8 @@ def after_end(left: Left, end: HostEnd, *, was_told: bool, has_others: bool) -> 
 
     >>> after_end(Left(), HostEnd(status=5, sentence="boom"), was_told=False, has_others=True)
     Left(status=5, loss='', sentence='boom')
+    >>> after_end(Left(), HostEnd(status=2, has_run=False), was_told=False, has_others=True)
+    Left(status=None, loss='', sentence='')
     >>> after_end(Left(), HostEnd(status=None, with_machine=True), was_told=False, has_others=False).loss
     'machine'
     """
@@ -239,6 +240,8 @@ def after_end(left: Left, end: HostEnd, *, was_told: bool, has_others: bool) -> 
         if was_told or has_others:
             return left
         return replace(left, loss="machine" if end.with_machine else "host", sentence=end.sentence)
+    if not end.has_run and has_others:
+        return left
     if left.status is None and 1 < end.status != _INTERRUPTED:
         return replace(left, status=end.status, sentence=end.sentence)
     return left

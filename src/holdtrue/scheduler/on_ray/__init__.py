@@ -6,7 +6,7 @@ Ray's own code runs in a process of its own, `_agent`: it ends its process when 
 the scheduler's. A cluster of this machine, where none is named, is kept by `_head` as long as somebody needs it.
 """
 
-from ._choice import RayChoice, check_ray, choice_from_text
+from ._choice import RayChoice, check_ray
 from ._open import open_ray
 
-__all__ = ["RayChoice", "check_ray", "choice_from_text", "open_ray"]
+__all__ = ["RayChoice", "check_ray", "open_ray"]

@@ -11,6 +11,8 @@ from holdtrue.launch import JobResult, SilentObserver, join_job
 
 _UNREAD_S = 10.0
 """How long an actor whose host ended waits to be asked how; then it gives its device back all the same."""
+_ASK_S = 5.0
+"""How long a question for its end waits: each takes one of the actor's few threads meanwhile."""
 _WRONG_USE = 2
 
 
@@ -42,13 +44,12 @@ class HostActor:
             os.write(self._wake, b"!")
 
     def end(self) -> dict[str, Any]:
-        """How it ended: `status` and `sentence`.
+        """How it ended: `status`, `sentence` and `has_run`; empty if it has not ended yet.
 
         Blocks:
-            Until it has ended; whoever asks bounds it.
+            At most 5 s.
         """
-        self._is_over.wait()
-        return self._said
+        return self._said if self._is_over.wait(_ASK_S) else {}
 
     def _run(self) -> None:
         try:
@@ -57,9 +58,10 @@ class HostActor:
             self._said = {
                 "status": _WRONG_USE if isinstance(error, ValueError) else 1,
                 "sentence": str(error),
+                "has_run": False,
             }
         except BaseException as error:  # noqa: BLE001  # the edge of this thread: whatever it was is told
-            self._said = {"status": 1, "sentence": f"{type(error).__name__}: {error}"}
+            self._said = {"status": 1, "sentence": f"{type(error).__name__}: {error}", "has_run": False}
         self._is_over.set()
         threading.Event().wait(_UNREAD_S)
         os._exit(0)
@@ -75,6 +77,7 @@ class HostActor:
                 "sentence": f"the folder {order['folder']} of job {order['job']} cannot be entered on "
                 f"{os.uname().nodename} ({error.strerror}); each machine of the Ray cluster needs the job's files at the "
                 f"same path. Put them on a shared disk.",
+                "has_run": False,
             }
         result = join_job(
             SilentObserver(),
@@ -85,7 +88,11 @@ class HostActor:
             adds=0,
             interrupts=self._interrupts,
         )
-        return {"status": result.exit_code, "sentence": _sentence_of(result)}
+        return {
+            "status": result.exit_code,
+            "sentence": _sentence_of(result),
+            "has_run": bool(result.ends),
+        }
 
 
 def _sentence_of(result: JobResult) -> str:

@@ -5,7 +5,7 @@ detached, have names, and are found again.
 
 {"ask": "start", "order": {...}}                   -> {}
 {"ask": "stop", "name": NAME, "at_once": true}     -> {}
-{"ask": "look"}                                    -> {"living", "waiting", "ended", "devices", "addresses"}
+{"ask": "look"}                                    -> {"living", "waiting", "ended", "devices", "addresses", "nodes"}
 """
 
 import contextlib
@@ -110,6 +110,9 @@ class Agent:
             if isinstance(end, self._ray.exceptions.ActorUnavailableError):
                 self._ends[name] = self._actors[name].end.remote()  # its machine may come back, or be lost
                 continue
+            if end == {}:  # it has not ended
+                self._ends[name] = self._actors[name].end.remote()
+                continue
             actor = self._actors.pop(name)
             del self._ends[name]
             self._places.pop(name, None)
@@ -128,6 +131,7 @@ class Agent:
             "ended": ended,
             "devices": {"cpu": int(cpus)},
             "addresses": sorted({node["NodeManagerAddress"] for node in nodes}),
+            "nodes": sorted(living),
         }
 
     def _ready(self, refs: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """Which Ray cluster, as a user names it."""
 
 import importlib.util
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import final
 
 from holdtrue.errors import UsageError
@@ -39,10 +38,6 @@ class RayChoice:
                 "Leave out --listen."
             )
 
-    def to_text(self) -> str:
-        """As JSON, for `choice_from_text`."""
-        return json.dumps(asdict(self))
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +49,6 @@ class RayCluster:
     """Variables that a process needs to be let in."""
     end: Callable[[], None] = field(default=lambda: None)
     """End it, if it is this scheduler's own."""
-
-
-def choice_from_text(text: str) -> RayChoice:
-    """The inverse of `RayChoice.to_text`.
-
-    >>> choice_from_text(RayChoice(address="10.0.0.1:6379").to_text()).address
-    '10.0.0.1:6379'
-    """
-    return RayChoice(**json.loads(text))
 
 
 def check_ray() -> None:

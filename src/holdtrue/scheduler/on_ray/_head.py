@@ -8,6 +8,7 @@ FOLDER/ray.log      what Ray printed
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from holdtrue.errors import GroupError, WaitTimeoutError
 from holdtrue.launch import is_locked, take_lock
@@ -29,6 +31,10 @@ END_WAIT_S = 25.0
 UNNEEDED_S = 45.0
 """How long nobody needed it until it ends: a scheduler that was killed may be started again."""
 _LOOK_S = 0.05
+_FILES = "ht-ray-"
+"""How the names of folders of Ray's files begin."""
+_NO_FACTS = (OSError, ValueError, KeyError, TypeError)
+"""What reading the facts raises where there are none."""
 
 
 def local_cluster(folder: Path, cpus: int, *, unneeded_s: float = UNNEEDED_S) -> RayCluster:
@@ -41,7 +47,7 @@ def local_cluster(folder: Path, cpus: int, *, unneeded_s: float = UNNEEDED_S) ->
 
     Raises:
         GroupError: it could not be started.
-        WaitTimeoutError: it did not stand in time; nothing of it is left.
+        WaitTimeoutError: it did not stand in time; what is left of it ends within 20 s.
 
     Guarantee:
         It ends when neither a scheduler of the folder nor a job of it lives any more, at most a minute later.
@@ -57,9 +63,9 @@ def local_cluster(folder: Path, cpus: int, *, unneeded_s: float = UNNEEDED_S) ->
             os.close(lock)
     facts = _wait_until_it_stands(folder)
     return RayCluster(
-        address=str(facts["address"]),
-        environment=ray_variables(Path(str(facts["folder"]))),
-        end=lambda: _end(folder, int(str(facts["keeper"]))),
+        address=facts["address"],
+        environment=ray_variables(Path(facts["folder"])),
+        end=lambda: _end(folder),
     )
 
 
@@ -73,8 +79,8 @@ def ray_variables(files: Path) -> dict[str, str]:
 
 
 def _start_keeper(folder: Path, lock: int, cpus: int, unneeded_s: float) -> None:
-    (folder / "ray.json").unlink(missing_ok=True)
-    files = Path(tempfile.mkdtemp(prefix="ht-ray-"))  # mode 0700; short, for the sockets in it have 107 bytes
+    _remove_what_a_killed_keeper_left(folder)
+    files = Path(tempfile.mkdtemp(prefix=_FILES))  # mode 0700; short, for the sockets in it have 107 bytes
     write_private(files / "token", secrets.token_hex(32))
     with (folder / "ray.log").open("ab") as log:
         subprocess.Popen(
@@ -92,12 +98,26 @@ def _start_keeper(folder: Path, lock: int, cpus: int, unneeded_s: float) -> None
         ).returncode = 0  # it outlives this process
 
 
-def _wait_until_it_stands(folder: Path) -> dict[str, object]:
+def _read_facts(folder: Path) -> dict[str, Any]:  # Any: JSON values
+    """What the keeper of a cluster that stands says of it."""
+    facts: dict[str, Any] = json.loads((folder / "ray.json").read_text())
+    return facts
+
+
+def _remove_what_a_killed_keeper_left(folder: Path) -> None:
+    """Ray's files of a cluster whose keeper could not remove them."""
+    with suppress(*_NO_FACTS):
+        files = Path(_read_facts(folder)["folder"])
+        if files.name.startswith(_FILES):
+            shutil.rmtree(files, ignore_errors=True)
+    (folder / "ray.json").unlink(missing_ok=True)
+
+
+def _wait_until_it_stands(folder: Path) -> dict[str, Any]:
     until_s = time.monotonic() + START_WAIT_S
     while time.monotonic() < until_s:
-        with suppress(OSError, ValueError):
-            facts: dict[str, object] = json.loads((folder / "ray.json").read_text())
-            return facts
+        with suppress(*_NO_FACTS):
+            return _read_facts(folder)
         if not is_locked(folder / "ray.lock"):
             raise GroupError(
                 f"a Ray cluster of this machine's own ended before it stood. See {folder / 'ray.log'}, and start again."
@@ -109,10 +129,11 @@ def _wait_until_it_stands(folder: Path) -> dict[str, object]:
     )
 
 
-def _end(folder: Path, keeper: int) -> None:
+def _end(folder: Path) -> None:
+    """End the cluster of a folder, at most 25 s; where no keeper says that it is one, nothing is sent."""
     until_s = time.monotonic() + END_WAIT_S
     if is_locked(folder / "ray.lock"):
-        with suppress(ProcessLookupError):
-            os.kill(keeper, signal.SIGTERM)
+        with suppress(*_NO_FACTS):
+            os.kill(int(_read_facts(folder)["keeper"]), signal.SIGTERM)
     while is_locked(folder / "ray.lock") and time.monotonic() < until_s:
         time.sleep(_LOOK_S)

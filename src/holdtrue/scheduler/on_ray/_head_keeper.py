@@ -15,13 +15,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from holdtrue.launch import is_locked
+from holdtrue.launch import TIE_TO_PARENT, is_locked
 from holdtrue.service import write_private
 
 _LOOPBACK = Path(__file__).with_name("_loopback.py")
-_TIE = Path(__file__).parents[2] / "launch" / "_tie_to_parent.py"
 START_S = 80.0
-_LOOK_S = 0.25
+_LOOK_S = 1.0
+"""Between two looks at whether it is needed; each takes the attempts' locks for a moment."""
+_STAND_LOOK_S = 0.05
 _OBJECT_STORE_BYTES = 80_000_000
 """The least that Ray takes: nothing of a job goes through it."""
 _TERM_S, _KILL_S = 15.0, 3.0
@@ -46,9 +47,11 @@ def main(arguments: list[str]) -> int:
         facts = {"address": address, "folder": str(files), "keeper": os.getpid()}
         write_private(folder / "ray.json", json.dumps(facts))
         needed_s = time.monotonic()
-        while not asked and ray.poll() is None and time.monotonic() < needed_s + unneeded_s:
+        while not asked and ray.poll() is None:
             if is_needed(folder):
                 needed_s = time.monotonic()
+            elif time.monotonic() >= needed_s + unneeded_s:
+                break
             time.sleep(_LOOK_S)
         return 0
     finally:
@@ -67,7 +70,7 @@ def start_ray(files: Path, cpus: str) -> "subprocess.Popen[bytes]":
     ]
     return subprocess.Popen(
         [
-            *(sys.executable, "-I", "-S", str(_TIE), str(os.getpid())),
+            *(sys.executable, "-I", "-S", str(TIE_TO_PARENT), str(os.getpid())),
             *(sys.executable, str(_LOOPBACK), *words),
         ],
         stdin=subprocess.DEVNULL,
@@ -81,15 +84,19 @@ def wait_for_address(ray: "subprocess.Popen[bytes]", files: Path, asked: list[in
     while time.monotonic() < until_s and ray.poll() is None and not asked:
         if (files / "ray" / "ray_current_cluster").exists():
             return True
-        time.sleep(_LOOK_S / 5)
+        time.sleep(_STAND_LOOK_S)
     print(f"error: Ray did not stand within {START_S:g} s, or ended: {ray.poll()}", file=sys.stderr)
     return False
 
 
 def is_needed(folder: Path) -> bool:
-    """Whether a scheduler of the folder lives, or an attempt of one of its jobs."""
-    locks = [folder / "scheduler.lock", *(folder / "attempts").glob("*/lock")]
-    return any(is_locked(path) for path in locks)
+    """Whether a scheduler of the folder lives, or else an attempt of one of its jobs.
+
+    The attempts' locks are left alone while a scheduler lives: it takes them itself, and waits for none.
+    """
+    return is_locked(folder / "scheduler.lock") or any(
+        is_locked(path) for path in (folder / "attempts").glob("*/lock")
+    )
 
 
 def end_ray(ray: "subprocess.Popen[bytes]") -> None:

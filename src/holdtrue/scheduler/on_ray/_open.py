@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from holdtrue.errors import GroupError, UsageError
+from holdtrue.service import listen
 
 from ._choice import RayChoice, RayCluster
 from ._head import local_cluster
@@ -28,11 +29,14 @@ def open_ray(folder: Path, choice: RayChoice, cpus: int) -> RayHosts:
         cpus: CPUs of one that is started.
 
     Raises:
-        UsageError: it cannot be reached, or has machines that could not reach the jobs.
+        UsageError: jobs cannot listen where they are to, or it cannot be reached, or has machines that could not reach the
+            jobs.
 
     Blocks:
         At most 165 s, of which Ray itself takes 3 to 5 on an idle machine.
     """
+    if choice.listen:
+        listen(choice.listen).close()
     find: Callable[[], RayCluster]
     if choice.address:
         find = lambda: _reach(choice.address)  # noqa: E731

@@ -29,6 +29,8 @@ LOOK_EVERY_S = 0.25
 LOST_AFTER_S = 45.0
 """How long a cluster that cannot be reached may still have its hosts; after that they count as lost with it."""
 _END_WAIT_S = 5.0
+_KEPT = ("living", "waiting", "devices", "addresses", "nodes")
+"""What is kept of a look until the next one."""
 
 
 @final
@@ -54,11 +56,22 @@ class RayHosts(HostEngine):
     ) -> None:
         self._find, self._namespace, self._log = find, namespace, log
         self._cluster = RayCluster(address=address)
+        self._way_on = (
+            "Look at its machine; for another --address end the jobs first (`holdtrue cluster stop --jobs`)"
+            if address
+            else f"It is started again by itself; see {log}"
+        )
         self._changed = threading.Condition()
         self._asked: list[dict[str, Any]] = []  # Any: JSON values
         self._starting: set[str] = set()
         self._ended: dict[str, HostEnd] = {}
-        self._seen: dict[str, Any] = {"living": [], "waiting": [], "devices": {}, "addresses": []}
+        self._seen: dict[str, Any] = {
+            "living": [],
+            "waiting": [],
+            "devices": {},
+            "addresses": [],
+            "nodes": [],
+        }
         self._trouble, self._closing = "", threading.Event()
         self._agent: subprocess.Popen[bytes] | None = None
         self._unread = b""
@@ -116,7 +129,11 @@ class RayHosts(HostEngine):
             self._ended.pop(name, None)
 
     def close(self, *, ends_all: bool) -> None:
-        """Let go of the cluster; end it if it is this scheduler's own and nobody needs it."""
+        """Let go of the cluster; end it if it is this scheduler's own and nobody needs it.
+
+        Blocks:
+            At most 45 s: 15 for an answer that is awaited, 5 for the agent's end, 25 for that of Ray.
+        """
         with self._changed:
             self._closing.set()
             self._changed.notify_all()
@@ -155,8 +172,8 @@ class RayHosts(HostEngine):
     def _note_trouble(self, why: str, *, lost: bool) -> None:
         """Say that the cluster cannot be reached; after a while its hosts count as lost with it."""
         sentence = (
-            f"the Ray cluster{self._at} cannot be reached ({why.rstrip('.')}); jobs start and grow again when it can. Look at "
-            f"its machine, or end this scheduler and start it with another --address"
+            f"the Ray cluster{self._at} cannot be reached ({why.rstrip('.')}); jobs start and grow again when it can. "
+            f"{self._way_on}"
         )
         with self._changed:
             if not self._trouble:
@@ -186,17 +203,18 @@ class RayHosts(HostEngine):
                     del self._asked[0]
 
     def _look(self) -> None:
-        with self._changed:
-            were_unsent = {w["order"]["name"] for w in self._asked if w["ask"] == "start"}
         seen = self._exchange({"ask": "look"})
         with self._changed:
             if self._trouble:
                 _log.info("the Ray cluster at %s answers again", self._cluster.address)
                 self._trouble = ""
-            unsent = {w["order"]["name"] for w in self._asked if w["ask"] == "start"} | were_unsent
-            self._starting &= unsent
+            self._starting &= {w["order"]["name"] for w in self._asked if w["ask"] == "start"}
+            if self._seen["nodes"] and not set(self._seen["nodes"]) & set(seen["nodes"]):
+                self._lose_all()  # another cluster at the same address: nothing of the old one is left
+                for name in seen["living"]:
+                    self._ended.pop(name, None)  # was asked for of the old one, and started by this one
             before = set(self._seen["living"])
-            self._seen = {key: seen[key] for key in ("living", "waiting", "devices", "addresses")}
+            self._seen = {key: seen[key] for key in _KEPT}
             for name, end in seen["ended"].items():
                 self._ended[name] = HostEnd(**end)
                 _log.info("host %s has ended: %s", name, escape_text(str(end)))
@@ -264,7 +282,7 @@ class RayHosts(HostEngine):
                 continue
             data = agent.stdout.read1(65536)  # type: ignore[attr-defined]  # a pipe is a BufferedReader
             if not data:
-                raise GroupError(f"the process that speaks with it ended with status {agent.wait()}")
+                raise GroupError(f"the process that speaks with it ended with status {_status_of(agent)}")
             self._unread += data
         line, _, self._unread = self._unread.partition(b"\n")
         said = json.loads(line)
@@ -277,10 +295,18 @@ class RayHosts(HostEngine):
         if agent is None:
             return
         agent.kill()
-        agent.wait()
+        _status_of(agent)
         for pipe in (agent.stdin, agent.stdout):
             if pipe is not None:
                 try:
                     pipe.close()
                 except OSError:
                     continue  # what was not sent is not needed
+
+
+def _status_of(agent: "subprocess.Popen[bytes]") -> str:
+    """Exit status of an agent that has ended or was killed, which the kernel may still be about."""
+    try:
+        return str(agent.wait(_END_WAIT_S))
+    except subprocess.TimeoutExpired:
+        return f"unknown after {_END_WAIT_S:g} s"
