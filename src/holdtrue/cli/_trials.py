@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from holdtrue.mapping import Mapping, even_mapping, proportional_mapping
+from holdtrue.plan import UNLIKE_PROCESSORS, Processor
 from holdtrue.record import RunRecord, compare_runs
 
 Verdict = Literal["waiting", "running", "reference", "equal", "different", "failed"]
@@ -35,6 +36,15 @@ class Trial:
     """Text form of the mapping; None for the even one."""
     changes: tuple[Change, ...] = ()
     """What happens to the workers in mid-run, in order."""
+    processors: tuple[Processor | None, ...] = ()
+    """What the processor of each worker stands in for; None is itself."""
+    devices: tuple[str, ...] | None = None
+    """The device of each worker; None for those of the command line."""
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether its bits come from other hardware than those of the reference."""
+        return bool(self.processors or self.devices)
 
     @property
     def folder(self) -> str:
@@ -52,7 +62,10 @@ class Trial:
 
     @property
     def what(self) -> str:
-        """What its workers hold, or what happens to them, for the table."""
+        """What its workers hold or stand in for, or what happens to them, for the table."""
+        if self.is_unlike:
+            names = [processor.name if processor is not None else "as it is" for processor in self.processors]
+            return " / ".join(names or self.devices or ())
         if not self.changes:
             return self.mapping or "all"
         counts = [str(self.workers)]
@@ -94,6 +107,32 @@ def trials_of(virtual_nodes: int) -> tuple[Trial, ...]:
             distinct.append(trial)
             seen.add(trial.mapping)
     return tuple(distinct)
+
+
+def unlike_trials(virtual_nodes: int, kinds: Sequence[str] = ()) -> tuple[Trial, ...]:
+    """The runs on unlike hardware, for a script at level portable: processors stood in for, and kinds of device.
+
+    Args:
+        virtual_nodes: V.
+        kinds: Kinds of device that are here beside that of the reference, which is a CUDA device then.
+
+    >>> [(trial.label, trial.what) for trial in unlike_trials(8)]
+    [('1, unlike', 'no vector units'), ('2, unlike', 'as it is / no fused multiply-add')]
+    >>> [(trial.label, trial.what) for trial in unlike_trials(8, ["cpu"])][2:]
+    [('1, cpu', 'cpu'), ('2, cuda and cpu', 'cuda:0 / cpu')]
+    """
+    first, second = UNLIKE_PROCESSORS
+    even = str(even_mapping(virtual_nodes, min(2, virtual_nodes)))
+    found = [
+        Trial(label="1, unlike", workers=1, processors=(first,)),
+        Trial(label="2, unlike", workers=2, mapping=even, processors=(None, second)),
+    ]
+    for kind in kinds:
+        found += [
+            Trial(label=f"1, {kind}", workers=1, devices=(kind,)),
+            Trial(label=f"2, cuda and {kind}", workers=2, mapping=even, devices=("cuda:0", kind)),
+        ]
+    return tuple(trial for trial in found if trial.workers <= virtual_nodes)
 
 
 LEAST_STEPS = 3
@@ -197,6 +236,12 @@ def explain_difference(trial: Trial) -> str:
         return (
             f"{trial.title} gave other bits than 1 worker, which repeats itself. What the script keeps "
             f"outside the run, and a new worker therefore lacks, goes through run.register."
+        )
+    if trial.is_unlike:
+        return (
+            f"{trial.title}: {trial.what} gave other bits than this machine as it is. What torch computes outside the passes has "
+            f"no one answer: an average of weights, say, or initial weights by another way than torch's random numbers. Put it "
+            f"inside `with holdtrue.numerics.portable_mode():`, or load it from a file."
         )
     return f"{trial.title} gave other bits than 1 worker, which repeats itself."
 

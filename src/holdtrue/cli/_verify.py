@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, final
 import typer
 
 from holdtrue.errors import UsageError
-from holdtrue.launch import JobResult, JobSpec, launch_elastic_job, launch_job, name_of_script
+from holdtrue.launch import (
+    JobResult,
+    JobSpec,
+    count_cuda_devices,
+    launch_elastic_job,
+    launch_job,
+    name_of_script,
+    torch_has_cuda,
+)
 from holdtrue.record import RunRecord, read_run
 from holdtrue.wire import Setting
 
@@ -30,6 +38,7 @@ from ._trials import (
     judge_reference,
     judge_trial,
     trials_of,
+    unlike_trials,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ _HELP = (
     "join, leave and are killed in mid-run. It compares the training state after every step. Prints PASS, or the "
     "first step and tensors that differ "
     "and where to look. Fails too if no step ran or the weights never changed.\n\n"
+    "At level portable it also runs on processors that this one can stand in for, and on each kind of device here.\n\n"
     "With `--reference` and no script: runs three small trainings with portable numerics and compares them with published "
     "digests, so that hardware can be checked in a minute.\n\n"
     "Exit status 0 for PASS, 1 for a difference or a failed run, 2 for wrong use."
@@ -205,6 +215,8 @@ def verify_script(request: VerifyRequest, board: "Board") -> Outcome:
     if finding.verdict != "reference":
         return Outcome(exit_code=1, title="FAIL", sentences=finding.sentences)
     trials = trials_of(reference.plan.virtual_nodes)
+    if reference.plan.numerics == "portable":
+        trials += unlike_trials(reference.plan.virtual_nodes, _other_kinds(request.in_force))
     if request.has_changes:
         trials += changing_trials(len(reference.steps))
     board.show((board.rows[0], *(Row(trial=trial) for trial in trials)))
@@ -224,6 +236,12 @@ def verify_script(request: VerifyRequest, board: "Board") -> Outcome:
     if different:
         return _fail_difference(*different[0], count=len(different), root=request.root)
     return _pass(reference, trials, request.steps)
+
+
+def _other_kinds(in_force: Mapping[str, Setting]) -> tuple[str, ...]:
+    """Kinds of device that are here beside the one that runs are started on."""
+    may_be_cuda = str(in_force.get("device", "auto")) != "cpu" and torch_has_cuda()
+    return ("cpu",) if may_be_cuda and count_cuda_devices(os.environ) else ()
 
 
 def _make_run(
@@ -250,6 +268,10 @@ def _make_run(
         is_name_given=False,
         workers=trial.workers,
         mapping=trial.mapping,
+        variables=tuple(
+            processor.variables if processor is not None else {} for processor in trial.processors
+        ),
+        devices=trial.devices,
         device=str(force.get("device", "auto")),
         threads=int(force.get("threads", 1)),
         settings={**request.settings, **own},

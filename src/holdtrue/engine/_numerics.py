@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from holdtrue.numerics import close_initial, open_initial
 from holdtrue.plan import NumericsLevel
 
 RECOMPILE_LIMIT = 64
@@ -15,12 +16,13 @@ def apply_numerics(level: NumericsLevel, *, threads: int) -> None:
     """Pin what the bits of a pass depend on besides its inputs.
 
     Args:
-        level: `"exact"` and `"portable"` pin kernels; `"fast"` leaves torch its choice of them. What else `"portable"`
-            asks for is around each pass: see `PassNumerics`.
+        level: `"exact"` and `"portable"` pin kernels; `"fast"` leaves torch its choice of them. `"portable"` also opens
+            portable draws in this thread, for initial weights; `PassNumerics` closes them, and has the rest.
         threads: Intra-op threads; on CPU their number changes bits, so it is pinned at every level.
 
     """
     torch.set_num_threads(threads)
+    (open_initial if level == "portable" else close_initial)()
     if level == "fast":
         torch.use_deterministic_algorithms(False)
         return

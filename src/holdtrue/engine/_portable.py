@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-from holdtrue.numerics import portable_mode, steady_optimizer, steady_scheduler
+from holdtrue.numerics import close_initial, portable_mode, steady_optimizer, steady_scheduler
 from holdtrue.plan import NumericsLevel
 from holdtrue.wire import SURVEY_VARIABLE
 
@@ -23,6 +23,7 @@ class PassNumerics:
     def __init__(self, level: NumericsLevel, state: TrainingState) -> None:
         self._is_portable, self._state = level == "portable", state
         self._told: set[tuple[str, str]] = set()
+        close_initial()  # the model is built; from here on draws are those of passes
 
     @contextmanager
     def around_pass(self) -> Iterator[None]:

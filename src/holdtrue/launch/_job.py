@@ -54,6 +54,8 @@ class JobSpec:
     """`cpu`, `cuda` or `auto`."""
     devices: tuple[str, ...] | None = None
     """The device of each worker, by rank, such as `cpu` or `cuda:0`; None assigns those of `device`."""
+    variables: tuple[Mapping[str, str], ...] = ()
+    """Environment variables of single workers, by number, stronger than all others; the rest has none of its own."""
     threads: int = 1
     """Intra-op threads of each worker."""
     settings: Mapping[str, Setting] = field(default_factory=lambda: MappingProxyType({}))

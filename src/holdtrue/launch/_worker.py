@@ -271,4 +271,5 @@ def worker_variables(
         for name, value in base_env.items()
         if not name.startswith("HOLDTRUE_WORKER_") and name != TOKEN_VARIABLE
     }
-    return inherited | pinned | encode_settings(spec.settings) | environment.to_env()
+    own = dict(spec.variables[environment.worker]) if environment.worker < len(spec.variables) else {}
+    return inherited | pinned | own | encode_settings(spec.settings) | environment.to_env()

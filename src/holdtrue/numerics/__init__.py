@@ -13,6 +13,7 @@ Nothing here depends on the compiled kernels but the time: without them torch op
 from ._bytes import byte_taker
 from ._check import check_portable
 from ._functions import function
+from ._initial import close_initial, open_initial
 from ._listing import operator_groups
 from ._matmul import matmul
 from ._mode import portable_mode
@@ -28,12 +29,14 @@ __all__ = [
     "RandomStream",
     "byte_taker",
     "check_portable",
+    "close_initial",
     "covered_operators",
     "engine",
     "engines",
     "force_engine",
     "function",
     "matmul",
+    "open_initial",
     "operator_groups",
     "portable_mode",
     "register_operator",

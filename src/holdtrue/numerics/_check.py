@@ -16,9 +16,10 @@ import torch
 from torch.utils import _pytree as pytree
 
 from holdtrue.errors import NumericsError
+from holdtrue.plan import UNLIKE_PROCESSORS
 
 from ._mode import portable_mode
-from ._native import EngineName, engines, force_engine
+from ._native import VARIABLE, EngineName, engines, force_engine
 from ._registry import ADDED, FORMS
 
 PROCESS_TIMEOUT_S = 300.0
@@ -142,20 +143,11 @@ def _runs(
 
 def unlike_settings() -> tuple[dict[str, str], ...]:
     """Environments of processes that compute as unlike processors do: variables and values."""
+    first, second = (dict(processor.variables) for processor in UNLIKE_PROCESSORS)
+    slower = engines()[-1 if len(engines()) == 1 else 1]
     return (
-        {
-            "ATEN_CPU_CAPABILITY": "default",
-            "HOLDTRUE_NUMERICS_ENGINE": engines()[-1 if len(engines()) == 1 else 1],
-            "OMP_NUM_THREADS": "2",
-            "MKL_NUM_THREADS": "2",
-            "MKL_CBWR": "COMPATIBLE",
-        },
-        {
-            "ATEN_CPU_CAPABILITY": "avx2",
-            "HOLDTRUE_NUMERICS_ENGINE": "reference",
-            "ONEDNN_MAX_CPU_ISA": "SSE41",
-            "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA",
-        },
+        first | {VARIABLE: slower, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+        second | {VARIABLE: "reference"},
     )
 
 

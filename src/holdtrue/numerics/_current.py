@@ -16,6 +16,7 @@ DEFAULT_SLICES = 4
 class _Current(threading.local):
     slices = DEFAULT_SLICES
     stream: RandomStream | None = None
+    depth = 0
 
 
 _current = _Current()
@@ -45,13 +46,23 @@ def stream() -> RandomStream:
     return _current.stream
 
 
-def torch_stream(key: int) -> RandomStream:
-    """A stream whose calls are numbered by words of torch's CPU generator.
+def is_in_form() -> bool:
+    """Whether a portable form is at work in this thread: what it is made of is torch's own."""
+    return _current.depth > 0
 
-    That generator is integers (Mersenne twister), the same everywhere; what saves and restores it, such as activation
+
+def torch_stream(key: int, generator: torch.Generator | None = None) -> RandomStream:
+    """A stream whose calls are numbered by words of a generator: torch's CPU generator if none is given.
+
+    Those of the CPU are integers (Mersenne twister), the same everywhere; what saves and restores it, such as activation
     checkpointing, so repeats the draws of this stream.
     """
-    return RandomStream(key, next_call=lambda: int(torch.empty((), dtype=torch.int64).random_()))
+    device = torch.device("cpu") if generator is None else generator.device
+
+    def next_call() -> int:
+        return int(torch.empty((), dtype=torch.int64, device=device).random_(generator=generator))
+
+    return RandomStream(key, next_call)
 
 
 @contextmanager
@@ -59,7 +70,9 @@ def using(stream: RandomStream, slices: int) -> Iterator[None]:
     """Use a stream and a number of digits in this thread."""
     before = _current.stream, _current.slices
     _current.stream, _current.slices = stream, slices
+    _current.depth += 1
     try:
         yield
     finally:
         _current.stream, _current.slices = before
+        _current.depth -= 1

@@ -22,7 +22,8 @@ LARGEST_ANGLE = 2.0**27
 """sin and cos are NaN from here on: their reduction is exact below."""
 
 
-def _poly(u: torch.Tensor, coefficients: Sequence[float]) -> torch.Tensor:
+def poly64(u: torch.Tensor, coefficients: Sequence[float]) -> torch.Tensor:
+    """A polynomial of float64 by Horner's rule; coefficients from the constant term up."""
     p = torch.full_like(u, coefficients[-1])
     for a in reversed(coefficients[:-1]):
         p = p * u + a
@@ -45,12 +46,12 @@ def exp64(x: torch.Tensor) -> torch.Tensor:
     shifted = x * c.LOG2E + MAGIC
     k = shifted - MAGIC
     r = (x - k * c.LN2[0]) - k * c.LN2[1]
-    return _poly(r, c.EXP) * ((_whole(shifted) + 1023) << 52).view(torch.float64)
+    return poly64(r, c.EXP) * ((_whole(shifted) + 1023) << 52).view(torch.float64)
 
 
 def _two_atanh(f: torch.Tensor) -> torch.Tensor:
     s = f * f
-    return 2.0 * f + f * (s * _poly(s, c.LOG))
+    return 2.0 * f + f * (s * poly64(s, c.LOG))
 
 
 def log64(x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +76,7 @@ def log1p64(x: torch.Tensor) -> torch.Tensor:
 
 def expm164(x: torch.Tensor) -> torch.Tensor:
     """exp(x) - 1 of float64."""
-    return torch.where((x < 0.25) & (x > -0.25), x * _poly(x, c.EXP[1:]), exp64(x) - 1.0)
+    return torch.where((x < 0.25) & (x > -0.25), x * poly64(x, c.EXP[1:]), exp64(x) - 1.0)
 
 
 def tanh64(x: torch.Tensor) -> torch.Tensor:
@@ -116,14 +117,14 @@ def _reciprocal(x: torch.Tensor) -> torch.Tensor:
 def _erfc_far(a: torch.Tensor) -> torch.Tensor:
     a = torch.where(a > 28.0, 28.0, a)
     t = (a - 3.0) / (a + 3.0)
-    return exp64(-(a * a)) * _poly(t, c.ERFC)
+    return exp64(-(a * a)) * poly64(t, c.ERFC)
 
 
 def erf64(x: torch.Tensor) -> torch.Tensor:
     """Error function of float64."""
     a = torch.where(x < 0.0, -x, x)
     far = 1.0 - _erfc_far(torch.where(a < 1.0, 1.0, a))
-    near = x * _poly(x * x, c.ERF)
+    near = x * poly64(x * x, c.ERF)
     far = torch.where(x < 0.0, -far, far)
     return torch.where(x.isnan(), x, torch.where(a < 1.0, near, far))
 
@@ -133,14 +134,14 @@ def erfc64(x: torch.Tensor) -> torch.Tensor:
     a = torch.where(x < 0.0, -x, x)
     tail = _erfc_far(torch.where(a < 1.0, 1.0, a))
     far = torch.where(x < 0.0, 2.0 - tail, tail)
-    return torch.where(x.isnan(), x, torch.where(a < 1.0, 1.0 - x * _poly(x * x, c.ERF), far))
+    return torch.where(x.isnan(), x, torch.where(a < 1.0, 1.0 - x * poly64(x * x, c.ERF), far))
 
 
 def _normal_below(x: torch.Tensor) -> torch.Tensor:
     z = x * c.ROOT_HALF
     a = torch.where(z < 0.0, -z, z)
     tail = 0.5 * _erfc_far(torch.where(a < 1.0, 1.0, a))
-    near = 0.5 + 0.5 * (z * _poly(z * z, c.ERF))
+    near = 0.5 + 0.5 * (z * poly64(z * z, c.ERF))
     far = torch.where(z < 0.0, tail, 1.0 - tail)
     return torch.where(x.isnan(), x, torch.where(a < 1.0, near, far))
 
@@ -182,8 +183,8 @@ def _turn(x: torch.Tensor, add: int) -> torch.Tensor:
     r = ((x - k * c.HALF_PI[0]) - k * c.HALF_PI[1]) - k * c.HALF_PI[2]
     r = r - k * c.HALF_PI[3]
     s = r * r
-    sine = r + r * (s * _poly(s, c.SIN))
-    cosine = 1.0 + s * _poly(s, c.COS)
+    sine = r + r * (s * poly64(s, c.SIN))
+    cosine = 1.0 + s * poly64(s, c.COS)
     quarter = _whole(shifted) + add
     y = torch.where((quarter & 1) != 0, cosine, sine)
     y = torch.where((quarter & 2) != 0, -y, y)

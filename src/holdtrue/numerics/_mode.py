@@ -112,7 +112,7 @@ def _knows(name: str) -> bool:
     return name in FORMS or name in IEEE or name in MOVES
 
 
-def _find_runner(func: Any) -> Runner | None:
+def find_runner(func: Any) -> Runner | None:
     """How to run an operator, or None if it is not covered; remembered until the next registration."""
     if func not in RUNNERS:
         RUNNERS[func] = _decide_runner(func)
@@ -203,7 +203,7 @@ class PortableDispatch(TorchDispatchMode):
     ) -> Any:
         """Run one operator. Any: torch's own signature."""
         kwargs = kwargs or {}
-        runner = _find_runner(func)
+        runner = find_runner(func)
         if runner is _run_plain:
             return func(*args, **kwargs)
         with torch._C.DisableTorchFunction(), using(self._stream, self._slices):

@@ -23,6 +23,12 @@ def _refuse_generator(generator: torch.Generator | None) -> None:
         )
 
 
+def _check(is_right: bool, sentence: str) -> None:
+    """Refuse as torch does, by a RuntimeError."""
+    if not is_right:
+        raise RuntimeError(sentence)
+
+
 @form("rand")
 def rand(
     size: Sequence[int],
@@ -95,8 +101,9 @@ def randperm(
 
 @form("uniform")
 def uniform(x: torch.Tensor, low: float = 0, high: float = 1, *, generator: Any = None) -> torch.Tensor:
-    """Uniform numbers in [low, high): low + u * (high - low) in float64, rounded once and held below high."""
+    """Numbers low + u * (high - low) in float64, u uniform in [0, 1), rounded once: to high too, where that is next."""
     _refuse_generator(generator)
+    _check(low <= high, f"uniform_ from {low} to {high}; the first is at most the second. Turn them round.")
     u = stream().uniform(x.shape, x.device, torch.float32).double()
     return (u * (float(high) - float(low)) + float(low)).to(x.dtype)
 
@@ -109,6 +116,7 @@ def normal(x: torch.Tensor, mean: float = 0, std: float = 1, *, generator: Any =
         raise NotImplementedError(
             "normal numbers with tensors for mean or std; use mean + std * torch.randn(...)"
         )
+    _check(std >= 0, f"normal numbers with std {std}; it is 0 or more. Pass such a number.")
     z = stream().normal(x.shape, x.device, torch.float64)
     return (z * float(std) + float(mean)).to(x.dtype)
 
@@ -117,6 +125,7 @@ def normal(x: torch.Tensor, mean: float = 0, std: float = 1, *, generator: Any =
 def exponential(x: torch.Tensor, lambd: float = 1, *, generator: Any = None) -> torch.Tensor:
     """Exponential numbers by inversion."""
     _refuse_generator(generator)
+    _check(lambd > 0, f"exponential numbers with lambd {lambd}; it is above 0. Pass such a number.")
     u = stream().uniform(x.shape, x.device, torch.float64)
     return (-f.log1p64(-u) / float(lambd)).to(x.dtype)
 
@@ -126,6 +135,7 @@ def bernoulli(x: torch.Tensor, p: Any = None, *, generator: Any = None) -> torch
     """Ones with probability p, or with the probabilities in x. Any: a number or a tensor."""
     _refuse_generator(generator)
     if isinstance(p, int | float):
+        _check(0 <= p <= 1, f"bernoulli with p {p}; a probability is from 0 to 1. Pass such a number.")
         return stream().bernoulli(p, x.shape, x.device).to(x.dtype)
     chance = (x if p is None else p.expand(x.shape)).double()
     words = stream().words(x.numel(), x.device).reshape(x.shape)

@@ -72,7 +72,6 @@ INSTEAD: dict[str, str] = {
     "asin": "a form of your own (polynomials in float64: +, * and / have one answer)",
     "atan": "a form of your own (polynomials in float64: +, * and / have one answer)",
     "atan2": "a form of your own (polynomials in float64: +, * and / have one answer)",
-    "erfinv": "a form of your own (polynomials in float64: +, * and / have one answer)",
     "kthvalue": "sort, then select",
     "lgamma": "a form of your own (polynomials in float64: +, * and / have one answer)",
     "logcumsumexp": "log(cumsum(exp(x - max))) + max",
