@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HOLDTRUE = str(Path(sys.executable).with_name("holdtrue"))
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 """Bound of every wait for a process: far beyond what it takes."""
 
 PREAMBLE = """

@@ -16,7 +16,7 @@ from commands import HOLDTRUE, Ended, environment, holdtrue
 from holdtrue.elastic import ControlClient, read_tokens
 from holdtrue.launch import JobEntry, find_job, jobs_folder
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 LOOK_S = 0.02
 
 

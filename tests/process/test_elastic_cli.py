@@ -41,7 +41,7 @@ def test_grown_killed_joined_and_shrunk_a_run_has_the_bits_of_an_undisturbed_one
 ) -> None:
     (tmp_path / "slow").touch()  # until all changes are through
     job = start_job(
-        tmp_path, "train.py", "--workers", "2", "--digest-every", "1", name="elastic-cli", arguments=("0.05",)
+        tmp_path, "train.py", "--workers", "2", "--digest-every", "1", name="elastic-cli", arguments=("0.15",)
     )
     try:
         job.wait_for_workers(2, step=2)
