@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from holdtrue.data import restore_host_streams, save_host_streams, set_host_streams, torch_state_of
+from holdtrue.data import (
+    _stream_memory,
+    _streams,
+    restore_host_streams,
+    save_host_streams,
+    set_host_streams,
+    torch_state_of,
+)
+from holdtrue.data._stream_memory import stream_memory
 from holdtrue.plan import stream_key
 
 KEY = 0x123456789ABCDEF0
@@ -26,8 +34,13 @@ def draw() -> list[Any]:
     ]
 
 
-@pytest.fixture(autouse=True)
-def streams_of_the_test() -> Any:
+@pytest.fixture(autouse=True, params=["memory", "calls"])
+def streams_of_the_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Every test, with states copied where the generators keep them, and set by the generators' own calls."""
+    if request.param == "calls":
+        monkeypatch.setattr(_streams, "stream_memory", lambda: None)
+    else:
+        assert stream_memory() is not None, "this build of torch, Python or NumPy is laid out otherwise"
     saved = save_host_streams()
     set_host_streams(0)
     yield
@@ -114,13 +127,35 @@ def test_the_users_own_numpy_generator_is_put_back_untouched(make: Callable[[int
 
 
 def test_setting_streams_often_does_not_pile_up_generators() -> None:
-    from holdtrue.data import _streams
-
     for key in range(20):
         saved = save_host_streams()
         set_host_streams(key)
         restore_host_streams(saved)
     assert len(_streams._spare) <= 4
+
+
+def test_what_the_user_seeds_in_a_pass_leaves_nothing_for_the_next_one() -> None:
+    set_host_streams(KEY)
+    first = draw()
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    draw()
+    np.random.set_bit_generator(np.random.PCG64(3))
+    np.random.randn(1)
+    set_host_streams(KEY)
+    assert draw() == first
+
+
+def test_what_was_kept_back_is_given_out_after_a_restore() -> None:
+    set_host_streams(KEY)
+    draw()
+    first = [torch.randn(1).item(), random.gauss(0, 1), np.random.randn(), *draw()]
+    set_host_streams(KEY)
+    draw()
+    kept = save_host_streams()
+    set_host_streams(5)
+    draw()
+    restore_host_streams(kept)
+    assert [torch.randn(1).item(), random.gauss(0, 1), np.random.randn(), *draw()] == first
 
 
 def test_torch_streams_of_different_keys_are_normal_and_independent() -> None:
@@ -147,3 +182,33 @@ def test_neighbouring_keys_share_no_word_of_the_torch_state() -> None:
 def test_torch_reports_the_whole_key_as_its_seed() -> None:
     set_host_streams(2**64 - 2)
     assert torch.initial_seed() == 2**64 - 2
+
+
+def test_memory_and_calls_make_the_same_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    def states() -> list[Any]:
+        found = []
+        for key in (0, 1, 2**32, KEY, 2**64 - 1):
+            set_host_streams(key)
+            for _ in range(3):
+                numpy = np.random.get_state(legacy=False)
+                found += [torch.get_rng_state().tolist(), random.getstate(), numpy["state"]["key"].tolist()]
+                found += [numpy["has_gauss"], numpy["state"]["pos"], draw()]
+        return found
+
+    first = states()
+    with monkeypatch.context() as patch:
+        patch.setattr(_streams, "stream_memory", lambda: None)
+        assert states() == first
+
+
+@pytest.mark.parametrize("failing", ["_python_state", "_torch_place", "_gauss_offset"])
+def test_calls_are_used_where_one_generator_is_laid_out_otherwise(
+    failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stream_memory, failing, lambda *generator: None)
+    assert stream_memory.__wrapped__() is None
+
+
+def test_the_trial_notices_samples_that_would_stay_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_stream_memory, "_SAMPLE_BYTES", 0)
+    assert _stream_memory._torch_place() is None
