@@ -77,6 +77,6 @@ def test_buffers_exchanged_between_steps_are_found_anew(how: str, monkeypatch: p
 def test_the_control_that_never_looks_again_differs(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     main = functools.partial(train, how)
     (found,) = run_in_process(main)
-    monkeypatch.setattr(BufferBook, "_is_known", lambda book: bool(book._modules))
+    monkeypatch.setattr(BufferBook, "_is_known", lambda book: bool(book._watch.modules))
     (blind,) = run_in_process(main)
     assert blind != found

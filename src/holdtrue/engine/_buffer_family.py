@@ -10,6 +10,14 @@ import torch
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer dtype by item size: values are compared as bits, so that NaN equals itself."""
 
+NUMPY_DTYPES = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.int64: np.int64,
+    torch.int32: np.int32,
+}
+"""Dtypes whose arithmetic on the CPU is left to NumPy, which needs fewer calls; sums are of floating-point ones."""
+
 Mask = torch.Tensor | npt.NDArray[np.bool_]
 """One entry for each element on a device, or for each buffer on the CPU."""
 
@@ -57,22 +65,40 @@ class Family:
     """Where members that are not empty begin in the flat tensor, for CPUs."""
     filled: npt.NDArray[np.bool_] = field(init=False)
     """Which members are not empty."""
+    bounds: list[tuple[int, int]] = field(init=False)
+    """Where each member begins and ends in the flat tensor."""
+    cells: list[memoryview] | None = field(init=False)
+    """Every member's bytes, on a CPU, if each is in one piece and NumPy knows the dtype."""
 
     def close(self) -> None:
         """No member comes to it any more."""
         sizes = np.array([m.tensor.numel() for m in self.members], dtype=np.intp)
         self.filled = sizes > 0
         self.offsets = (np.cumsum(sizes) - sizes)[self.filled]
+        self.bounds = [(int(end - size), int(end)) for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
         self.tensors = [m.tensor for m in self.members]
         self.views = [m.flat for m in self.members] if all(m.is_view for m in self.members) else None
         self.start = self.flat()
         self.start_views = self.split(self.start)
+        self.cells = None
+        if self.views is not None and self.start.device.type == "cpu" and self.start.dtype in NUMPY_DTYPES:
+            self.cells = [view.view(torch.uint8).numpy().data for view in self.views]
 
-    def begin_round(self) -> None:
-        """Keep the present values as those that every pass starts from, and forget the round before."""
+    def begin_round(self, *, keep: bool = True) -> None:
+        """Forget the round before, and keep the present values as those that every pass starts from.
+
+        Args:
+            keep: False where `start` is written by others.
+        """
         self.first = self.changed = self.unlike = self.extreme = None
         self.first_node, self.all_changed, self.all_unlike = -1, False, False
-        self.start.copy_(self.flat(is_regular=True))
+        if keep:
+            self.start.copy_(self.flat(is_regular=True))
+
+    def move_start(self, target: torch.Tensor) -> None:
+        """Keep the start in `target`, of its dtype and length, from here on."""
+        self.start = target.copy_(self.start)
+        self.start_views = self.split(self.start)
 
     def flat(self, *, is_regular: bool = False) -> torch.Tensor:
         """Present values of all members, in one new tensor.
@@ -111,11 +137,12 @@ class Family:
         """
         if self.first is None:
             self.first, self.first_node = flats[0], virtual_nodes[0]
+        rows = bits_of(flats).numpy()
         if not self.all_changed:
-            self.changed = self._mark_rows(self.changed, flats, self.start)
+            self.changed = self._mark_rows(self.changed, rows, bits_of(self.start).numpy())
             self.all_changed = self.changed is not None and bool(self.changed.all())
         if not self.all_unlike:
-            self.unlike = self._mark_rows(self.unlike, flats, self.first)
+            self.unlike = self._mark_rows(self.unlike, rows, bits_of(self.first).numpy())
             self.all_unlike = self.unlike is not None and bool(self.unlike.all())
         lowest = min(range(len(virtual_nodes)), key=virtual_nodes.__getitem__)
         if virtual_nodes[lowest] < self.first_node:
@@ -126,12 +153,13 @@ class Family:
         pieces = flat.split([m.tensor.numel() for m in self.members])
         return [p.view(m.tensor.shape) for p, m in zip(pieces, self.members, strict=True)]
 
-    def _mark_rows(self, mask: Mask | None, rows: torch.Tensor, others: torch.Tensor) -> Mask | None:
+    def _mark_rows(
+        self, mask: Mask | None, rows: npt.NDArray[np.generic], others: npt.NDArray[np.generic]
+    ) -> Mask | None:
         """`mask`, one entry for each member, with those set whose bits in some row differ from `others`."""
-        ours, theirs = bits_of(rows), bits_of(others)
-        if all(torch.equal(row, theirs) for row in ours):
+        differs = (rows != others).any(axis=0)
+        if not differs.any():
             return mask
-        differs = (ours.numpy() != theirs.numpy()).any(axis=0)
         found = np.zeros(len(self.members), dtype=np.bool_)
         found[self.filled] = np.logical_or.reduceat(differs, self.offsets)
         return found if mask is None else found | mask
@@ -143,6 +171,22 @@ class Family:
         if isinstance(mask, np.ndarray):
             return list(map(bool, mask))
         return [bool(piece.any()) for piece in self.split(mask.cpu())]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What the workers agreed on about the buffers of a round; entries by family."""
+
+    unlike: list[list[bool]]
+    """For each member, whether two passes left different values in it."""
+    first: list[torch.Tensor | None]
+    """Values after the lowest virtual node's pass; None where no pass changed anything."""
+    extremes: list[list[torch.Tensor]]
+    """Largest or smallest values of each worker, for these rules."""
+    odd: dict[str, torch.Tensor]
+    """Buffers that appeared in the passes, by name."""
+    per_node: dict[str, dict[int, torch.Tensor]]
+    """What each virtual node's pass left in `per_node` buffers."""
 
 
 def _mark(mask: Mask | None, values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -164,6 +208,9 @@ def settle_family(
     extremes: Sequence[torch.Tensor],
 ) -> None:
     """Set the members of one family to their values after the round."""
+    if family.cells is not None and not extremes and family.rule != "sum":
+        _settle_cells(family, family.cells, unlike, first, total, weight)
+        return
     new = first.to(family.start.device, copy=True)
     combined: torch.Tensor | None = None
     if total is not None:
@@ -178,3 +225,27 @@ def settle_family(
             if is_unlike:
                 target.copy_(source)
     torch._foreach_copy_(family.tensors, family.split(new))
+
+
+def _settle_cells(
+    family: Family,
+    cells: Sequence[memoryview],
+    unlike: Sequence[bool],
+    first: torch.Tensor,
+    total: torch.Tensor | None,
+    weight: float,
+) -> None:
+    """As `settle_family` where buffers are memory of a CPU: the same arithmetic, and copies of bytes."""
+    new = first.numpy()
+    if total is not None:
+        with np.errstate(all="ignore"):  # infinities and NaN are the user's, and no warning
+            mean = (total.numpy() / weight).astype(NUMPY_DTYPES[family.start.dtype])
+        if not all(unlike):
+            for (a, b), is_unlike in zip(family.bounds, unlike, strict=True):
+                if not is_unlike:
+                    mean[a:b] = new[a:b]
+        new = mean
+    values = np.ascontiguousarray(new).data.cast("B")
+    size = family.start.element_size()
+    for cell, (a, b) in zip(cells, family.bounds, strict=True):
+        cell[:] = values[a * size : b * size]

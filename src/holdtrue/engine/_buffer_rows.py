@@ -1,9 +1,12 @@
 """What passes left in small buffers of a CPU, kept as rows of bytes until the round ends.
 
 Between two passes caches are cold, and every call of torch costs several times what it costs in a loop. So a
-pass leaves one copy of the buffers' bytes, and what is to be made of them is made for all passes at once.
+pass leaves one copy of the buffers' bytes, and what is to be made of them is made for all passes at once. A few buffers are
+copied piece by piece; for many, one compiled call costs less, if it is there.
 
     row of one pass    | family 0: member, member, ... | family 1: ... |    bytes, families by falling item size
+
+# P passes, N elements of a family
 """
 
 from collections.abc import Sequence
@@ -12,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from holdtrue.mapping import Tree, evaluate_tree
 from holdtrue.numerics import byte_taker
 
-from ._buffer_family import Family
+from ._buffer_family import NUMPY_DTYPES, Family
 
 ROWS_BYTES = 1 << 22
 """So much memory the rows of a round may take; larger buffers are taken pass by pass."""
@@ -22,34 +26,43 @@ ROWS_BYTES = 1 << 22
 RULES = ("mean", "first", "alike")
 """Rules of families that can wait for the end of the round."""
 
+FEW_PIECES = 8
+"""Up to so many buffers are copied one by one: the way into a compiled call costs as much as eight copies."""
+
 
 class PassRows:
     """Rows of the passes of a round, and the copies that put the start back.
 
     Args:
-        families: All families of the models; they hold the values of the start.
+        families: All families of the models; they hold the values of the start, which come to lie in a row too.
     """
 
     def __init__(self, families: Sequence[Family]) -> None:
         self._families = families
-        self._order = sorted(range(len(families)), key=lambda i: -families[i].start.element_size())
+        order = sorted(range(len(families)), key=lambda i: -families[i].start.element_size())
         self._ranges: dict[int, tuple[int, int]] = {}
         end = 0
-        for i in self._order:
+        for i in order:
             self._ranges[i] = end, end + families[i].start.nbytes
             end += families[i].start.nbytes
         self._width = end
         self._stride = -(-end // 8) * 8
-        flats = [flat for i in self._order for flat in families[i].views or ()]
-        starts = [view for i in self._order for view in families[i].start_views]
-        self._views = [_bytes_of(flat) for flat in flats]
-        self._pairs = [
-            (view, _bytes_of(start.reshape(-1))) for view, start in zip(self._views, starts, strict=True)
-        ]
-        self._take = byte_taker([each for each in flats if each.numel()], [s for s in starts if s.numel()])
-        self._rows = np.empty((0, self._stride), dtype=np.uint8)
-        self._address = 0
-        """Of the first row."""
+        self._start = np.zeros(self._stride, dtype=np.uint8)
+        self._start_bytes = self._start.data
+        for i in order:
+            a, b = self._ranges[i]
+            families[i].move_start(torch.from_numpy(self._start[a:b]).view(families[i].start.dtype))
+        self._flats = [flat for i in order for flat in families[i].views or () if flat.numel()]
+        self._cells = [_bytes_of(flat).data for flat in self._flats]
+        self._starts: list[memoryview] = []
+        at = 0
+        for cell in self._cells:
+            self._starts.append(self._start_bytes[at : at + cell.nbytes])
+            at += cell.nbytes
+        self._padded = [*self._cells, memoryview(bytes(self._stride - end))]
+        starts = [s for i in order for s in families[i].start_views if s.numel()]
+        self._take = byte_taker(self._flats, starts) if len(starts) > FEW_PIECES else None
+        self._rows: list[bytes | memoryview] = []
         self._passes: list[tuple[int, float]] = []
 
     @staticmethod
@@ -64,8 +77,10 @@ class PassRows:
         )
 
     def begin_round(self) -> None:
-        """Forget the round before."""
+        """Forget the round before, and keep the present values as the start of every pass."""
+        self._rows.clear()
         self._passes.clear()
+        self._start_bytes[: self._width] = b"".join(self._cells)
 
     @property
     def has_room(self) -> bool:
@@ -74,38 +89,67 @@ class PassRows:
 
     def take(self, virtual_node: int, weight: float) -> None:
         """Keep what a pass left, and put the start back."""
-        at = len(self._passes)
-        if at == len(self._rows):
-            grown = np.empty((max(8, 2 * at), self._stride), dtype=np.uint8)
-            grown[:at] = self._rows
-            self._rows = grown
-            self._address = grown.ctypes.data
         if self._take is not None:
-            self._take(self._address + at * self._stride)
+            row = np.zeros(self._stride, dtype=np.uint8)
+            self._take(row.ctypes.data)
+            self._rows.append(row.data)
         else:
-            np.concatenate(self._views, out=self._rows[at, : self._width])
-            for view, start in self._pairs:
-                view[:] = start
+            self._rows.append(b"".join(self._padded))
+            for cell, start in zip(self._cells, self._starts, strict=True):
+                cell[:] = start
         self._passes.append((virtual_node, weight))
 
     def work_off(self) -> list[tuple[int, list[torch.Tensor | None]]]:
         """Compare all rows, and give what each pass adds to the sums: (virtual node, float64 sums), in order."""
-        passes, self._passes = self._passes, []
+        passes, rows = self._compare()
         if not passes:
             return []
-        rows = torch.from_numpy(self._rows)[: len(passes)]
-        nodes, weights = [v for v, _ in passes], [weight for _, weight in passes]
         sums: list[torch.Tensor] = []
         for i, family in enumerate(self._families):
-            start, stop = self._ranges[i]
-            flats = rows[:, start:stop].view(family.start.dtype)
-            family.compare_rows(flats, nodes)
             if family.rule == "mean":
-                wide = flats.double()
-                if any(weight != 1 for weight in weights):
-                    wide.mul_(torch.tensor(weights, dtype=torch.float64).unsqueeze(1))
+                a, b = self._ranges[i]
+                wide = torch.from_numpy(rows[:, a:b]).view(family.start.dtype).double()
+                if any(weight != 1 for _, weight in passes):
+                    weights = torch.tensor([weight for _, weight in passes], dtype=torch.float64)
+                    wide.mul_(weights.unsqueeze(1))
                 sums.append(wide)
         return [(v, [wide[k] for wide in sums]) for k, (v, _) in enumerate(passes)]
+
+    def can_add_up(self, passes: int) -> bool:
+        """Whether `add_up` may be called: all passes are here, and NumPy knows the dtypes."""
+        return len(self._passes) == passes and all(
+            f.rule != "mean" or f.start.dtype in NUMPY_DTYPES for f in self._families
+        )
+
+    def add_up(self, tree: Tree) -> list[torch.Tensor | None]:
+        """As `work_off` where this worker ran every pass, with the sums added up in the order of the tree."""
+        passes, rows = self._compare()
+        totals: list[torch.Tensor | None] = []
+        for i, family in enumerate(self._families):
+            if family.rule == "mean":
+                a, b = self._ranges[i]
+                wide = rows[:, a:b].view(NUMPY_DTYPES[family.start.dtype]).astype(np.float64)
+                leaves: dict[Tree, npt.NDArray[np.float64]] = {}
+                with np.errstate(all="ignore"):  # infinities and NaN are the user's, and no warning
+                    for row, (v, weight) in zip(wide, passes, strict=True):
+                        leaves[v] = row if weight == 1 else np.multiply(row, weight, out=row)
+                    totals.append(torch.from_numpy(evaluate_tree(tree, leaves, _add)))
+        return totals
+
+    def _compare(self) -> tuple[list[tuple[int, float]], npt.NDArray[np.uint8]]:
+        """The passes, and their rows, once compared with the start and with each other."""
+        passes, self._passes = self._passes, []
+        rows = np.frombuffer(bytearray().join(self._rows), dtype=np.uint8).reshape(len(passes), self._stride)
+        self._rows.clear()
+        nodes = [v for v, _ in passes]
+        for i, family in enumerate(self._families if passes else ()):
+            a, b = self._ranges[i]
+            family.compare_rows(torch.from_numpy(rows[:, a:b]).view(family.start.dtype), nodes)
+        return passes, rows
+
+
+def _add(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.add(left, right, out=left)
 
 
 def _bytes_of(flat: torch.Tensor) -> npt.NDArray[np.uint8]:

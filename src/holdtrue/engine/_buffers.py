@@ -11,8 +11,6 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from operator import is_
 from typing import Any
 
 import safetensors.torch
@@ -21,31 +19,17 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from holdtrue.errors import NumericsError
 from holdtrue.mapping import Mapping as NodeMapping
+from holdtrue.mapping import Tree
 from holdtrue.reduce import Group
 
-from ._buffer_family import Family, Tracked, bits_of, settle_family
+from ._buffer_family import Family, Settlement, Tracked, bits_of, settle_family
 from ._buffer_rows import PassRows
+from ._modules import ModelWatch, are_same, hanging_in
 
 ADDED_RULES = ("mean", "sum")
 
 PRINT_BYTES = 8
 """Bytes of a buffer's fingerprint."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """What the workers agreed on about the buffers of a round; entries by family."""
-
-    unlike: list[list[bool]]
-    """For each member, whether two passes left different values in it."""
-    first: list[torch.Tensor | None]
-    """Values after the lowest virtual node's pass; None where no pass changed anything."""
-    extremes: list[list[torch.Tensor]]
-    """Largest or smallest values of each worker, for these rules."""
-    odd: dict[str, torch.Tensor]
-    """Buffers that appeared in the passes, by name."""
-    per_node: dict[str, dict[int, torch.Tensor]]
-    """What each virtual node's pass left in `per_node` buffers."""
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
@@ -66,13 +50,14 @@ class BufferBook:
     """
 
     def __init__(self, models: Mapping[str, torch.nn.Module], rules: Sequence[tuple[str, str]]) -> None:
-        self._models, self._rules = models, rules
+        self._rules = rules
         self._families: list[Family] = []
-        self._modules: list[tuple[str, torch.nn.Module]] = []
+        self._per_node_families: list[Family] = []
+        self._watch = ModelWatch(models)
         self._dicts: list[dict[str, torch.Tensor | None]] = []
-        self._children: list[torch.nn.Module | None] = []
         self._signature: list[object] = [None]  # unlike that of models without buffers
-        self._tensors: list[int] = []
+        self._tensors: list[torch.Tensor | None] = []
+        """What hangs where at the start of the round: a pass may change it in a way that needs a closer look."""
         self._added: list[torch.Tensor] = []
         self._rows: PassRows | None = None
         self._passes = 0
@@ -89,30 +74,17 @@ class BufferBook:
         self._passes = 0
         if self._is_known():
             for family in self._families:
-                family.begin_round()
+                family.begin_round(keep=self._rows is None)
             if self._rows is not None:
                 self._rows.begin_round()
             return
         self._walk()
-        self._children = self._present_children()
         self._signature = self._present_signature()
-        self._tensors = self._present_tensors()
+        self._tensors = hanging_in(self._dicts)
 
     def _is_known(self) -> bool:
         """Whether modules and buffers are those of the last walk, buffers with the same memory."""
-        children = self._present_children()
-        return (
-            len(children) == len(self._children)
-            and all(map(is_, children, self._children))
-            and self._present_signature() == self._signature
-        )
-
-    def _present_children(self) -> list[torch.nn.Module | None]:
-        return [child for _, module in self._modules for child in module._modules.values()]
-
-    def _present_tensors(self) -> list[int]:
-        """Which tensors hang where: what a pass may change in a way that needs a closer look."""
-        return [id(tensor) for buffers in self._dicts for tensor in buffers.values()]
+        return self._watch.has_same_modules() and self._present_signature() == self._signature
 
     def _present_signature(self) -> list[object]:
         return [
@@ -123,14 +95,10 @@ class BufferBook:
 
     def _walk(self) -> None:
         families: dict[tuple[str, torch.dtype, torch.device], Family] = {}
-        self._modules = [
-            (".".join(filter(None, (prefix, path))).replace("_orig_mod.", ""), module)
-            for prefix, model in self._models.items()
-            for path, module in model.named_modules()
-        ]
-        self._dicts = [module._buffers for _, module in self._modules]
+        self._watch.walk()
+        self._dicts = [module._buffers for _, module in self._watch.modules]
         seen: set[int] = set()
-        for path, module in self._modules:
+        for path, module in self._watch.modules:
             for key, tensor in module._buffers.items():
                 if tensor is None or id(tensor) in seen:
                     continue
@@ -149,6 +117,7 @@ class BufferBook:
                     )
                 )
         self._families = list(families.values())
+        self._per_node_families = [f for f in self._families if f.rule == "per_node"]
         for family in self._families:
             family.close()
         self._rows = PassRows(self._families) if PassRows.can_hold(self._families) else None
@@ -172,12 +141,11 @@ class BufferBook:
 
     def open_pass(self, virtual_node: int) -> None:
         """Put the virtual node's own values into `per_node` buffers."""
-        for family in self._families:
-            if family.rule == "per_node":
-                for member in family.members:
-                    own = self.per_node.get(member.name, {}).get(virtual_node)
-                    if own is not None:
-                        member.tensor.copy_(own)
+        for family in self._per_node_families:
+            for member in family.members:
+                own = self.per_node.get(member.name, {}).get(virtual_node)
+                if own is not None:
+                    member.tensor.copy_(own)
 
     def close_pass(self, virtual_node: int, weight: float) -> list[tuple[int, list[torch.Tensor | None]]]:
         """Take what the pass left in the buffers, and put the starting values back.
@@ -202,6 +170,17 @@ class BufferBook:
     def work_off(self) -> list[tuple[int, list[torch.Tensor | None]]]:
         """What `close_pass` has put off."""
         return [] if self._rows is None else self._rows.work_off()
+
+    def add_up(self, tree: Tree, passes: int) -> list[torch.Tensor | None] | None:
+        """As `work_off`, added up in the order of the tree; None where it cannot be, and `work_off` is to be used.
+
+        Args:
+            tree: The order.
+            passes: How many passes it has; this worker ran all of them.
+        """
+        if self._rows is None or not self._rows.can_add_up(passes):
+            return None
+        return self._rows.add_up(tree)
 
     def _take_pass(self, virtual_node: int, weight: float, is_regular: bool) -> list[torch.Tensor | None]:
         with torch.no_grad():
@@ -244,12 +223,12 @@ class BufferBook:
 
     def _is_regular(self) -> bool:
         """Whether the modules have the buffers that they had at the start of the round, by identity."""
-        return self._present_tensors() == self._tensors
+        return are_same(hanging_in(self._dicts), self._tensors)
 
     def _collect_odd(self) -> None:
         """Find buffers that appeared in the pass or changed their shape; they must be alike in all passes."""
         known = {(id(m.owner), m.key): m for f in self._families for m in f.members}
-        for path, module in self._modules:
+        for path, module in self._watch.modules:
             for key, tensor in list(module._buffers.items()):
                 tracked = known.get((id(module._buffers), key))
                 if tensor is None or (tracked and _same_kind(tensor, tracked.tensor)):
@@ -288,7 +267,7 @@ class BufferBook:
         lowest: int,
         step: int,
         reports: list[dict[str, Any]] | None = None,  # Any: see `_report`
-    ) -> "Settlement":
+    ) -> Settlement:
         """Learn from all workers what the passes of the round did; nothing is changed yet.
 
         Args:
@@ -363,7 +342,7 @@ class BufferBook:
         return merged
 
     @torch.no_grad()
-    def settle(self, settlement: "Settlement", sums: Sequence[torch.Tensor | None], weight: float) -> None:
+    def settle(self, settlement: Settlement, sums: Sequence[torch.Tensor | None], weight: float) -> None:
         """Give every buffer its value after the round, the same on every worker: local.
 
         Args:
@@ -390,7 +369,7 @@ class BufferBook:
             for m in range(len(self._families[index].members))
         ]
 
-    def _settle_alone(self, step: int) -> "Settlement":
+    def _settle_alone(self, step: int) -> Settlement:
         """As `swap` where this worker ran every pass: nothing to send, no fingerprints."""
         refused: list[str] = []
         all_unlike: list[list[bool]] = []
@@ -474,7 +453,7 @@ class BufferBook:
 
     def _settle_odd(self, values: Mapping[str, torch.Tensor]) -> None:
         """Hang buffers that appeared in the passes into their modules."""
-        for path, module in self._modules if values else ():
+        for path, module in self._watch.modules if values else ():
             for name, value in values.items():
                 owner, _, key = name.rpartition(".")
                 if owner == path:

@@ -7,7 +7,7 @@ The engine knows a group and a mapping; it does not know how workers came to be 
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -23,11 +23,13 @@ from holdtrue.plan import Plan, stream_key
 from holdtrue.reduce import GradientLayout, Group, OrderedReduce
 
 from ._apply import apply_gradients
-from ._buffers import BufferBook, Settlement
+from ._buffer_family import Settlement
+from ._buffers import BufferBook
 from ._gradients import AccumulationWatch, BackwardOverlap, GradientTaker, Leaf
-from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals
+from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals, numbers_of
+from ._modules import ModelWatch
 from ._portable import PassNumerics
-from ._round import OpenPass, OrderFunction, Round, RoundResult, pruned_tree
+from ._round import OpenPass, OrderFunction, Round, RoundResult, checked_weight, pruned_tree
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams
 from ._timing import make_timer
@@ -69,11 +71,14 @@ class Engine:
         self.streams = PassStreams(device)
         self.timer = make_timer(device, group)
         self.numerics = PassNumerics(plan.numerics, state)
+        self._models = ModelWatch(state.named_models())
         self.buffers = BufferBook(state.named_models(), plan.buffers)
         self._may_shorten = overlap
         self._taker = GradientTaker([])
         self._watches: dict[int, AccumulationWatch] = {}
         self._watch = AccumulationWatch(self._taker)
+        self._ordered_counts: tuple[int, ...] = ()
+        """Examples of each virtual node in the rounds that `_tree` and `_reduce` are for."""
         self._reduces: dict[Tree, tuple[OrderedReduce, BackwardOverlap]] = {}
         self._reduce: OrderedReduce | None = None
         self._sums: OrderedReduce | None = None
@@ -101,11 +106,14 @@ class Engine:
 
     def _refresh_parameters(self) -> None:
         """Follow what the user froze or thawed since the last step."""
+        if self._taker.parameters and self._models.has_same_parameters():
+            return
+        self._models.walk()
         named = [(n, p) for n, p in self.state.named_parameters() if p.requires_grad]
         if not self._taker.parameters or [id(p) for _, p in named] != [id(p) for p in self._taker.parameters]:
             self._taker = GradientTaker(named)
             self._layout = GradientLayout.build(self._taker.parameters)
-            self._reduces.clear()
+            self._forget_orders()
             self._watches.clear()
             self._checked_sparse.clear()
 
@@ -113,13 +121,9 @@ class Engine:
         """Start a round: `counts[v]` examples for each virtual node."""
         if round_ == 0:
             self._refresh_parameters()
-        tree = pruned_tree(self._order, self._ordered_by, frozenset(v for v, n in enumerate(counts) if n))
-        self._tree = tree
-        if tree not in self._reduces:
-            reduce = OrderedReduce(group=self.group, layout=self._layout, tree=tree, mapping=self.mapping)
-            self._reduces[tree] = reduce, BackwardOverlap(self._taker, reduce.buckets)
-        self._reduce, self._overlap = self._reduces[tree]
-        self._reduce.begin()
+        if self._reduce is None or counts != self._ordered_counts:
+            self._choose_order(counts)
+        self._reduce_now().begin()
         self._watch = self._watches.setdefault(round_, AccumulationWatch(self._taker))
         self._watch.respect_hooks()
         sizes = {n for n in counts if n}
@@ -129,24 +133,39 @@ class Engine:
         )
         self._keys = {}
         self.buffers.begin_round()
-        self._sums = self._reduce_of_sums(tree)
+        self._sums = None
         if not self.round.nodes:
-            self._reduce.open_last(None)
+            self._reduce_now().open_last(None)
         self.timer.begin(step, len(self.round.nodes))
 
-    def _reduce_of_sums(self, tree: Tree) -> OrderedReduce | None:
-        """The second reduction of a round, in float64, for buffers that are added over virtual nodes."""
+    def _choose_order(self, counts: Sequence[int]) -> None:
+        """Take up the tree and the exchange of rounds with these examples."""
+        tree = pruned_tree(self._order, self._ordered_by, frozenset(v for v, n in enumerate(counts) if n))
+        if tree not in self._reduces:
+            reduce = OrderedReduce(group=self.group, layout=self._layout, tree=tree, mapping=self.mapping)
+            self._reduces[tree] = reduce, BackwardOverlap(self._taker, reduce.buckets)
+        self._tree, self._ordered_counts = tree, tuple(counts)
+        self._reduce, self._overlap = self._reduces[tree]
+
+    def _forget_orders(self) -> None:
+        """The exchanges of rounds are to be built anew."""
+        self._reduces.clear()
+        self._reduce = None
+
+    def _open_sums(self) -> OrderedReduce | None:
+        """The second reduction of the round, in float64, for buffers that are added over virtual nodes; None without any."""
         added = self.buffers.added()
-        if not added:
-            return None
-        key = tree, tuple(t.numel() for t in added)
+        if self._sums is not None or not added:
+            return self._sums
+        key = self._tree, tuple(t.numel() for t in added)
         if key not in self._sums_by_tree:
             layout = GradientLayout.build(added)
             self._sums_by_tree[key] = OrderedReduce(
-                group=self.group, layout=layout, tree=tree, mapping=self.mapping, eager=False
+                group=self.group, layout=layout, tree=self._tree, mapping=self.mapping, eager=False
             )
-        self._sums_by_tree[key].begin()
-        return self._sums_by_tree[key]
+        self._sums = self._sums_by_tree[key]
+        self._sums.begin()
+        return self._sums
 
     def open_pass(self, virtual_node: int, fingerprint: int = 0) -> None:
         """Set the random streams and buffers for one virtual node's pass."""
@@ -191,7 +210,7 @@ class Engine:
             )
         at.backward_done = True
         work.losses[at.virtual_node] = loss.detach()
-        weight = self._checked_weight(at.examples if weight is None else weight, work.step, at.virtual_node)
+        weight = checked_weight(at.examples if weight is None else weight, work.step, at.virtual_node)
         work.weights[at.virtual_node] = weight
         if isinstance(weight, float) and weight == 0.0:
             return  # an absent leaf
@@ -233,21 +252,6 @@ class Engine:
         self._taker.take_back()
         at.leaf = self._taker.take()
 
-    def _checked_weight(
-        self, weight: float | torch.Tensor, step: int, virtual_node: int
-    ) -> float | torch.Tensor:
-        if isinstance(weight, torch.Tensor):
-            if weight.numel() == 1 and weight.device.type != "cpu":
-                return weight.detach().double().reshape(())
-            weight = weight.item() if weight.numel() == 1 else math.nan
-        value = float(weight)
-        if not 0.0 <= value < math.inf:
-            raise UsageError(
-                f"the weight of virtual node {virtual_node} in step {step} is {value}; a weight is a number of items, 0 or more. "
-                f"Pass the number of examples or tokens that the loss is the mean of."
-            )
-        return value
-
     def close_pass(self) -> None:
         """Take gradients and buffers of the pass that just ran."""
         work, at = self._round(), self._pass("the end of a pass")
@@ -269,9 +273,10 @@ class Engine:
         self._push_sums(self.buffers.close_pass(v, at.examples / work.unit_examples))
 
     def _push_sums(self, passes: Sequence[tuple[int, Leaf]]) -> None:
-        if self._sums is not None:
-            for v, sums in passes:
-                self._sums.push(v, sums)
+        sums = self._open_sums() if passes else None
+        if sums is not None:
+            for v, leaf in passes:
+                sums.push(v, leaf)
 
     def _is_last(self, virtual_node: int) -> bool:
         """Whether the exchange may begin with this pass's gradients."""
@@ -302,9 +307,10 @@ class Engine:
         elif not work.nodes:
             reduce.push_last([None] * len(self._taker.parameters))
         present = reduce.present()
-        self._start_sums()
+        sums = self._start_sums(work)
         reduced = reduce.finish()
-        sums = [] if self._sums is None else self._sums.finish()
+        if sums is None:
+            sums = [] if self._sums is None else self._sums.finish()
         # Gathers from here on, each entered when all before it is complete: the last one closes the round, and who
         # has completed it knows that nobody lacks anything else.
         ledger = self._swap_ledger(work, present, notice)
@@ -339,7 +345,7 @@ class Engine:
         """
         assert self.round is None, "a round is open: it is taken over, not begun anew"
         self.mapping, self._ordered_by = mapping, ordered_by
-        self._reduces.clear()
+        self._forget_orders()
         self._sums_by_tree.clear()
 
     def take_over(self, mapping: Mapping) -> tuple[int, ...]:
@@ -355,10 +361,11 @@ class Engine:
         """
         work = self._round()
         self._push_sums(self.buffers.work_off())
+        self._open_sums()
         kept = self._reduce_now().contributions()
         kept_sums = self._sums.contributions() if self._sums is not None else {}
         self.mapping = mapping
-        self._reduces.clear()
+        self._forget_orders()
         self._sums_by_tree.clear()
         self._overlap = None
         self._reduce = OrderedReduce(
@@ -369,6 +376,7 @@ class Engine:
             eager=False,
             kept=kept,
         )
+        self._ordered_counts = ()  # this one is for the present round alone
         if self._sums is not None:
             self._sums = OrderedReduce(
                 group=self.group,
@@ -396,7 +404,7 @@ class Engine:
     def _swap_ledger(self, work: Round, present: list[bool], notice: bytes) -> Ledger:
         ledger = Ledger(present=present)
         ledger.flags = (FLAG_ODD_BUFFERS if self.buffers.has_odd else 0) | (FLAG_TOTALS if work.totals else 0)
-        for v, loss in zip(work.losses, _numbers_of(work.losses.values()), strict=True):
+        for v, loss in zip(work.losses, numbers_of(work.losses.values()), strict=True):
             ledger.passes[v] = PassRecord(
                 loss=loss, weight=float(work.weights[v]), fingerprint=work.fingerprints[v]
             )
@@ -419,11 +427,21 @@ class Engine:
         merged = merge_totals([json.loads(part) for part in sent])
         return {name: self._add_up(merged[name]) for name in sorted(merged)}
 
-    def _start_sums(self) -> None:
-        """Send the sums of buffers behind the gradients, so that both are on their way together."""
+    def _start_sums(self, work: Round) -> Leaf | None:
+        """Send the sums of buffers behind the gradients, so that both are on their way together.
+
+        Returns:
+            The sums, where this worker alone has all of them; None where they are to be waited for.
+        """
+        if self.mapping.world_size == 1 and self._sums is None and not work.continues:
+            totals = self.buffers.add_up(self._tree, len(work.nodes))
+            if totals is not None:
+                return totals
         self._push_sums(self.buffers.work_off())
-        if self._sums is not None:
-            self._sums.push_rest()
+        sums = self._open_sums()
+        if sums is not None:
+            sums.push_rest()
+        return None
 
     def _swap_buffers(self, work: Round, ledger: Ledger) -> Settlement | None:
         if not self.buffers.has_families and not ledger.flags & FLAG_ODD_BUFFERS:
@@ -470,11 +488,3 @@ class Engine:
                 f"Write `for x, y in step: ...` around it."
             )
         return self.open
-
-
-def _numbers_of(scalars: Collection[torch.Tensor]) -> list[float]:
-    """The values of tensors of one number, read from the device at once."""
-    if len({scalar.device for scalar in scalars}) != 1:
-        return [scalar.double().item() for scalar in scalars]
-    found: list[float] = torch.stack([scalar.reshape(()) for scalar in scalars]).double().tolist()
-    return found

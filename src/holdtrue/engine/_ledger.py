@@ -6,10 +6,11 @@ Its length depends on the plan, the mapping and the layout alone, so one collect
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 NOTICE_BYTES = 96
 """Room for the run's own words, at the head of each message."""
@@ -85,3 +86,13 @@ def merge_totals(parts: Sequence[Mapping[str, Mapping[str, str]]]) -> dict[str, 
         for name, values in part.items():
             merged.setdefault(name, {}).update({int(v): float.fromhex(text) for v, text in values.items()})
     return merged
+
+
+def numbers_of(scalars: Collection[torch.Tensor]) -> list[float]:
+    """The values of tensors of one number, read from the device at once."""
+    if len({scalar.device for scalar in scalars}) != 1:
+        return [scalar.double().item() for scalar in scalars]
+    if next(iter(scalars)).device.type == "cpu":
+        return [scalar.item() for scalar in scalars]
+    found: list[float] = torch.stack([scalar.reshape(()) for scalar in scalars]).double().tolist()
+    return found

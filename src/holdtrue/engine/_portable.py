@@ -21,14 +21,14 @@ class PassNumerics:
     """
 
     def __init__(self, level: NumericsLevel, state: TrainingState) -> None:
-        self._is_portable, self._state = level == "portable", state
+        self.is_portable, self._state = level == "portable", state
         self._told: set[tuple[str, str]] = set()
         close_initial()  # the model is built; from here on draws are those of passes
 
     @contextmanager
     def around_pass(self) -> Iterator[None]:
         """A pass, or one batch of `evaluate` or `predict`: random streams are set before, and draws go on from there."""
-        if not self._is_portable:
+        if not self.is_portable:
             yield
             return
         with self._mode():
@@ -37,7 +37,7 @@ class PassNumerics:
     @contextmanager
     def around_update(self, optimizers: Sequence[Optimizer]) -> Iterator[None]:
         """Clipping, optimizers and their schedulers."""
-        if not self._is_portable:
+        if not self.is_portable:
             yield
             return
         with ExitStack() as stack:

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 
+from holdtrue.errors import UsageError
 from holdtrue.mapping import Mapping, Tree, prune_tree
 
 from ._gradients import Leaf
@@ -72,3 +73,22 @@ def pruned_tree(order: OrderFunction, mapping: Mapping, active: frozenset[int]) 
     tree = prune_tree(order(mapping), active)
     assert tree is not None, "a step has at least one example"
     return tree
+
+
+def checked_weight(weight: float | torch.Tensor, step: int, virtual_node: int) -> float | torch.Tensor:
+    """The weight of a pass as a number, or as a float64 tensor where it lies on a device and is not to be read.
+
+    Raises:
+        UsageError: it is negative, or no number.
+    """
+    if isinstance(weight, torch.Tensor):
+        if weight.numel() == 1 and weight.device.type != "cpu":
+            return weight.detach().double().reshape(())
+        weight = weight.item() if weight.numel() == 1 else math.nan
+    value = float(weight)
+    if not 0.0 <= value < math.inf:
+        raise UsageError(
+            f"the weight of virtual node {virtual_node} in step {step} is {value}; a weight is a number of items, 0 or more. "
+            f"Pass the number of examples or tokens that the loss is the mean of."
+        )
+    return value

@@ -46,6 +46,11 @@ class Accumulator:
         self._waiting = [item for item in self._merges if item in self._kept]
         self.stack: list[Gradients] = []
 
+    def begin_anew(self) -> None:
+        """Forget what was pushed: for the next step, where nothing was kept."""
+        assert not self._waiting, "what was kept is not taken in yet"
+        self.stack = []
+
     def merges_after(self, virtual_node: int) -> int:
         """How many merges follow the pass of `virtual_node`."""
         return self._merges[virtual_node]

@@ -145,7 +145,6 @@ class OrderedReduce:
         kept: Dictionary[Tree, Gradients] | None = None,
     ) -> None:
         self._group, self._layout, self._tree, self._eager = group, layout, tree, eager
-        self._kept = kept
         present = set(leaves_of(tree))
         contributions = [contributions_of(tree, present.intersection(held)) for held in mapping.held]
         self._own = contributions[group.rank]
@@ -156,7 +155,9 @@ class OrderedReduce:
             if group.world_size > 1
             else []
         )
-        self.begin()
+        self._accumulator = Accumulator(self._own, kept)
+        self._goes_on = kept is not None
+        self._open()
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
@@ -165,8 +166,13 @@ class OrderedReduce:
 
     def begin(self) -> None:
         """Start a step."""
-        self._accumulator = Accumulator(self._own, self._kept)
-        self._kept = None
+        if self._goes_on:
+            self._accumulator, self._goes_on = Accumulator(self._own), False
+        else:
+            self._accumulator.begin_anew()
+        self._open()
+
+    def _open(self) -> None:
         self._broken: GroupError | None = None
         self._is_written = False
         self._last: int | None = None

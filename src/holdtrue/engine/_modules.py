@@ -1,0 +1,75 @@
+"""Whether models still have the modules and parameters that they had when they were walked last.
+
+Walking a model costs about 5 us a module, and every round needs to know: modules and parameters come and go, and the user
+freezes and thaws. Comparing what hangs where, object by object, costs a tenth.
+"""
+
+from collections.abc import Mapping
+from itertools import chain
+from operator import attrgetter, is_, methodcaller
+from typing import Any
+
+import torch
+
+_values_of = methodcaller("values")
+_requires_grad = attrgetter("requires_grad")
+
+
+def hanging_in(dicts: list[dict[str, Any]]) -> list[Any]:  # Any: modules, parameters or buffers, and None
+    """Everything that hangs in these dictionaries of modules."""
+    return list(chain.from_iterable(map(_values_of, dicts)))
+
+
+def are_same(now: list[Any], before: list[Any]) -> bool:  # Any: as above
+    """Whether two lists hold the same objects."""
+    return len(now) == len(before) and all(map(is_, now, before))
+
+
+class ModelWatch:
+    """What hung where in models when `walk` was called last.
+
+    Args:
+        models: Named models.
+    """
+
+    def __init__(self, models: Mapping[str, torch.nn.Module]) -> None:
+        self._models = models
+        self.modules: list[tuple[str, torch.nn.Module]] = []
+        """Path and module."""
+        self._children_dicts: list[dict[str, Any]] = []
+        self._parameter_dicts: list[dict[str, Any]] = []
+        self._children: list[Any] = [None]  # unlike those of models that were walked
+        self._parameters: list[Any] = []
+        self._needing: list[bool] = []
+
+    def walk(self) -> None:
+        """Keep what hangs where now."""
+        self.modules = [
+            (".".join(filter(None, (prefix, path))).replace("_orig_mod.", ""), module)
+            for prefix, model in self._models.items()
+            for path, module in model.named_modules()
+        ]
+        self._children_dicts = [module._modules for _, module in self.modules]
+        self._parameter_dicts = [module._parameters for _, module in self.modules]
+        self._children = hanging_in(self._children_dicts)
+        self._parameters = hanging_in(self._parameter_dicts)
+        self._needing = self._present_needs()
+
+    def has_same_modules(self) -> bool:
+        """Whether every module is where it was."""
+        return are_same(hanging_in(self._children_dicts), self._children)
+
+    def has_same_parameters(self) -> bool:
+        """Whether every parameter is where it was, and needs a gradient if it did."""
+        return (
+            are_same(hanging_in(self._parameter_dicts), self._parameters)
+            and self._present_needs() == self._needing
+            and self.has_same_modules()
+        )
+
+    def _present_needs(self) -> list[bool]:
+        return list(map(_requires_grad, filter(_is_there, self._parameters)))
+
+
+def _is_there(parameter: torch.nn.Parameter | None) -> bool:
+    return parameter is not None
