@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ NUMPY_DTYPES = {
     torch.int32: np.int32,
 }
 """Dtypes whose arithmetic on the CPU is left to NumPy, which needs fewer calls; sums are of floating-point ones."""
+
+Bits = npt.NDArray[Any]
+"""Values of a CPU's buffers, as integers or as what they are."""
 
 Mask = torch.Tensor | npt.NDArray[np.bool_]
 """One entry for each element on a device, or for each buffer on the CPU."""
@@ -42,10 +46,14 @@ class Family:
     rule: str
     members: list[Tracked] = field(default_factory=list)
     start: torch.Tensor = field(init=False)
+    start_bits: Bits | None = field(init=False)
+    """The start as integers, on a CPU."""
     start_views: list[torch.Tensor] = field(init=False)
     tensors: list[torch.Tensor] = field(init=False)
-    first: torch.Tensor | None = None
-    """Values after the pass of this worker's lowest virtual node."""
+    first_flat: torch.Tensor | None = None
+    """Values after the pass of this worker's lowest virtual node, on a device."""
+    first_bits: Bits | None = None
+    """The same on a CPU, as integers."""
     first_node: int = -1
     """That virtual node. Passes come in ascending order, but for those taken over from a worker that died."""
     changed: Mask | None = None
@@ -78,8 +86,7 @@ class Family:
         self.bounds = [(int(end - size), int(end)) for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
         self.tensors = [m.tensor for m in self.members]
         self.views = [m.flat for m in self.members] if all(m.is_view for m in self.members) else None
-        self.start = self.flat()
-        self.start_views = self.split(self.start)
+        self.move_start(self.flat())
         self.cells = None
         if self.views is not None and self.start.device.type == "cpu" and self.start.dtype in NUMPY_DTYPES:
             self.cells = [view.view(torch.uint8).numpy().data for view in self.views]
@@ -90,15 +97,23 @@ class Family:
         Args:
             keep: False where `start` is written by others.
         """
-        self.first = self.changed = self.unlike = self.extreme = None
+        self.first_flat = self.first_bits = self.changed = self.unlike = self.extreme = None
         self.first_node, self.all_changed, self.all_unlike = -1, False, False
         if keep:
             self.start.copy_(self.flat(is_regular=True))
 
-    def move_start(self, target: torch.Tensor) -> None:
-        """Keep the start in `target`, of its dtype and length, from here on."""
-        self.start = target.copy_(self.start)
-        self.start_views = self.split(self.start)
+    def move_start(self, flat: torch.Tensor) -> None:
+        """Keep the start in `flat` from here on, which holds it."""
+        self.start = flat
+        self.start_views = self.split(flat)
+        self.start_bits = bits_of(flat).numpy() if flat.device.type == "cpu" else None
+
+    @property
+    def first(self) -> torch.Tensor | None:
+        """Values after the pass of this worker's lowest virtual node; None while no pass is over."""
+        if self.first_bits is None:
+            return self.first_flat
+        return torch.from_numpy(self.first_bits).view(self.start.dtype)
 
     def flat(self, *, is_regular: bool = False) -> torch.Tensor:
         """Present values of all members, in one new tensor.
@@ -118,44 +133,42 @@ class Family:
     def compare(self, flat: torch.Tensor, virtual_node: int) -> None:
         """Note where a pass left other values than the start, and than the first pass."""
         if flat.device.type == "cpu":
-            self.compare_rows(flat.unsqueeze(0), (virtual_node,))
+            self.compare_rows(bits_of(flat).numpy()[np.newaxis], (virtual_node,))
             return
-        if self.first is None:
-            self.first, self.first_node = flat, virtual_node
+        if self.first_flat is None:
+            self.first_flat, self.first_node = flat, virtual_node
         # Nothing is read back from the device before the round ends.
         self.changed = _mark(self.changed, flat, self.start)
-        self.unlike = _mark(self.unlike, flat, self.first)
+        self.unlike = _mark(self.unlike, flat, self.first_flat)
         if virtual_node < self.first_node:
-            self.first, self.first_node = flat, virtual_node
+            self.first_flat, self.first_node = flat, virtual_node
 
-    def compare_rows(self, flats: torch.Tensor, virtual_nodes: Sequence[int]) -> None:
+    def compare_rows(self, rows: Bits, virtual_nodes: Sequence[int]) -> None:
         """As `compare` for several passes on the CPU, at once.
 
         Args:
-            flats: What each pass left, by row.
+            rows: What each pass left as integers, as in `start_bits`, by row.
             virtual_nodes: The passes.
         """
-        if self.first is None:
-            self.first, self.first_node = flats[0], virtual_nodes[0]
-        rows = bits_of(flats).numpy()
+        assert self.start_bits is not None, "a device's values are compared there"
+        if self.first_bits is None:
+            self.first_bits, self.first_node = rows[0], virtual_nodes[0]
         if not self.all_changed:
-            self.changed = self._mark_rows(self.changed, rows, bits_of(self.start).numpy())
+            self.changed = self._mark_rows(self.changed, rows, self.start_bits)
             self.all_changed = self.changed is not None and bool(self.changed.all())
         if not self.all_unlike:
-            self.unlike = self._mark_rows(self.unlike, rows, bits_of(self.first).numpy())
+            self.unlike = self._mark_rows(self.unlike, rows, self.first_bits)
             self.all_unlike = self.unlike is not None and bool(self.unlike.all())
         lowest = min(range(len(virtual_nodes)), key=virtual_nodes.__getitem__)
         if virtual_nodes[lowest] < self.first_node:
-            self.first, self.first_node = flats[lowest], virtual_nodes[lowest]
+            self.first_bits, self.first_node = rows[lowest], virtual_nodes[lowest]
 
     def split(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """Views of `flat` in the members' shapes."""
         pieces = flat.split([m.tensor.numel() for m in self.members])
         return [p.view(m.tensor.shape) for p, m in zip(pieces, self.members, strict=True)]
 
-    def _mark_rows(
-        self, mask: Mask | None, rows: npt.NDArray[np.generic], others: npt.NDArray[np.generic]
-    ) -> Mask | None:
+    def _mark_rows(self, mask: Mask | None, rows: Bits, others: Bits) -> Mask | None:
         """`mask`, one entry for each member, with those set whose bits in some row differ from `others`."""
         differs = (rows != others).any(axis=0)
         if not differs.any():
@@ -179,7 +192,7 @@ class Settlement:
 
     unlike: list[list[bool]]
     """For each member, whether two passes left different values in it."""
-    first: list[torch.Tensor | None]
+    first: list[torch.Tensor | Bits | None]
     """Values after the lowest virtual node's pass; None where no pass changed anything."""
     extremes: list[list[torch.Tensor]]
     """Largest or smallest values of each worker, for these rules."""
@@ -202,8 +215,8 @@ def bits_of(flat: torch.Tensor) -> torch.Tensor:
 def settle_family(
     family: Family,
     unlike: Sequence[bool],
-    first: torch.Tensor,
-    total: torch.Tensor | None,
+    first: torch.Tensor | Bits,
+    total: torch.Tensor | Bits | None,
     weight: float,
     extremes: Sequence[torch.Tensor],
 ) -> None:
@@ -211,6 +224,8 @@ def settle_family(
     if family.cells is not None and not extremes and family.rule != "sum":
         _settle_cells(family, family.cells, unlike, first, total, weight)
         return
+    first = torch.from_numpy(first).view(family.start.dtype) if isinstance(first, np.ndarray) else first
+    total = torch.from_numpy(total) if isinstance(total, np.ndarray) else total
     new = first.to(family.start.device, copy=True)
     combined: torch.Tensor | None = None
     if total is not None:
@@ -231,15 +246,17 @@ def _settle_cells(
     family: Family,
     cells: Sequence[memoryview],
     unlike: Sequence[bool],
-    first: torch.Tensor,
-    total: torch.Tensor | None,
+    first: torch.Tensor | Bits,
+    total: torch.Tensor | Bits | None,
     weight: float,
 ) -> None:
     """As `settle_family` where buffers are memory of a CPU: the same arithmetic, and copies of bytes."""
-    new = first.numpy()
+    dtype = NUMPY_DTYPES[family.start.dtype]
+    new = first.view(dtype) if isinstance(first, np.ndarray) else first.numpy()
     if total is not None:
+        total = total if isinstance(total, np.ndarray) else total.numpy()
         with np.errstate(all="ignore"):  # infinities and NaN are the user's, and no warning
-            mean = (total.numpy() / weight).astype(NUMPY_DTYPES[family.start.dtype])
+            mean = (total / weight).astype(dtype)
         if not all(unlike):
             for (a, b), is_unlike in zip(family.bounds, unlike, strict=True):
                 if not is_unlike:

@@ -18,7 +18,7 @@ import torch
 from holdtrue.mapping import Tree, evaluate_tree
 from holdtrue.numerics import byte_taker
 
-from ._buffer_family import NUMPY_DTYPES, Family
+from ._buffer_family import NUMPY_DTYPES, Bits, Family
 
 ROWS_BYTES = 1 << 22
 """So much memory the rows of a round may take; larger buffers are taken pass by pass."""
@@ -51,7 +51,8 @@ class PassRows:
         self._start_bytes = self._start.data
         for i in order:
             a, b = self._ranges[i]
-            families[i].move_start(torch.from_numpy(self._start[a:b]).view(families[i].start.dtype))
+            start = torch.from_numpy(self._start[a:b]).view(families[i].start.dtype)
+            families[i].move_start(start.copy_(families[i].start))
         self._flats = [flat for i in order for flat in families[i].views or () if flat.numel()]
         self._cells = [_bytes_of(flat).data for flat in self._flats]
         self._starts: list[memoryview] = []
@@ -121,10 +122,10 @@ class PassRows:
             f.rule != "mean" or f.start.dtype in NUMPY_DTYPES for f in self._families
         )
 
-    def add_up(self, tree: Tree) -> list[torch.Tensor | None]:
+    def add_up(self, tree: Tree) -> list[Bits]:
         """As `work_off` where this worker ran every pass, with the sums added up in the order of the tree."""
         passes, rows = self._compare()
-        totals: list[torch.Tensor | None] = []
+        totals: list[Bits] = []
         for i, family in enumerate(self._families):
             if family.rule == "mean":
                 a, b = self._ranges[i]
@@ -133,7 +134,7 @@ class PassRows:
                 with np.errstate(all="ignore"):  # infinities and NaN are the user's, and no warning
                     for row, (v, weight) in zip(wide, passes, strict=True):
                         leaves[v] = row if weight == 1 else np.multiply(row, weight, out=row)
-                    totals.append(torch.from_numpy(evaluate_tree(tree, leaves, _add)))
+                    totals.append(evaluate_tree(tree, leaves, _add))
         return totals
 
     def _compare(self) -> tuple[list[tuple[int, float]], npt.NDArray[np.uint8]]:
@@ -144,7 +145,8 @@ class PassRows:
         nodes = [v for v, _ in passes]
         for i, family in enumerate(self._families if passes else ()):
             a, b = self._ranges[i]
-            family.compare_rows(torch.from_numpy(rows[:, a:b]).view(family.start.dtype), nodes)
+            assert family.start_bits is not None, "rows are of a CPU"
+            family.compare_rows(rows[:, a:b].view(family.start_bits.dtype), nodes)
         return passes, rows
 
 

@@ -22,7 +22,7 @@ from holdtrue.mapping import Mapping as NodeMapping
 from holdtrue.mapping import Tree
 from holdtrue.reduce import Group
 
-from ._buffer_family import Family, Settlement, Tracked, bits_of, settle_family
+from ._buffer_family import Bits, Family, Settlement, Tracked, bits_of, settle_family
 from ._buffer_rows import PassRows
 from ._modules import ModelWatch, are_same, hanging_in
 
@@ -171,7 +171,7 @@ class BufferBook:
         """What `close_pass` has put off."""
         return [] if self._rows is None else self._rows.work_off()
 
-    def add_up(self, tree: Tree, passes: int) -> list[torch.Tensor | None] | None:
+    def add_up(self, tree: Tree, passes: int) -> list[Bits] | None:
         """As `work_off`, added up in the order of the tree; None where it cannot be, and `work_off` is to be used.
 
         Args:
@@ -342,7 +342,9 @@ class BufferBook:
         return merged
 
     @torch.no_grad()
-    def settle(self, settlement: Settlement, sums: Sequence[torch.Tensor | None], weight: float) -> None:
+    def settle(
+        self, settlement: Settlement, sums: Sequence[torch.Tensor | Bits | None], weight: float
+    ) -> None:
         """Give every buffer its value after the round, the same on every worker: local.
 
         Args:
@@ -384,7 +386,10 @@ class BufferBook:
             raise NumericsError(_refusal(sorted(refused), step))
         return Settlement(
             unlike=all_unlike,
-            first=[None if f.changed is None else f.first for f in self._families],
+            first=[
+                None if f.changed is None else f.first if f.first_bits is None else f.first_bits
+                for f in self._families
+            ],
             extremes=[[] if f.extreme is None else [f.extreme] for f in self._families],
             odd={},
             per_node=self._fresh_per_node,

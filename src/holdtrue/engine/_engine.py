@@ -23,7 +23,7 @@ from holdtrue.plan import Plan, stream_key
 from holdtrue.reduce import GradientLayout, Group, OrderedReduce
 
 from ._apply import apply_gradients
-from ._buffer_family import Settlement
+from ._buffer_family import Bits, Settlement
 from ._buffers import BufferBook
 from ._gradients import AccumulationWatch, BackwardOverlap, GradientTaker, Leaf
 from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals, numbers_of
@@ -427,7 +427,7 @@ class Engine:
         merged = merge_totals([json.loads(part) for part in sent])
         return {name: self._add_up(merged[name]) for name in sorted(merged)}
 
-    def _start_sums(self, work: Round) -> Leaf | None:
+    def _start_sums(self, work: Round) -> Sequence[torch.Tensor | Bits | None] | None:
         """Send the sums of buffers behind the gradients, so that both are on their way together.
 
         Returns:

@@ -21,7 +21,10 @@ class GradientTaker:
     def __init__(self, named: Sequence[tuple[str, torch.nn.Parameter]]) -> None:
         self.names = [name for name, _ in named]
         self.parameters = [p for _, p in named]
-        self._lent: list[tuple[torch.Tensor, int] | None] = []
+        self._lent: Leaf = []
+        self._expected: list[int | None] = []
+        """Version of each tensor that was lent, once it has been added to."""
+        self._on_cpu = all(p.device.type == "cpu" for p in self.parameters)
         self.is_plain = all(p.dtype in (torch.float32, torch.float64) for p in self.parameters)
 
     def take(self) -> Leaf:
@@ -33,15 +36,16 @@ class GradientTaker:
 
     def lend(self, entry: Leaf) -> None:
         """Make a sum the parameters' gradient, so that the next backward adds to it."""
-        self._lent = [None if g is None else (g, g._version) for g in entry]
+        self._lent = entry
+        self._expected = [None if g is None else g._version + 1 for g in entry]
         for p, g in zip(self.parameters, entry, strict=True):
             p.grad = g
 
     def is_filled(self, index: int) -> bool:
         """Whether the present backward has reached a parameter."""
         gradient = self.parameters[index].grad
-        lent = self._lent[index] if self._lent else None
-        return gradient is not None and (lent is None or gradient._version > lent[1])
+        expected = self._expected[index] if self._lent else None
+        return gradient is not None and (expected is None or gradient._version >= expected)
 
     def take_back(self) -> None:
         """Make sure, before `take`, that what was lent was added to once.
@@ -49,14 +53,17 @@ class GradientTaker:
         Raises:
             NumericsError: a parameter got its gradient in two parts.
         """
-        for name, lent in zip(self.names, self._lent, strict=False):
-            if lent is not None and lent[0]._version > lent[1] + 1:
+        lent, self._lent = self._lent, []
+        versions = [None if g is None else g._version for g in lent]
+        if not lent or versions == self._expected:
+            return
+        for name, version, expected in zip(self.names, versions, self._expected, strict=True):
+            if version is not None and expected is not None and version > expected:
                 raise NumericsError(
-                    f"parameter {name!r} got its gradient in {lent[0]._version - lent[1]} parts in one pass, and in the first "
+                    f"parameter {name!r} got its gradient in {version - expected + 1} parts in one pass, and in the first "
                     f"step in one; the parts were added in another order than the plan's. Set HOLDTRUE_OVERLAP=0 for a model "
                     f"whose backward changes from step to step."
                 )
-        self._lent = []
 
     def take_one(self, index: int) -> torch.Tensor | None:
         """One parameter's gradient in the widened dtype; the parameter is left without."""
@@ -91,7 +98,7 @@ class GradientTaker:
         for p, gradient, is_there in zip(self.parameters, reduced, present, strict=True):
             if not is_there or gradient is None:
                 p.grad = None
-            elif self.is_plain and gradient.device == p.device:
+            elif self.is_plain and (self._on_cpu or gradient.device == p.device):
                 p.grad = gradient
             else:
                 p.grad = narrow(gradient, p)

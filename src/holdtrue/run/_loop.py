@@ -283,7 +283,7 @@ class Loop:
             pass_s=core.engine.timer.seconds_of(step.index),
         )
         result = self._close_round(notice)
-        notices = read_notices(result.notices)
+        notices = [notice] if len(result.notices) == 1 else read_notices(result.notices)
         core.agreed = notices[0].generation, min(n.planned for n in notices)
         self._due = None
         self._pass_s = [n.pass_s for n in notices]
