@@ -75,7 +75,8 @@ def round_of(passes: int, weights: Sequence[float], *, rows: bool, adds: bool) -
         for v in range(passes):
             net(torch.randn(6, 3) * 3**v)
             pushed |= dict(book.close_pass(v, weights[v]))
-        sums = book.add_up(tree, passes) if adds else None
+        totals = book.add_up((tree,), passes) if adds else None
+        sums = None if totals is None else totals[0]
         assert (sums is not None) == (rows and adds)
         if sums is None:
             pushed |= dict(book.work_off())

@@ -1,5 +1,6 @@
 """Buffers of one rule, handled as one flat tensor: what passes did to them, and their next values."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,9 @@ NUMPY_DTYPES = {
     torch.int32: np.int32,
 }
 """Dtypes whose arithmetic on the CPU is left to NumPy, which needs fewer calls; sums are of floating-point ones."""
+
+PRINT_BYTES = 8
+"""Bytes of a buffer's fingerprint."""
 
 Bits = npt.NDArray[Any]
 """Values of a CPU's buffers, as integers or as what they are."""
@@ -75,6 +79,8 @@ class Family:
     """Which members are not empty."""
     bounds: list[tuple[int, int]] = field(init=False)
     """Where each member begins and ends in the flat tensor."""
+    kinds: list[bytes] = field(init=False)
+    """Dtype and shape of each member, as a text."""
     cells: list[memoryview] | None = field(init=False)
     """Every member's bytes, on a CPU, if each is in one piece and NumPy knows the dtype."""
 
@@ -85,6 +91,7 @@ class Family:
         self.offsets = (np.cumsum(sizes) - sizes)[self.filled]
         self.bounds = [(int(end - size), int(end)) for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
         self.tensors = [m.tensor for m in self.members]
+        self.kinds = [_kind_of(m.tensor) for m in self.members]
         self.views = [m.flat for m in self.members] if all(m.is_view for m in self.members) else None
         self.move_start(self.flat())
         self.cells = None
@@ -177,6 +184,19 @@ class Family:
         found[self.filled] = np.logical_or.reduceat(differs, self.offsets)
         return found if mask is None else found | mask
 
+    def prints_of_first(self, wanted: Sequence[bool]) -> list[str]:
+        """Fingerprints of members' values after the first pass; empty texts where none is wanted."""
+        if self.first_bits is None:
+            first = self.start_views if self.first_flat is None else self.split(self.first_flat)
+            return [
+                fingerprint_of(t) if is_wanted else "" for t, is_wanted in zip(first, wanted, strict=True)
+            ]
+        data, size = self.first_bits.tobytes(), self.first_bits.itemsize
+        return [
+            _print(kind, data[a * size : b * size]) if is_wanted else ""
+            for kind, (a, b), is_wanted in zip(self.kinds, self.bounds, wanted, strict=True)
+        ]
+
     def any_in_members(self, mask: Mask | None) -> list[bool]:
         """For each member, whether `mask` is set anywhere in it."""
         if mask is None:
@@ -206,6 +226,20 @@ def _mark(mask: Mask | None, values: torch.Tensor, others: torch.Tensor) -> torc
     """`mask` with the places set where the bits of two tensors differ."""
     differs = bits_of(values) != bits_of(others)
     return differs if mask is None else differs.logical_or_(mask)  # type: ignore[arg-type]  # a tensor as this one is
+
+
+def fingerprint_of(tensor: torch.Tensor) -> str:
+    """Hash of a tensor's dtype, shape and bits."""
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return _print(_kind_of(tensor), data)
+
+
+def _kind_of(tensor: torch.Tensor) -> bytes:
+    return f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+
+
+def _print(kind: bytes, data: bytes) -> str:
+    return hashlib.blake2b(kind + data, digest_size=PRINT_BYTES).hexdigest()
 
 
 def bits_of(flat: torch.Tensor) -> torch.Tensor:

@@ -122,19 +122,21 @@ class PassRows:
             f.rule != "mean" or f.start.dtype in NUMPY_DTYPES for f in self._families
         )
 
-    def add_up(self, tree: Tree) -> list[Bits]:
-        """As `work_off` where this worker ran every pass, with the sums added up in the order of the tree."""
+    def add_up(self, trees: Sequence[Tree]) -> list[list[Bits]]:
+        """As `work_off`, with the sums of each subtree added up in its order: by subtree, then by family."""
         passes, rows = self._compare()
-        totals: list[Bits] = []
-        for i, family in enumerate(self._families):
-            if family.rule == "mean":
-                a, b = self._ranges[i]
-                wide = rows[:, a:b].view(NUMPY_DTYPES[family.start.dtype]).astype(np.float64)
-                leaves: dict[Tree, npt.NDArray[np.float64]] = {}
-                with np.errstate(all="ignore"):  # infinities and NaN are the user's, and no warning
-                    for row, (v, weight) in zip(wide, passes, strict=True):
-                        leaves[v] = row if weight == 1 else np.multiply(row, weight, out=row)
-                    totals.append(evaluate_tree(tree, leaves, _add))
+        totals: list[list[Bits]] = [[] for _ in trees]
+        for i, family in enumerate(self._families if passes else ()):
+            if family.rule != "mean":
+                continue
+            a, b = self._ranges[i]
+            wide = rows[:, a:b].view(NUMPY_DTYPES[family.start.dtype]).astype(np.float64)
+            leaves: dict[Tree, npt.NDArray[np.float64]] = {}
+            with np.errstate(all="ignore"):  # infinities and NaN are the user's, and no warning
+                for row, (v, weight) in zip(wide, passes, strict=True):
+                    leaves[v] = row if weight == 1 else np.multiply(row, weight, out=row)
+                for total, tree in zip(totals, trees, strict=True):
+                    total.append(evaluate_tree(tree, leaves, _add))
         return totals
 
     def _compare(self) -> tuple[list[tuple[int, float]], npt.NDArray[np.uint8]]:

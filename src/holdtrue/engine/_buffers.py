@@ -8,7 +8,6 @@ other buffer needs a rule from the user.
 """
 
 import fnmatch
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,23 +21,20 @@ from holdtrue.mapping import Mapping as NodeMapping
 from holdtrue.mapping import Tree
 from holdtrue.reduce import Group
 
-from ._buffer_family import Bits, Family, Settlement, Tracked, bits_of, settle_family
+from ._buffer_family import (
+    PRINT_BYTES,
+    Bits,
+    Family,
+    Settlement,
+    Tracked,
+    bits_of,
+    fingerprint_of,
+    settle_family,
+)
 from ._buffer_rows import PassRows
 from ._modules import ModelWatch, are_same, hanging_in
 
 ADDED_RULES = ("mean", "sum")
-
-PRINT_BYTES = 8
-"""Bytes of a buffer's fingerprint."""
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _fingerprint(tensor: torch.Tensor) -> str:
-    text = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-    return hashlib.blake2b(text + _bytes(tensor), digest_size=PRINT_BYTES).hexdigest()
 
 
 class BufferBook:
@@ -55,6 +51,8 @@ class BufferBook:
         self._per_node_families: list[Family] = []
         self._watch = ModelWatch(models)
         self._dicts: list[dict[str, torch.Tensor | None]] = []
+        self._full_dicts: list[dict[str, torch.Tensor | None]] = []
+        self._empty_dicts: list[dict[str, torch.Tensor | None]] = []
         self._signature: list[object] = [None]  # unlike that of models without buffers
         self._tensors: list[torch.Tensor | None] = []
         """What hangs where at the start of the round: a pass may change it in a way that needs a closer look."""
@@ -81,6 +79,8 @@ class BufferBook:
         self._walk()
         self._signature = self._present_signature()
         self._tensors = hanging_in(self._dicts)
+        self._full_dicts = [buffers for buffers in self._dicts if buffers]
+        self._empty_dicts = [buffers for buffers in self._dicts if not buffers]
 
     def _is_known(self) -> bool:
         """Whether modules and buffers are those of the last walk, buffers with the same memory."""
@@ -90,6 +90,7 @@ class BufferBook:
         return [
             tensor if tensor is None else (id(tensor), tensor.data_ptr(), tensor.shape, tensor.dtype)
             for buffers in self._dicts
+            if buffers
             for tensor in buffers.values()
         ]
 
@@ -171,16 +172,16 @@ class BufferBook:
         """What `close_pass` has put off."""
         return [] if self._rows is None else self._rows.work_off()
 
-    def add_up(self, tree: Tree, passes: int) -> list[Bits] | None:
-        """As `work_off`, added up in the order of the tree; None where it cannot be, and `work_off` is to be used.
+    def add_up(self, trees: Sequence[Tree], passes: int) -> list[list[Bits]] | None:
+        """As `work_off`, with the sums of subtrees added up; None where they cannot be, and `work_off` is to be used.
 
         Args:
-            tree: The order.
-            passes: How many passes it has; this worker ran all of them.
+            trees: Subtrees, which have all of this worker's passes.
+            passes: How many these are.
         """
         if self._rows is None or not self._rows.can_add_up(passes):
             return None
-        return self._rows.add_up(tree)
+        return self._rows.add_up(trees)
 
     def _take_pass(self, virtual_node: int, weight: float, is_regular: bool) -> list[torch.Tensor | None]:
         with torch.no_grad():
@@ -223,7 +224,7 @@ class BufferBook:
 
     def _is_regular(self) -> bool:
         """Whether the modules have the buffers that they had at the start of the round, by identity."""
-        return are_same(hanging_in(self._dicts), self._tensors)
+        return not any(self._empty_dicts) and are_same(hanging_in(self._full_dicts), self._tensors)
 
     def _collect_odd(self) -> None:
         """Find buffers that appeared in the pass or changed their shape; they must be alike in all passes."""
@@ -423,19 +424,17 @@ class BufferBook:
 
     def _report(self) -> dict[str, Any]:  # Any: flags, and for each family its members' (fingerprint, unlike)
         """What passes did to each buffer here: its value after the first, and whether later ones differ."""
-        families = []
+        families, changed = [], []
         for f in self._families:
             altered = f.any_in_members(f.changed)
-            first = f.split(f.first) if f.first is not None else f.start_views
-            prints = [
-                _fingerprint(t) if is_altered else "" for t, is_altered in zip(first, altered, strict=True)
-            ]
+            changed.append(any(altered))
+            prints = f.prints_of_first(altered)
             families.append(list(zip(prints, f.any_in_members(f.unlike), strict=True)))
         return {
             "ran": self._passes > 0,
-            "changed": [any(f.any_in_members(f.changed)) for f in self._families],
+            "changed": changed,
             "families": families,
-            "odd": {n: _fingerprint(t) if alike else None for n, (t, alike) in self._odd.items()},
+            "odd": {n: fingerprint_of(t) if alike else None for n, (t, alike) in self._odd.items()},
         }
 
     def _own_values(self, is_lowest: bool) -> dict[str, torch.Tensor]:

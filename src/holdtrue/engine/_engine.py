@@ -23,7 +23,7 @@ from holdtrue.plan import Plan, stream_key
 from holdtrue.reduce import GradientLayout, Group, OrderedReduce
 
 from ._apply import apply_gradients
-from ._buffer_family import Bits, Settlement
+from ._buffer_family import Settlement
 from ._buffers import BufferBook
 from ._gradients import AccumulationWatch, BackwardOverlap, GradientTaker, Leaf
 from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals, numbers_of
@@ -32,6 +32,7 @@ from ._portable import PassNumerics
 from ._round import OpenPass, OrderFunction, Round, RoundResult, checked_weight, pruned_tree
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams
+from ._sums import BufferSums
 from ._timing import make_timer
 
 STREAMS_AHEAD = 16
@@ -81,8 +82,7 @@ class Engine:
         """Examples of each virtual node in the rounds that `_tree` and `_reduce` are for."""
         self._reduces: dict[Tree, tuple[OrderedReduce, BackwardOverlap]] = {}
         self._reduce: OrderedReduce | None = None
-        self._sums: OrderedReduce | None = None
-        self._sums_by_tree: dict[tuple[Tree, tuple[int, ...]], OrderedReduce] = {}
+        self._sums = BufferSums(group, self.buffers)
         self._overlap: BackwardOverlap | None = None
         self._checked_sparse: set[int] = set()
         self._keys: dict[int, int] = {}
@@ -133,7 +133,7 @@ class Engine:
         )
         self._keys = {}
         self.buffers.begin_round()
-        self._sums = None
+        self._sums.begin(self.mapping, self._tree)
         if not self.round.nodes:
             self._reduce_now().open_last(None)
         self.timer.begin(step, len(self.round.nodes))
@@ -151,21 +151,6 @@ class Engine:
         """The exchanges of rounds are to be built anew."""
         self._reduces.clear()
         self._reduce = None
-
-    def _open_sums(self) -> OrderedReduce | None:
-        """The second reduction of the round, in float64, for buffers that are added over virtual nodes; None without any."""
-        added = self.buffers.added()
-        if self._sums is not None or not added:
-            return self._sums
-        key = self._tree, tuple(t.numel() for t in added)
-        if key not in self._sums_by_tree:
-            layout = GradientLayout.build(added)
-            self._sums_by_tree[key] = OrderedReduce(
-                group=self.group, layout=layout, tree=self._tree, mapping=self.mapping, eager=False
-            )
-        self._sums = self._sums_by_tree[key]
-        self._sums.begin()
-        return self._sums
 
     def open_pass(self, virtual_node: int, fingerprint: int = 0) -> None:
         """Set the random streams and buffers for one virtual node's pass."""
@@ -270,13 +255,7 @@ class Engine:
             self._reduce_now().push_last(leaf)
         else:
             self._reduce_now().push(v, leaf, at.merged)
-        self._push_sums(self.buffers.close_pass(v, at.examples / work.unit_examples))
-
-    def _push_sums(self, passes: Sequence[tuple[int, Leaf]]) -> None:
-        sums = self._open_sums() if passes else None
-        if sums is not None:
-            for v, leaf in passes:
-                sums.push(v, leaf)
+        self._sums.push(self.buffers.close_pass(v, at.examples / work.unit_examples))
 
     def _is_last(self, virtual_node: int) -> bool:
         """Whether the exchange may begin with this pass's gradients."""
@@ -307,10 +286,9 @@ class Engine:
         elif not work.nodes:
             reduce.push_last([None] * len(self._taker.parameters))
         present = reduce.present()
-        sums = self._start_sums(work)
+        self._sums.start(len(work.nodes))  # behind the gradients, so that both are on their way together
         reduced = reduce.finish()
-        if sums is None:
-            sums = [] if self._sums is None else self._sums.finish()
+        self._sums.finish()
         # Gathers from here on, each entered when all before it is complete: the last one closes the round, and who
         # has completed it knows that nobody lacks anything else.
         ledger = self._swap_ledger(work, present, notice)
@@ -323,7 +301,7 @@ class Engine:
             reduced, ledger.present if positive else [False] * len(ledger.present), self._factor(total_weight)
         )
         if settlement is not None:
-            self.buffers.settle(settlement, sums, sum(work.counts) / work.unit_examples)
+            self.buffers.settle(settlement, self._sums.result, sum(work.counts) / work.unit_examples)
         losses = {v: ledger.passes[v].loss for v in sorted(positive)}
         weighted = self._add_up({v: loss * ledger.passes[v].weight for v, loss in losses.items()})
         self._watch.end_round()
@@ -346,7 +324,7 @@ class Engine:
         assert self.round is None, "a round is open: it is taken over, not begun anew"
         self.mapping, self._ordered_by = mapping, ordered_by
         self._forget_orders()
-        self._sums_by_tree.clear()
+        self._sums.forget()
 
     def take_over(self, mapping: Mapping) -> tuple[int, ...]:
         """Go on with the open round under the mapping of those who are left.
@@ -360,13 +338,10 @@ class Engine:
             Virtual nodes whose passes this worker runs now, ascending; then comes `finish_round` again.
         """
         work = self._round()
-        self._push_sums(self.buffers.work_off())
-        self._open_sums()
         kept = self._reduce_now().contributions()
-        kept_sums = self._sums.contributions() if self._sums is not None else {}
         self.mapping = mapping
         self._forget_orders()
-        self._sums_by_tree.clear()
+        self._sums.take_over(mapping)
         self._overlap = None
         self._reduce = OrderedReduce(
             group=self.group,
@@ -377,15 +352,6 @@ class Engine:
             kept=kept,
         )
         self._ordered_counts = ()  # this one is for the present round alone
-        if self._sums is not None:
-            self._sums = OrderedReduce(
-                group=self.group,
-                layout=GradientLayout.build(self.buffers.added()),
-                tree=self._tree,
-                mapping=mapping,
-                eager=False,
-                kept=kept_sums,
-            )
         work.continues = True
         work.nodes = tuple(v for v in self.nodes(work.counts) if v not in work.losses)
         return work.nodes
@@ -413,10 +379,12 @@ class Engine:
             return ledger
         held = self.mapping.held
         message = ledger.pack(notice, held[self.group.rank], max(map(len, held)))
-        report = self.buffers.pack_report()
-        messages = self.group.gather_fixed(report + message, what=f"the losses of step {work.step}")
-        merged = Ledger.merge([m[len(report) :] for m in messages], held, len(ledger.present))
-        merged.reports = [m[: len(report)] for m in messages]
+        report, sums = self.buffers.pack_report(), self._sums.pack()
+        start, stop = len(sums), len(sums) + len(report)
+        messages = self.group.gather_fixed(sums + report + message, what=f"the losses of step {work.step}")
+        merged = Ledger.merge([m[stop:] for m in messages], held, len(ledger.present))
+        merged.reports = [m[start:stop] for m in messages]
+        self._sums.see([m[:start] for m in messages])
         return merged
 
     def _swap_totals(self, work: Round, ledger: Ledger) -> dict[str, float]:
@@ -426,22 +394,6 @@ class Engine:
         sent = self.group.gather_bytes(json.dumps(own).encode(), what=f"the totals of step {work.step}")
         merged = merge_totals([json.loads(part) for part in sent])
         return {name: self._add_up(merged[name]) for name in sorted(merged)}
-
-    def _start_sums(self, work: Round) -> Sequence[torch.Tensor | Bits | None] | None:
-        """Send the sums of buffers behind the gradients, so that both are on their way together.
-
-        Returns:
-            The sums, where this worker alone has all of them; None where they are to be waited for.
-        """
-        if self.mapping.world_size == 1 and self._sums is None and not work.continues:
-            totals = self.buffers.add_up(self._tree, len(work.nodes))
-            if totals is not None:
-                return totals
-        self._push_sums(self.buffers.work_off())
-        sums = self._open_sums()
-        if sums is not None:
-            sums.push_rest()
-        return None
 
     def _swap_buffers(self, work: Round, ledger: Ledger) -> Settlement | None:
         if not self.buffers.has_families and not ledger.flags & FLAG_ODD_BUFFERS:

@@ -24,11 +24,15 @@ from holdtrue.errors import GroupError
 from holdtrue.mapping import Mapping, Tree, contributions_of, evaluate_tree, leaves_of
 
 from ._accumulate import Accumulator, Gradients, add_gradients
-from ._group import Group, Pending
+from ._group import Done, Group, Pending
 from ._layout import Bucket, GradientLayout
 
 ABSENT = -0.0
 """The exact identity of IEEE addition: sent where a contribution has no value."""
+
+DIRECT_BYTES = 1 << 20
+"""Up to this size two workers send each other whole contributions of a bucket: as many bytes as slices and their sums, in one
+exchange instead of two. Each worker then adds up all of it, and holds the other's whole contribution."""
 
 
 class _BucketExchange:
@@ -41,6 +45,9 @@ class _BucketExchange:
         self._group = group
         self._bounds = bucket.slice_bounds(group.world_size)
         self._slice = self._bounds[group.rank], self._bounds[group.rank + 1]
+        self._is_direct = group.world_size == 2 and bucket.elements * bucket.dtype.itemsize <= DIRECT_BYTES
+        if self._is_direct:
+            self._slice = 0, bucket.elements
         pinned = group.device.type == "cpu" and torch.cuda.is_available()
 
         def buffer(elements: int) -> torch.Tensor:
@@ -82,7 +89,9 @@ class _BucketExchange:
         if round_ >= self._first_round:
             source = self.contributions[round_ - self._first_round]
             sizes = [b - a for a, b in pairwise(bounds)]
-            if self._keeps_own:
+            if self._is_direct:
+                sizes[1 - self._group.rank], sizes[self._group.rank] = width, 0
+            elif self._keeps_own:
                 rank = self._group.rank
                 source = source[self._slice[1] :] if rank == 0 else source[: self._slice[0]]
                 sizes[rank] = 0
@@ -113,6 +122,8 @@ class _BucketExchange:
 
     def start_spread(self, what: str) -> Pending:
         """Send the finished slice to everyone."""
+        if self._is_direct:
+            return Done()
         return self._group.spread(self.result, self._bounds, what=what)
 
 
@@ -147,6 +158,8 @@ class OrderedReduce:
         self._group, self._layout, self._tree, self._eager = group, layout, tree, eager
         present = set(leaves_of(tree))
         contributions = [contributions_of(tree, present.intersection(held)) for held in mapping.held]
+        self.contributions_by_rank = contributions
+        """What each worker adds up alone."""
         self._own = contributions[group.rank]
         self._ends = {leaves_of(c)[-1]: i for i, c in enumerate(self._own)}
         self._rounds = max(map(len, contributions))
