@@ -17,7 +17,7 @@ run = ht.init(virtual_nodes=4, global_batch_size=8)
 model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
 run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
 pace_s = float(sys.argv[1])
-for step in run.steps(examples(240), epochs=20):
+for step in run.steps(examples(240), epochs=10):
     take_step(step, model)
     if os.path.exists("slow"):
         time.sleep(pace_s)
@@ -25,23 +25,25 @@ run.print(run.digest())
 """
 
 
-@pytest.fixture
-def reference(tmp_path: Path) -> RunRecord:
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
     """The run of one worker that nobody disturbs."""
-    write_script(tmp_path, BODY)
+    folder = tmp_path_factory.mktemp("reference")
+    write_script(folder, BODY)
     ended = holdtrue(
-        "run", "--device", "cpu", "--run-dir", "one", "--digest-every", "1", "train.py", "0", cwd=tmp_path
+        "run", "--device", "cpu", "--run-dir", "one", "--digest-every", "1", "train.py", "0", cwd=folder
     )
     assert ended.status == 0, ended.text
-    return read_run(tmp_path / "one")
+    return read_run(folder / "one")
 
 
 def test_grown_killed_joined_and_shrunk_a_run_has_the_bits_of_an_undisturbed_one(
     tmp_path: Path, reference: RunRecord
 ) -> None:
+    write_script(tmp_path, BODY)
     (tmp_path / "slow").touch()  # until all changes are through
     job = start_job(
-        tmp_path, "train.py", "--workers", "2", "--digest-every", "1", name="elastic-cli", arguments=("0.15",)
+        tmp_path, "train.py", "--workers", "2", "--digest-every", "1", name="elastic-cli", arguments=("0.3",)
     )
     try:
         job.wait_for_workers(2, step=2)
@@ -84,6 +86,7 @@ def test_a_worker_that_is_sent_sigterm_twice_leaves_and_the_others_go_on(
     tmp_path: Path, reference: RunRecord
 ) -> None:
     """As under Slurm, where every process of a step gets the notice, and the host sends the worker its own."""
+    write_script(tmp_path, BODY)
     (tmp_path / "slow").touch()
     job = start_job(
         tmp_path, "train.py", "--workers", "2", "--digest-every", "1", name="elastic-term", arguments=("0.5",)

@@ -27,6 +27,8 @@ data = examples(8)
 for step in run.steps(examples(80), epochs=int(sys.argv[1])):
     take_step(step, model)
     run.evaluate(lambda x, y: {"loss": F.mse_loss(model(x), y)}, data)
+    if os.path.exists("slow"):
+        time.sleep(0.1)
 """
 
 
@@ -88,7 +90,8 @@ def test_a_stop_that_a_killed_controller_had_accepted_still_ends_the_job(begin: 
 
 
 def test_the_launcher_killed_leaves_a_checkpoint_from_which_the_bits_go_on(begin: Begin) -> None:
-    job = begin("--workers", "2", "--digest-every", "1", epochs=30)
+    job = begin("--workers", "2", "--digest-every", "1", epochs=3)
+    (job.folder / "slow").touch()  # else its 30 steps might be over before the launcher is dead
     job.wait_for_workers(2, step=2)
     workers = [psutil.Process(pid) for pid in job.pids().values()]
     kill_9(job.process.pid)
@@ -96,12 +99,13 @@ def test_the_launcher_killed_leaves_a_checkpoint_from_which_the_bits_go_on(begin
     assert not alive
     assert len(gone) == 2
     (kept,) = (job.folder / "run" / "checkpoints").iterdir()
-    assert 2 <= int(kept.name.removeprefix("step-")) < 300
+    assert 2 <= int(kept.name.removeprefix("step-")) < 30
+    (job.folder / "slow").unlink()
     words = "run", "--device", "cpu", "--digest-every", "1"
-    again = holdtrue(*words, "--run-dir", "run", "--resume", "train.py", "30", cwd=job.folder)
+    again = holdtrue(*words, "--run-dir", "run", "--resume", "train.py", "3", cwd=job.folder)
     assert again.status == 0, again.text
     assert str(kept.name) in again.text
-    alone = holdtrue(*words, "--run-dir", "alone", "train.py", "30", cwd=job.folder)
+    alone = holdtrue(*words, "--run-dir", "alone", "train.py", "3", cwd=job.folder)
     assert alone.status == 0, alone.text
     digests = [read_run(job.folder / name).digests for name in ("run", "alone")]
     assert {i: found.digest for i, found in digests[0].items()} == {

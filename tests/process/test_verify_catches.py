@@ -1,6 +1,6 @@
 """`holdtrue verify` on real training: a script that holds true, and ones that break the promise in every way we know.
 
-The command runs on four of them; the rest are judged by its own rules on runs in this process.
+The command runs on some of them (on most in the slow tier); all are judged by its own rules on runs in this process.
 """
 
 import os
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from commands import Ended, holdtrue, write_script
 
 import holdtrue as ht
-from holdtrue.cli._trials import judge_reference, judge_trial
+from elastic_job import ElasticJob, Fault
+from holdtrue.cli._trials import changing_trials, explain_difference, judge_reference, judge_trial
 from holdtrue.record import RunRecord, read_run
 from holdtrue.testing import run_in_process
 
@@ -80,6 +81,7 @@ for step in run.steps(examples(), epochs=2):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_state_that_a_new_worker_lacks_is_caught_by_the_resize_row_and_named(tmp_path) -> None:
     ended = verify(tmp_path, "", steps=6, script=UNREGISTERED)
@@ -228,3 +230,50 @@ def test_a_training_that_does_not_repeat_itself_is_found_with_where_to_look(name
 def test_the_same_training_unbroken_is_found_equal(mapping: str, tmp_path) -> None:
     first = train(tmp_path / "first")
     assert judge_trial(first, train(tmp_path / "again", mapping)).verdict == "equal"
+
+
+def grown(folder: Path, *, registers: bool, resizes: bool) -> RunRecord:
+    """A run whose script keeps a moving average beside the training state; a second worker may come in mid-run."""
+
+    class Average:
+        value = torch.zeros(())
+
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            return {"value": self.value}
+
+        def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+            self.value = state["value"]
+
+    def main() -> None:
+        torch.manual_seed(1)
+        model, average = torch.nn.Linear(3, 1), Average()
+        run = ht.init(virtual_nodes=4, global_batch_size=8, run_dir=str(folder))
+        run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        if registers:
+            run.register("average", average)
+        for step in run.steps(Data(lambda: 0.0), epochs=2):
+            for x, y in step:
+                loss = F.mse_loss(model(x).squeeze(-1), y)
+                step.backward(loss + average.value * model.weight.sum())
+            step.update()
+            average.value = 0.9 * average.value + 0.1 * model.weight.detach().sum()
+            job.at(0, step.index, "updated")
+        run.close()
+
+    change = Fault(worker=0, step=1, phase="updated", act=lambda job: job.resize(2))
+    job = ElasticJob(main, workers=1, faults=[change] if resizes else [])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("DIGEST_EVERY", "1"), ("TRACE", "1"), ("CHECKPOINT_EVERY", "0")):
+            patch.setenv(f"HOLDTRUE_{name}", value)
+        job.run()
+    return read_run(folder)
+
+
+def test_state_that_a_new_worker_lacks_is_found_where_it_is_not_registered(tmp_path) -> None:
+    (trial, *_) = changing_trials(6)
+    for registers, verdict in ((True, "equal"), (False, "different")):
+        first = grown(tmp_path / f"alone-{registers}", registers=registers, resizes=False)
+        second = grown(tmp_path / f"grown-{registers}", registers=registers, resizes=True)
+        assert {step.generation for step in second.steps.values()} > {1}, "nobody came"
+        assert judge_trial(first, second).verdict == verdict
+    assert "run.register" in explain_difference(trial)
