@@ -163,7 +163,7 @@ class BufferSums:
                     message, dtype=np.float64, count=sum(sizes), offset=k * self._slot_bytes()
                 )
         with np.errstate(all="ignore"):  # infinities and NaN are the user's, and no warning
-            total = evaluate_tree(self._tree, values, np.add)
+            total = evaluate_tree(self._tree, values, np.add).copy()  # one contribution alone is not writable
         ends = np.cumsum(sizes)
         self.result = [total[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
