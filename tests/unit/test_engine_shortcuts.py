@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 
 import holdtrue as ht
+from holdtrue.engine import _gradients
 from holdtrue.errors import NumericsError
 from holdtrue.testing import run_in_process
 
@@ -113,3 +114,28 @@ def test_a_hook_that_changes_the_gradient_of_its_pass_does_so_on_every_mapping_a
         assert all(
             d == alone for d in run_in_process(lambda: train(99, clamp_from=clamp_from), mapping=mapping)
         )
+
+
+@pytest.mark.filterwarnings("ignore:.*use_reentrant.*")
+@pytest.mark.parametrize(("watched", "is_refused"), [(2, True), (16, False)])
+def test_gradients_that_come_in_parts_after_the_watched_passes_of_the_first_round_are_refused(
+    watched: int, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_gradients, "WATCHED_PASSES", watched)
+
+    def train_unlike() -> None:
+        run = ht.init(virtual_nodes=7, global_batch_size=14, seed=1)
+        torch.manual_seed(0)
+        model = Twice()
+        run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        for step in run.steps(TensorDataset(X)):
+            for index, (x,) in enumerate(step):
+                model.in_parts = index >= 3
+                step.backward(model(x).square().mean())
+            step.update()
+
+    if is_refused:
+        with pytest.raises(NumericsError, match=r"inner\.(weight|bias).*HOLDTRUE_OVERLAP=0"):
+            run_in_process(train_unlike)
+    else:
+        run_in_process(train_unlike)

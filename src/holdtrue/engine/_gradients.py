@@ -61,7 +61,7 @@ class GradientTaker:
             if version is not None and expected is not None and version > expected:
                 raise NumericsError(
                     f"parameter {name!r} got its gradient in {version - expected + 1} parts in one pass, and in the first "
-                    f"step in one; the parts were added in another order than the plan's. Set HOLDTRUE_OVERLAP=0 for a model "
+                    f"passes in one; the parts were added in another order than the plan's. Set HOLDTRUE_OVERLAP=0 for a model "
                     f"whose backward changes from step to step."
                 )
 
@@ -123,8 +123,12 @@ def narrow(gradient: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     return moved.to(parameter.dtype)
 
 
+WATCHED_PASSES = 16
+"""So many passes are watched at most: the gradient that adding in place saves is missed in the first round already."""
+
+
 class AccumulationWatch:
-    """Learns in its first round whether each parameter gets its gradient once in a pass.
+    """Learns in the first passes of its first round whether each parameter gets its gradient once in a pass.
 
     Where it does, backward may add a pass's gradient to the sum that it belongs to: the same addition, one
     buffer less. Reentrant checkpointing of a shared layer is a case where it does not: there, adding part by
@@ -135,8 +139,9 @@ class AccumulationWatch:
         self._taker = taker
         self._counts: list[int] = []
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._passes = 0
         self.is_single: bool | None = None
-        """None while the first round is watched."""
+        """None while the first passes are watched."""
 
     @property
     def is_counting(self) -> bool:
@@ -163,12 +168,15 @@ class AccumulationWatch:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._passes += 1
         if any(n > 1 for n in self._counts):
             self.is_single = False
+        elif self._passes == WATCHED_PASSES:
+            self.end_round()
 
     def end_round(self) -> None:
         """The first round with passes is over: what was seen holds from here on."""
-        if self.is_single is None and self._counts:
+        if self.is_single is None and self._passes:
             self.is_single = self._taker.is_plain
 
 
