@@ -5,12 +5,13 @@
 All loops train the same model on the same virtual-node batches in one process, in turn (A B C A B C ...), so
 that a drift of the machine's speed hits all alike. Reported: seconds per step, medians over rounds, the
 ratio within each round, and the bookkeeping per pass in microseconds. What is timed is the loop as the user
-writes it, data loading included; the plain loop reads from a DataLoader of virtual-node batches.
+writes it, data loading included; the plain loop reads from a DataLoader of virtual-node batches. The bare loop is the
+plain one with each batch gathered from the tensors of the data set by hand: the least that such a step can take.
 """
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,19 +26,33 @@ STEPS = {"tiny-mlp": 40, "cnn": 20, "transformer": 4}
 
 def plain_loop(model: torch.nn.Module, data: TensorDataset, V: int, b: int) -> Iterator[None]:
     """A hand-written loop: V passes of b examples, then one update."""
+    return _accumulating(model, V, lambda: DataLoader(data, batch_size=b, shuffle=True, drop_last=True))
+
+
+def bare_loop(model: torch.nn.Module, data: TensorDataset, V: int, b: int) -> Iterator[None]:
+    """The same without a DataLoader."""
+
+    def gathered() -> Iterator[list[torch.Tensor]]:
+        for indices in torch.randperm(len(data)).split(b):
+            yield [tensor[indices] for tensor in data.tensors]
+
+    return _accumulating(model, V, gathered)
+
+
+def _accumulating(
+    model: torch.nn.Module, V: int, epoch: Callable[[], Iterable[Sequence[torch.Tensor]]]
+) -> Iterator[None]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     while True:
-        batches = iter(DataLoader(data, batch_size=b, shuffle=True, drop_last=True))
-        for _ in range(len(data) // (V * b)):
-            total = 0.0
-            for _ in range(V):
-                x, y = next(batches)
-                loss = F.cross_entropy(model(x), y)
-                (loss / V).backward()
-                total += float(loss.detach())
-            optimizer.step()
-            optimizer.zero_grad()
-            yield
+        total = 0.0
+        for i, (x, y) in enumerate(epoch()):
+            loss = F.cross_entropy(model(x), y)
+            (loss / V).backward()
+            total += float(loss.detach())
+            if (i + 1) % V == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+                yield
 
 
 def accelerate_loop(model: torch.nn.Module, data: TensorDataset, V: int, b: int) -> Iterator[None]:
@@ -76,13 +91,14 @@ def holdtrue_loop(model: torch.nn.Module, data: TensorDataset, V: int, b: int) -
 
 LOOPS: dict[str, Callable[..., Iterator[None]]] = {
     "plain": plain_loop,
+    "bare": bare_loop,
     "holdtrue": holdtrue_loop,
     "accelerate": accelerate_loop,
 }
 
 
 def measure(name: str, V: int, rounds: int) -> dict[str, object]:
-    """Time the three loops on one model, interleaved."""
+    """Time the loops on one model, interleaved."""
     build, data, b = models(name, V)
     torch.manual_seed(0)
     loops = {kind: loop(build(), data, V, b) for kind, loop in LOOPS.items()}
@@ -98,7 +114,7 @@ def measure(name: str, V: int, rounds: int) -> dict[str, object]:
             for _ in range(steps):
                 next(loops[kind])
             seconds[kind].append((time.perf_counter() - started) / steps)
-    plain, ours = seconds["plain"], seconds["holdtrue"]
+    plain, bare, ours = seconds["plain"], seconds["bare"], seconds["holdtrue"]
     return {
         "model": name,
         "virtual_nodes": V,
@@ -107,9 +123,11 @@ def measure(name: str, V: int, rounds: int) -> dict[str, object]:
         "steps_per_round": steps,
         "step_s": {kind: spread(values) for kind, values in seconds.items()},
         "ratio_to_plain": spread([h / p for h, p in zip(ours, plain, strict=True)]),
+        "ratio_to_bare": spread([h / p for h, p in zip(ours, bare, strict=True)]),
         "ratio_to_accelerate": spread([h / a for h, a in zip(ours, seconds["accelerate"], strict=True)]),
         "pass_s_plain": spread([p / V for p in plain]),
         "bookkeeping_per_pass_us": spread([(h - p) / V * 1e6 for h, p in zip(ours, plain, strict=True)]),
+        "over_bare_per_pass_us": spread([(h - p) / V * 1e6 for h, p in zip(ours, bare, strict=True)]),
     }
 
 
@@ -128,7 +146,8 @@ def main() -> None:
         print(
             f"{name}: plain {r['step_s']['plain']['median'] * 1e3:.2f} ms  holdtrue/plain {r['ratio_to_plain']['median']:.3f} "
             f"({r['ratio_to_plain']['min']:.3f}..{r['ratio_to_plain']['max']:.3f})  holdtrue/accelerate "
-            f"{r['ratio_to_accelerate']['median']:.3f}  bookkeeping {r['bookkeeping_per_pass_us']['median']:.0f} us per pass",
+            f"{r['ratio_to_accelerate']['median']:.3f}  bookkeeping {r['bookkeeping_per_pass_us']['median']:.0f} us per pass, "
+            f"{r['over_bare_per_pass_us']['median']:.0f} us over the bare loop",
             flush=True,
         )
     write_json(args.out, {**describe("python benchmarks/overhead.py"), "results": results})
