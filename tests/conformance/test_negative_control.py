@@ -80,12 +80,12 @@ def test_passes_that_start_from_the_buffers_of_the_pass_before_differ(
     def without_restoring(book: BufferBook, virtual_node: int, examples: int) -> Any:
         left = {
             (id(m), key): t.clone()
-            for _, m in book._modules
+            for _, m in book._watch.modules
             for key, t in m._buffers.items()
             if t is not None
         }
         found = close(book, virtual_node, examples)
-        for _, module in book._modules:
+        for _, module in book._watch.modules:
             for key, tensor in module._buffers.items():
                 if tensor is not None:
                     tensor.copy_(left[id(module), key])

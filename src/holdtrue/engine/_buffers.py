@@ -306,13 +306,13 @@ class BufferBook:
                 refused += [m.name for m, is_unlike in zip(family.members, members, strict=True) if is_unlike]
         if refused:
             raise NumericsError(_refusal(sorted(set(refused)), step))
-        values = [self._own_values(group.rank == lowest)]
         if mapping.world_size > 1 and (idle or parted):
-            sent = safetensors.torch.save(values[0])
+            sent = safetensors.torch.save(self._own_values(group.rank == lowest))
             values = [safetensors.torch.load(v) for v in group.gather_bytes(sent, what=what)]
             lowest_values = values[lowest]
         else:
             lowest_values = self._own_values(True)
+            values = [lowest_values]
         return Settlement(
             unlike=unlike,
             first=[
