@@ -212,3 +212,12 @@ def test_calls_are_used_where_one_generator_is_laid_out_otherwise(
 def test_the_trial_notices_samples_that_would_stay_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_stream_memory, "_SAMPLE_BYTES", 0)
     assert _stream_memory._torch_place() is None
+
+
+def test_the_trial_does_not_depend_on_torchs_defaults() -> None:
+    with torch.device("meta"):
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert stream_memory.__wrapped__() is not None
+        finally:
+            torch.set_default_dtype(torch.float32)

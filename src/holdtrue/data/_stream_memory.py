@@ -175,7 +175,7 @@ def _torch_place() -> tuple[int, int, bytes] | None:
     # The object ends where the words do, but for samples kept back: a float and a double, each with a flag.
     if not all(_SEED_BYTES + _WORD_BYTES <= size <= 2 * _WORD_BYTES for size in sizes):
         return None
-    state = torch.zeros(5056, dtype=torch.uint8)
+    state = torch.zeros(5056, dtype=torch.uint8, device="cpu")
     head = state.numpy().view(np.uint64)
     head[0], head[1] = 7, 1 | 1 << 32
     head[3 : 3 + WORDS] = np.frombuffer(words, dtype=np.uint32)
@@ -210,8 +210,8 @@ def _torch_place() -> tuple[int, int, bytes] | None:
 def _draw_samples(generator: torch.Generator, count: int) -> None:
     """Draw an odd number of normal samples, so that one is kept back, and other numbers."""
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        torch.randn(count, generator=generator, dtype=dtype)
-    torch.randint(0, 9, (count,), generator=generator)
+        torch.randn(count, generator=generator, dtype=dtype, device="cpu")
+    torch.randint(0, 9, (count,), generator=generator, device="cpu")
 
 
 def _are_alike(a: torch.Generator, b: torch.Generator) -> bool:
@@ -219,8 +219,7 @@ def _are_alike(a: torch.Generator, b: torch.Generator) -> bool:
     if not torch.equal(a.get_state(), b.get_state()) or a.initial_seed() != b.initial_seed():
         return False
     drawn = [
-        (torch.randn(3, generator=g), torch.rand(700, generator=g), torch.randn(1, generator=g))
-        for g in (a, b)
+        [torch.randn(n, generator=g, dtype=torch.float32, device="cpu") for n in (3, 700, 1)] for g in (a, b)
     ]
     return all(torch.equal(x, y) for x, y in zip(*drawn, strict=True)) and torch.equal(
         a.get_state(), b.get_state()
