@@ -22,6 +22,7 @@ from holdtrue.profile import (
     Profile,
     Trial,
     assemble_device,
+    describe_failures,
     merge_profiles,
     write_profile,
 )
@@ -335,9 +336,8 @@ def read_measured(folder: Path, workers: int, model_name: str) -> Profile:
     ]
     exchanges = [(size, seconds) for line in lines for size, seconds in line.get("exchanges", ())]
     device: DeviceProfile = assemble_device(facts, trials, exchanges, date=date.today().isoformat())
-    for trial in trials:
-        if trial.error and trial.rank == 0:
-            say(f"{facts.kind}: passes of {trial.batch_size} were left out: {trial.error}")
+    for sentence in describe_failures(trials):
+        say(f"{facts.kind}: {sentence}")
     return Profile(
         model_name=model_name,
         devices=(device,),

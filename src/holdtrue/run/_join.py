@@ -301,6 +301,10 @@ class LaunchedStore:
         """Leave word for the other workers."""
         self._open().set(key, text)
 
+    def has_said(self, key: str) -> bool:
+        """Whether a worker has left such word; does not wait for it."""
+        return bool(self._open().check([key]))
+
     def hear(self, key: str) -> str:
         """What a worker said; blocks until it has, at most the time-out."""
         return str(self._open().get(key).decode())
