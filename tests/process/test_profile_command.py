@@ -85,7 +85,9 @@ def test_a_size_that_fails_on_one_worker_alone_is_left_out_long_before_the_time_
     assert ended.status == 0, ended.text
     (device,) = read_profile(tmp_path / "net.json").devices
     assert [p.batch_size for p in device.points] == [2, 8]
-    reason = f"cpu: passes of 4 were left out: RuntimeError: out of memory on this worker alone (worker {worker})"
+    reason = (
+        f"cpu: passes of 4 were left out: RuntimeError: out of memory on this worker alone (worker {worker})"
+    )
     assert reason in ended.err
 
 

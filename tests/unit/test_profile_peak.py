@@ -56,7 +56,9 @@ def test_longer_examples_in_a_later_step_count(monkeypatch: pytest.MonkeyPatch) 
     for number in range(6):
         memory.step(closely=number == 1, activations=500 if number == 4 else 50)
     assert memory.watch.peak_bytes(SET) == BASE + 500 + SET
-    assert PeakWatch(torch.device("cpu")).peak_bytes(SET) == memory.peak, "of a trial that was too short nothing is known"
+    assert PeakWatch(torch.device("cpu")).peak_bytes(SET) == memory.peak, (
+        "of a trial that was too short nothing is known"
+    )
 
 
 def test_a_peak_that_cannot_be_read_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,8 @@ class DeviceFacts:
     """B as the script, or the command line, has it."""
     numerics: str
     """Level of numerics."""
+    type: str = ""
+    """`cpu` or `cuda`."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DeviceFacts":  # Any: JSON values
@@ -147,6 +149,7 @@ def assemble_device(
     return DeviceProfile(
         kind=facts.kind,
         name=facts.name,
+        type=facts.type,
         torch_version=facts.torch_version,
         threads=facts.threads,
         date=date,

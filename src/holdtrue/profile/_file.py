@@ -27,6 +27,7 @@ _PROFILE_KEYS = {
 _MODEL_KEYS = {"name!": ("model_name", (str,)), "hash": ("model_hash", (str, type(None)))}
 _DEVICE_KEYS = {
     "name": ("name", (str,)),
+    "type": ("type", (str,)),
     "torch!": ("torch_version", (str,)),
     "threads": ("threads", (int,)),
     "date!": ("date", (str,)),

@@ -229,7 +229,9 @@ class Measurer:
                     raise
                 error = f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
         if error is not None and workers > 1:
-            self.store.say(failure_key(self.generation, self.rank), "1")  # others may wait for it in this trial
+            self.store.say(
+                failure_key(self.generation, self.rank), "1"
+            )  # others may wait for it in this trial
         peak = watch.peak_bytes(self.facts.gradient_bytes if self.facts else 0)
         self.leave_groups(has_failed=error is not None)
         shutil.rmtree(own, ignore_errors=True)
