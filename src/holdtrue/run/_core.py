@@ -32,7 +32,7 @@ from ._elastic import ElasticGroup, Regrouped
 from ._environment import collect_environment
 from ._feed import Feed
 from ._join import Membership, choose_device, connect
-from ._mark import PassMark
+from ._mark import Mark, PassMark
 from ._outlet import Outlet
 from ._rebalance import Rebalancer
 from ._settings import Settings
@@ -124,7 +124,7 @@ class Core:
         worker = membership.worker
         self.number = worker.worker if worker is not None else max(0, membership.rank)
         """Number by which the launcher knows this worker."""
-        self.mark = PassMark(worker.at_fd if worker is not None else None)
+        self.mark: Mark = PassMark(worker.at_fd if worker is not None else None)
         self._told_s = 0.0
         self._controller_life: int | None = None
         sender = (

@@ -126,7 +126,7 @@ def _interrupt(signum: int, _: FrameType | None) -> None:
     if os.getpid() != _installed_in:
         _interrupt_child(signum)
         return
-    if signum == signal.SIGTERM and _present is not None and _present.offer_toleave_at_once():
+    if signum == signal.SIGTERM and _present is not None and _present.offer_to_leave():
         return  # the others are told at the next step boundary
     if _present is not None and _present.interrupt():
         return  # the loop ends at the next step boundary, with a checkpoint

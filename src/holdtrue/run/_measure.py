@@ -371,6 +371,7 @@ def describe(core: Core, kind: str) -> DeviceFacts:
     return DeviceFacts(
         kind=kind,
         name=device["name"],
+        type=core.device.type,
         torch_version=torch.__version__,
         threads=core.settings.threads,
         memory_bytes=device.get("memory_bytes"),
