@@ -101,7 +101,7 @@ def plan(
     """
     # numpy comes with the solver; the other commands need not wait for it.
     from holdtrue.profile import check_profile, merge_profiles, read_profile
-    from holdtrue.solve import parse_devices, parse_memory, recommend
+    from holdtrue.solve import check_limits, parse_devices, parse_memory, recommend
 
     from ._plan_view import describe_json, show_recommendation
 
@@ -119,6 +119,7 @@ def plan(
             f"used. "
             f"Correct the name."
         )
+    check_limits(merged, limits)
     found = recommend(
         merged,
         groups,

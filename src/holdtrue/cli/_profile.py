@@ -112,6 +112,11 @@ def profile(
         gpus=lambda: name_cuda_devices(os.environ),
     )
     sizes = parse_sizes(batch_sizes)
+    target = choose_target(out, script)
+    if not seconds >= 0.0:
+        raise UsageError(
+            f"--seconds is {seconds}; it is a time of 0 or more. Pass such a number (0 measures everything once)."
+        )
     request = ProfileRequest(
         script=script,
         arguments=tuple(arguments or ()),
@@ -123,7 +128,6 @@ def profile(
     with open_bar() as bar:
         profiles = [measure_kind(request, bench, bar) for bench in benches]
     found = merge_profiles(profiles)
-    target = out or Path(f"{Path(script).stem}.profile.json")
     write_profile(found, target)
     from ._profile_view import show_profile
 
@@ -144,6 +148,21 @@ class ProfileRequest:
     """Virtual-node batch sizes; empty for those of interest."""
     seconds: float
     """After these no repetition begins."""
+
+
+def choose_target(out: Path | None, script: str) -> Path:
+    """The file of the profile.
+
+    Raises:
+        UsageError: it cannot be written there; that is said before anything is measured.
+    """
+    target = out or Path(f"{Path(script).stem}.profile.json")
+    if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        what = "is a folder" if target.is_dir() else "is in a folder that is not there, or cannot be written"
+        raise UsageError(
+            f"the profile is to be {target}, and that {what}; it is one file. Give another --out."
+        )
+    return target
 
 
 def parse_sizes(text: str | None) -> tuple[int, ...]:

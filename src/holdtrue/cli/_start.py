@@ -220,6 +220,7 @@ def solve_start(
         JobCosts,
         Place,
         Standing,
+        check_limits,
         format_job_costs,
         recommend,
         solve,
@@ -236,6 +237,7 @@ def solve_start(
         DeviceGroup(kind=kind, count=len(list(same))) for kind, same in groupby(seat.kind for seat in seats)
     ]
     base, places, limits = split_limits(profile, groups, limits)
+    check_limits(base, limits)
     job = JobCosts(
         profile=base,
         memory_bytes=limits,

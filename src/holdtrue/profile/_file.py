@@ -91,7 +91,7 @@ def parse_profile(text: str, *, origin: str = "the profile") -> Profile:
     """
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{origin} is not JSON ({error}); a profile is one JSON object. Write it with `holdtrue profile`."
         ) from error

@@ -11,7 +11,7 @@ from ._cost import Costs, cost_devices
 from ._devices import DeviceGroup, parse_devices, parse_memory, parse_size
 from ._job import JobCosts, Place, Standing, format_job_costs, parse_job_costs
 from ._layout import aligned_mapping
-from ._limits import split_limits
+from ._limits import check_limits, split_limits
 from ._live import correct_costs, plain_costs
 from ._predict import StepPrediction, WorkerPrediction, predict_step
 from ._rebalance import Rebalance, RebalanceOptions, RebalanceState, decide_mapping, measured_costs
@@ -38,6 +38,7 @@ __all__ = [
     "best_mapping",
     "can_hold",
     "candidate_virtual_nodes",
+    "check_limits",
     "correct_costs",
     "cost_devices",
     "decide_mapping",
