@@ -61,6 +61,7 @@ def _table(found: Recommendation, profile: Profile, limits: Mapping[str, int]) -
     for title in ("virtual nodes", "passes", "seconds", "busy", "memory"):
         table.add_column(title, justify="right")
     step_s = found.answer.step_s
+    standbys = {idle.kind for idle in found.idle if idle.standby}
     for name, workers in _groups(found.answer):
         worker = workers[0]
         limit = limits.get(worker.kind, profile.device(worker.kind).memory_bytes)
@@ -68,7 +69,9 @@ def _table(found: Recommendation, profile: Profile, limits: Mapping[str, int]) -
         if worker.memory_bytes is not None and limit is not None:
             memory += f" of {format_bytes(limit)}"
         if not worker.virtual_nodes:
-            table.add_row(name, "none", "-", "-", "idle", "-", style="dim")
+            table.add_row(
+                name, "none", "-", "-", "standby" if worker.kind in standbys else "idle", "-", style="dim"
+            )
             continue
         busy = f"{100 * worker.seconds / step_s:.0f} %"
         each = f"{worker.virtual_nodes}" + (" each" if len(workers) > 1 else "")

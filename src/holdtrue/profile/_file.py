@@ -177,6 +177,13 @@ def merge_profiles(profiles: Sequence[Profile]) -> Profile:
         UsageError: they are of unlike models, numerics or torch versions, or a kind stands twice.
     """
     first = profiles[0]
+    kinds = [device.kind for profile in profiles for device in profile.devices]
+    doubled = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+    if len(profiles) > 1 and doubled:
+        raise UsageError(
+            f"{', '.join(doubled)} {'is' if len(doubled) == 1 else 'are'} in more than one of the profiles; each kind has one "
+            f"entry. Leave a profile out, or rename a kind in its file."
+        )
     for other in profiles[1:]:
         for what in (
             "model_name",
