@@ -1,6 +1,7 @@
 """`holdtrue profile` on a real script, and `holdtrue run` with what it wrote."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,8 @@ def test_a_script_that_fails_or_has_no_steps_is_refused_with_its_own_error(tmp_p
     ended = holdtrue("profile", "--devices", "cpu:1", script.name, cwd=tmp_path)
     assert ended.status == 2
     assert "ended without run.steps, so there is no pass to measure" in ended.err
+    (log,) = re.findall(r"the log is (\S+)", ended.err) or [""]
+    assert not log or Path(log).exists(), ended.err
     assert not list(tmp_path.glob("*.json"))
 
 
@@ -97,11 +100,11 @@ if __name__ == "__main__":
         lines = open("/proc/self/status").read().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) // 1024
     run = ht.init(virtual_nodes=2, global_batch_size=4)
-    model = torch.nn.Linear(4096, 4096, bias=False)
+    model = torch.nn.Sequential(*(torch.nn.Linear(512, 512, bias=False) for _ in range(64)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     run.prepare(model, optimizer)
     pathlib.Path("before").write_text(str(now()))
-    for step in run.steps([(torch.zeros(4096), torch.zeros(4096)) for _ in range(4)], epochs=1):
+    for step in run.steps([(torch.zeros(512), torch.zeros(512)) for _ in range(4)], epochs=1):
         take_step(step, model)
 """
 
@@ -113,5 +116,5 @@ def test_a_peak_has_one_set_of_gradients_and_not_those_that_wait_in_the_trial(tm
     assert ended.status == 0, ended.text
     (device,) = read_profile(tmp_path / "net.json").devices
     mib = (device.points[0].peak_bytes or 0) / 2**20 - int((tmp_path / "before").read_text())
-    # Beside the weights: one set of 64 MiB that a pass makes, and one that the heap keeps. Two more waited in the trial.
-    assert 64 <= mib < 3 * 64, mib
+    # Beside the weights: one set of 64 MiB. In the trial another one waited at least.
+    assert 60 <= mib < 64 + 48, mib

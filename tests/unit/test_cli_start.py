@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from holdtrue.cli._run import frozen_plan
 from holdtrue.cli._start import Start, StartRequest, choose_start
 from holdtrue.errors import HoldtrueError, PlanError, UsageError
 from holdtrue.mapping import parse_mapping
+from holdtrue.plan import Plan
 from holdtrue.profile import DeviceProfile, PassPoint, Profile, write_profile
 from holdtrue.run import resolve_settings
 from holdtrue.run._expected import refuse_difference
@@ -299,3 +301,19 @@ def test_names_of_gpus_are_not_asked_for_where_nobody_needs_them(path: Path) -> 
     for words, profiles in (("cpu:2", (path,)), ("cuda:2", ())):
         request = StartRequest(devices=words, profiles=profiles)
         choose_start(request, force={}, cuda_devices=1, gpus=refuse, workers=None, has_mapping=False)
+
+
+def test_a_run_that_goes_on_keeps_the_virtual_nodes_that_auto_chose_when_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "train-20261128-120000"
+    folder.mkdir(parents=True)
+    assert frozen_plan("train.py", None, folder, {}) == {}, "a run that wrote no plan has not begun"
+    plan = Plan(virtual_nodes=12, global_batch_size=96)
+    (folder / "plan.json").write_text(json.dumps(plan.to_dict()))
+    frozen = {"virtual_nodes": 12, "global_batch_size": 96}
+    assert frozen_plan("train.py", None, folder, {}) == frozen
+    assert frozen_plan("train.py", None, None, {}) == frozen
+    with pytest.raises(UsageError, match="there is no run of"):
+        frozen_plan("other.py", None, None, {})

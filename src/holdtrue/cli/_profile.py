@@ -355,6 +355,7 @@ def measure_kind(request: ProfileRequest, bench: Bench, bar: Bar) -> Profile:
     """
     folder = Path(tempfile.mkdtemp(prefix="holdtrue-profile-"))
     began_s = time.monotonic()
+    keeps_logs = False
     try:
         order = folder / "order.json"
         values = {
@@ -380,13 +381,18 @@ def measure_kind(request: ProfileRequest, bench: Bench, bar: Bar) -> Profile:
         )
         result = launch_job(spec, MeasureObserver(bench.kind, folder, bar))
         if result.exit_code != 0:
+            keeps_logs = True  # the sentences name them
             say_failures(result.failures, workers=len(bench.devices))
             raise typer.Exit(result.exit_code)
         found = read_measured(folder, len(bench.devices), name_of_script(request.script))
         bar.move(f"{bench.kind}: measured in {time.monotonic() - began_s:.0f} s", 1, 1)
         return found
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in folder.iterdir() if keeps_logs else (folder,):
+            if path.is_file():
+                path.unlink(missing_ok=True)
+            elif path.name != "logs":
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def read_measured(folder: Path, workers: int, model_name: str) -> Profile:
