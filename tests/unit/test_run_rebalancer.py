@@ -6,12 +6,22 @@ from typing import Any
 import pytest
 
 from holdtrue.elastic import Member, View
+from holdtrue.elastic._translate import view_to_text
 from holdtrue.mapping import Mapping, even_mapping, parse_mapping
 from holdtrue.plan import Plan
 from holdtrue.run import _rebalance
 from holdtrue.run._rebalance import Rebalancer
 from holdtrue.solve import RebalanceOptions, RebalanceState, decide_mapping, plain_costs
-from holdtrue.wire import FROM_WORKER, MOST_MAPPING, Remap, decode_control, encode_control
+from holdtrue.wire import (
+    FROM_WORKER,
+    MOST_MAPPING,
+    TO_WORKER,
+    Hello,
+    Remap,
+    ViewSent,
+    decode_control,
+    encode_control,
+)
 
 DEVICES, NODES = 2048, 8192
 
@@ -92,6 +102,26 @@ def test_the_mapping_of_two_thousand_devices_is_asked_for_in_a_message_that_can_
 def test_any_mapping_of_eight_thousand_virtual_nodes_can_be_told() -> None:
     scattered = Mapping(NODES, tuple(tuple(range(rank, NODES, DEVICES)) for rank in range(DEVICES)))
     assert len(str(scattered)) <= MOST_MAPPING
+
+
+def test_views_of_two_thousand_workers_with_such_a_mapping_are_messages_that_can_be_read() -> None:
+    text = str(Mapping(NODES, tuple(tuple(range(rank, NODES, DEVICES)) for rank in range(DEVICES))))
+    sent = view_to_text(view(3, DEVICES, mapping=text))
+    message = ViewSent(view=sent)
+    assert decode_control(encode_control(message), TO_WORKER) == message
+    hello = Hello(
+        worker=2047,
+        pid=1,
+        host="127.0.0.1",
+        port=4000,
+        device="cpu",
+        generation=2,
+        step=9,
+        total=None,
+        is_joiner=False,
+        views=(sent, sent),
+    )
+    assert decode_control(encode_control(hello), FROM_WORKER) == hello
 
 
 def test_a_mapping_that_is_too_long_is_refused_in_a_sentence_once(monkeypatch: pytest.MonkeyPatch) -> None:
