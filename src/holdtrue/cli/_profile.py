@@ -57,8 +57,8 @@ def profile(
         typer.Option(
             "--devices",
             metavar="KIND:N,...",
-            help="Kinds to measure, and how many of each are at work at once. [dim]default: up to 2 of each kind "
-            "here[/dim]",
+            help="Kinds to measure, and how many of each are at work at once; cuda is every model of GPU here. "
+            "[dim]default: up to 2 of each kind here[/dim]",
             rich_help_panel="Devices",
         ),
     ] = None,
@@ -120,7 +120,7 @@ def profile(
     request = ProfileRequest(
         script=script,
         arguments=tuple(arguments or ()),
-        settings={"timeout_s": 120.0} | given,
+        settings=given,
         threads=threads_each,
         sizes=sizes,
         seconds=seconds,
@@ -381,7 +381,7 @@ def measure_kind(request: ProfileRequest, bench: Bench, bar: Bar) -> Profile:
         )
         result = launch_job(spec, MeasureObserver(bench.kind, folder, bar))
         if result.exit_code != 0:
-            keeps_logs = True  # the sentences name them
+            keeps_logs = bool(result.failures)  # their sentences name them
             say_failures(result.failures, workers=len(bench.devices))
             raise typer.Exit(result.exit_code)
         found = read_measured(folder, len(bench.devices), name_of_script(request.script))
