@@ -16,6 +16,15 @@ def format_bytes(size_bytes: float) -> str:
     raise AssertionError("the loop returns at its last unit")
 
 
+def cut_text(text: str, most: int) -> str:
+    """`text`, or its first `most` characters and dots where it is longer.
+
+    >>> cut_text("0-3/4-7", 7), cut_text("0-3/4-7", 3)
+    ('0-3/4-7', '0-3...')
+    """
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def format_ids(ids: tuple[int, ...]) -> str:
     """Ascending ids as runs: the inverse of `parse_ids`.
 

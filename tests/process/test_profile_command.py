@@ -1,6 +1,7 @@
 """`holdtrue profile` on a real script, and `holdtrue run` with what it wrote."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -58,4 +59,59 @@ def test_a_script_that_fails_or_has_no_steps_is_refused_with_its_own_error(tmp_p
     ended = holdtrue("profile", "--devices", "cpu:1", script.name, cwd=tmp_path)
     assert ended.status == 2
     assert "ended without run.steps, so there is no pass to measure" in ended.err
+    (log,) = re.findall(r"the log is (\S+)", ended.err) or [""]
+    assert not log or Path(log).exists(), ended.err
     assert not list(tmp_path.glob("*.json"))
+
+
+FAILS_ALONE = """
+if __name__ == "__main__":
+    run, model = start()
+    number = int(os.environ["HOLDTRUE_WORKER_WORKER"])
+    for step in run.steps(examples(), epochs=2):
+        for batch in step:
+            if len(batch[0]) == (4, 8)[number] and run.mapping.world_size > 1:
+                raise RuntimeError(f"out of memory on worker {number} alone")
+            step.backward(loss_of(model, batch))
+        step.update()
+"""
+
+
+def test_a_size_that_fails_on_one_worker_alone_is_left_out_long_before_the_time_out(tmp_path: Path) -> None:
+    script = write_script(tmp_path, FAILS_ALONE)
+    words = ["--devices", "cpu:2", "--batch-sizes", "2,4,8,16", "--seconds", "0", "--out", "net.json"]
+    # The time-out lies beyond the bound of the command here: whoever waits for it does not come to an end.
+    ended = holdtrue("profile", *words, "--timeout", "600", script.name, cwd=tmp_path)
+    assert ended.status == 0, ended.text
+    (device,) = read_profile(tmp_path / "net.json").devices
+    assert [p.batch_size for p in device.points] == [2, 16]
+    for size, worker in ((4, 0), (8, 1)):
+        reason = f"RuntimeError: out of memory on worker {worker} alone (worker {worker})"
+        assert f"cpu: passes of {size} were left out: {reason}" in ended.err
+
+
+LARGE = """
+if __name__ == "__main__":
+    def now():
+        lines = open("/proc/self/status").read().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) // 1024
+    run = ht.init(virtual_nodes=2, global_batch_size=4)
+    model = torch.nn.Sequential(*(torch.nn.Linear(512, 512, bias=False) for _ in range(64)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.prepare(model, optimizer)
+    pathlib.Path("before").write_text(str(now()))
+    for step in run.steps([(torch.zeros(512), torch.zeros(512)) for _ in range(4)], epochs=1):
+        take_step(step, model)
+"""
+
+
+@pytest.mark.slow
+def test_a_peak_has_one_set_of_gradients_and_not_those_that_wait_in_the_trial(tmp_path: Path) -> None:
+    script = write_script(tmp_path, LARGE)
+    words = ["--devices", "cpu:1", "--batch-sizes", "2", "--seconds", "0", "--out", "net.json"]
+    ended = holdtrue("profile", *words, script.name, cwd=tmp_path)
+    assert ended.status == 0, ended.text
+    (device,) = read_profile(tmp_path / "net.json").devices
+    mib = (device.points[0].peak_bytes or 0) / 2**20 - int((tmp_path / "before").read_text())
+    # Beside the weights: one set of 64 MiB. In the trial another one waited at least.
+    assert 60 <= mib < 64 + 48, mib

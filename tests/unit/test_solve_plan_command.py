@@ -121,6 +121,7 @@ def test_memory_limits_make_standbys(profile_path: Path) -> None:
             "largest pass that would fit is 48: use 6 virtual nodes or more",
         ),
         (["--memory", "a100=2GiB"], UsageError, "--memory names a100, and --devices does not"),
+        (["--devices", "v100:999999"], UsageError, "has 999999 devices; at most 65536 are planned for"),
         (["--model", "gpt"], UsageError, "is of model bert"),
         (["--torch", "2.14.0"], UsageError, r"measured with torch 2\.13\.0, and the job runs 2\.14\.0"),
         (["--profile", "missing.json"], UsageError, r"missing\.json cannot be read"),
@@ -131,3 +132,55 @@ def test_wrong_input_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(error, match=sentence):
         invoke(*base(profile_path), *words)
+
+
+def change(path: Path, **values: object) -> Path:
+    """Another file with some of the profile's values changed."""
+    found = path.with_name("changed.json")
+    found.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return found
+
+
+def test_names_in_a_profile_are_shown_as_they_are(profile_path: Path) -> None:
+    named = change(profile_path, model={"name": "net[/bold] [v2]\x1b[2J"})
+    assert "net[/bold] [v2]\\x1b[2J" in " ".join(invoke(*base(named)).split())
+
+
+def test_a_limit_of_a_kind_whose_memory_nobody_measured_is_refused(profile_path: Path) -> None:
+    devices = json.loads(profile_path.read_text())["devices"]
+    for point in devices["p100"]["points"]:
+        point["peak_bytes"] = None
+    with pytest.raises(
+        UsageError, match="--memory limits p100, and its profile has no peak memory for passes of 8, 16"
+    ):
+        invoke(*base(change(profile_path, devices=devices)), "--memory", "p100=1GiB")
+
+
+def test_a_profile_that_is_nested_without_end_or_given_twice_is_a_sentence(profile_path: Path) -> None:
+    deep = profile_path.with_name("deep.json")
+    deep.write_text("[" * 200_000)
+    with pytest.raises(UsageError, match=r"deep\.json is not JSON"):
+        invoke(*base(deep))
+    with pytest.raises(UsageError, match="p100, v100 are in more than one of the profiles"):
+        invoke(*base(profile_path), "--profile", str(profile_path))
+
+
+def test_cuda_is_the_profiles_only_kind_of_gpu(profile_path: Path) -> None:
+    devices = json.loads(profile_path.read_text())["devices"]
+    devices["v100"]["type"] = "cuda"
+    words = ["--global-batch-size", "256", "--json", "--devices"]
+    one = change(profile_path, devices=devices)
+    found = json.loads(invoke("--profile", str(one), *words, "p100:2,cuda:3", "--memory", "cuda=8GiB"))
+    assert [device["kind"] for device in found["devices"]] == ["p100"] * 2 + ["v100"] * 3
+    with pytest.raises(UsageError, match="names cuda and v100, and in this profile they are the same"):
+        invoke("--profile", str(one), *words, "v100:2,cuda:3")
+    devices["p100"]["type"] = "cuda"
+    with pytest.raises(
+        UsageError, match="names cuda, and the profile has 2 kinds of CUDA devices: v100, p100"
+    ):
+        invoke("--profile", str(change(profile_path, devices=devices)), *words, "cuda:3")
+
+
+def test_standbys_and_idle_devices_are_told_apart_on_the_screen(profile_path: Path) -> None:
+    screen = " ".join(invoke(*base(profile_path), "--virtual-nodes", "16", "--memory", "v100=2GiB").split())
+    assert "v100:0-3 none - - standby" in screen

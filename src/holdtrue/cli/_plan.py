@@ -1,12 +1,18 @@
 """`holdtrue plan`: what to expect of some devices, without any of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdtrue.errors import UsageError
+
+from ._seats import alias_of
+
+if TYPE_CHECKING:
+    from holdtrue.solve import DeviceGroup
 
 _JOB = "Job"
 _DEVICES = "Devices"
@@ -95,13 +101,16 @@ def plan(
     """
     # numpy comes with the solver; the other commands need not wait for it.
     from holdtrue.profile import check_profile, merge_profiles, read_profile
-    from holdtrue.solve import parse_devices, parse_memory, recommend
+    from holdtrue.solve import check_limits, parse_devices, parse_memory, recommend
 
     from ._plan_view import describe_json, show_recommendation
 
-    groups = parse_devices(devices)
-    limits = parse_memory(memory or [])
     merged = merge_profiles([read_profile(path) for path in profile])
+    alias = alias_of("cuda", merged) if "cuda" in {group.kind for group in parse_devices(devices)} else None
+    groups = _name_kinds(parse_devices(devices), alias)
+    limits = {
+        alias if alias and kind == "cuda" else kind: size for kind, size in parse_memory(memory or []).items()
+    }
     check_profile(merged, kinds=[group.kind for group in groups], model=model, torch_version=torch_version)
     strangers = sorted(set(limits) - {group.kind for group in groups})
     if strangers:
@@ -110,6 +119,7 @@ def plan(
             f"used. "
             f"Correct the name."
         )
+    check_limits(merged, limits)
     found = recommend(
         merged,
         groups,
@@ -122,6 +132,18 @@ def plan(
         typer.echo(json.dumps(describe_json(found, merged), indent=2))
     else:
         show_recommendation(found, merged, limits)
+
+
+def _name_kinds(groups: "tuple[DeviceGroup, ...]", alias: str | None) -> "tuple[DeviceGroup, ...]":
+    """The groups with `cuda` as the profile names it."""
+    if alias is None:
+        return groups
+    if alias in {group.kind for group in groups}:
+        raise UsageError(
+            f"--devices names cuda and {alias}, and in this profile they are the same; each kind stands once with its count. "
+            f"Add the counts up."
+        )
+    return tuple(replace(group, kind=alias) if group.kind == "cuda" else group for group in groups)
 
 
 def _parse_virtual_nodes(text: str) -> int | None:

@@ -6,11 +6,23 @@ from itertools import groupby
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from holdtrue.profile import Profile
 from holdtrue.solve import Answer, Recommendation, WorkerPrediction
 from holdtrue.units import format_bytes, format_ids
+from holdtrue.wire import escape_text
+
+
+def show_text(text: str) -> str:
+    """A text of a file as rich prints it: no markup, no control characters.
+
+    >>> show_text("net[v2]")
+    'net\\\\[v2]'
+    """
+    return escape(escape_text(text))
+
 
 _SHOWN = 160  # characters of a mapping on the screen; --json has all
 
@@ -49,6 +61,7 @@ def _table(found: Recommendation, profile: Profile, limits: Mapping[str, int]) -
     for title in ("virtual nodes", "passes", "seconds", "busy", "memory"):
         table.add_column(title, justify="right")
     step_s = found.answer.step_s
+    standbys = {idle.kind for idle in found.idle if idle.standby}
     for name, workers in _groups(found.answer):
         worker = workers[0]
         limit = limits.get(worker.kind, profile.device(worker.kind).memory_bytes)
@@ -56,7 +69,9 @@ def _table(found: Recommendation, profile: Profile, limits: Mapping[str, int]) -
         if worker.memory_bytes is not None and limit is not None:
             memory += f" of {format_bytes(limit)}"
         if not worker.virtual_nodes:
-            table.add_row(name, "none", "-", "-", "idle", "-", style="dim")
+            table.add_row(
+                name, "none", "-", "-", "standby" if worker.kind in standbys else "idle", "-", style="dim"
+            )
             continue
         busy = f"{100 * worker.seconds / step_s:.0f} %"
         each = f"{worker.virtual_nodes}" + (" each" if len(workers) > 1 else "")
@@ -98,11 +113,11 @@ def _lines(found: Recommendation) -> Iterator[tuple[str, str]]:
 def show_recommendation(found: Recommendation, profile: Profile, limits: Mapping[str, int]) -> None:
     """Print the recommendation to stdout."""
     answer = found.answer
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(
         f"global batch {answer.plan.global_batch_size} = [bold]{answer.plan.virtual_nodes} virtual nodes x "
-        f"{answer.largest_pass}[/bold] · numerics {answer.plan.numerics} · {profile.model_name} · "
-        f"torch {profile.torch_version}"
+        f"{answer.largest_pass}[/bold] · numerics {answer.plan.numerics} · {show_text(profile.model_name)} · "
+        f"torch {show_text(profile.torch_version)}"
     )
     console.print(_table(found, profile, limits))
     grid = Table.grid(padding=(0, 2))

@@ -5,23 +5,24 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, final
+from typing import Annotated, Any, final
 
 import typer
 
 from holdtrue.errors import UsageError
-from holdtrue.launch import JobSpec, Stream, launch_job, name_of_script
+from holdtrue.launch import JobSpec, Stream, kind_of_model, launch_job, name_cuda_devices, name_of_script
 from holdtrue.profile import (
     DeviceFacts,
     DeviceProfile,
     Profile,
     Trial,
     assemble_device,
+    describe_failures,
     merge_profiles,
     write_profile,
 )
@@ -29,9 +30,6 @@ from holdtrue.wire import Report, Setting
 
 from . import _options as options
 from ._say import say, say_failures
-
-if TYPE_CHECKING:
-    from holdtrue.solve import DeviceGroup
 
 _HELP = (
     "Measure what a pass of a training script costs on each kind of device here.\n\n"
@@ -59,8 +57,8 @@ def profile(
         typer.Option(
             "--devices",
             metavar="KIND:N,...",
-            help="Kinds to measure, and how many of each are at work at once. [dim]default: up to 2 of each kind "
-            "here[/dim]",
+            help="Kinds to measure, and how many of each are at work at once; cuda is every model of GPU here. "
+            "[dim]default: up to 2 of each kind here[/dim]",
             rich_help_panel="Devices",
         ),
     ] = None,
@@ -102,20 +100,34 @@ def profile(
     force = options.settings_in_force(given, os.environ)
     if not Path(script).is_file():
         raise UsageError(f"the script {script} does not exist; a profile is of a Python file. Name one.")
-    groups = choose_groups(devices, str(force.get("device", "auto")), int(force.get("threads", 1)))
+    from ._start import count_devices
+
+    threads_each = int(force.get("threads", 1))
+    here = count_devices(threads_each)
+    benches = choose_benches(
+        devices,
+        str(force.get("device", "auto")),
+        slots=here["cpu"],
+        cuda_devices=here["cuda"],
+        gpus=lambda: name_cuda_devices(os.environ),
+    )
     sizes = parse_sizes(batch_sizes)
+    target = choose_target(out, script)
+    if not seconds >= 0.0:
+        raise UsageError(
+            f"--seconds is {seconds}; it is a time of 0 or more. Pass such a number (0 measures everything once)."
+        )
     request = ProfileRequest(
         script=script,
         arguments=tuple(arguments or ()),
-        settings={"timeout_s": 120.0} | given,
-        threads=int(force.get("threads", 1)),
+        settings=given,
+        threads=threads_each,
         sizes=sizes,
         seconds=seconds,
     )
     with open_bar() as bar:
-        profiles = [measure_kind(request, group, bar) for group in groups]
+        profiles = [measure_kind(request, bench, bar) for bench in benches]
     found = merge_profiles(profiles)
-    target = out or Path(f"{Path(script).stem}.profile.json")
     write_profile(found, target)
     from ._profile_view import show_profile
 
@@ -138,6 +150,21 @@ class ProfileRequest:
     """After these no repetition begins."""
 
 
+def choose_target(out: Path | None, script: str) -> Path:
+    """The file of the profile.
+
+    Raises:
+        UsageError: it cannot be written there; that is said before anything is measured.
+    """
+    target = out or Path(f"{Path(script).stem}.profile.json")
+    if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        what = "is a folder" if target.is_dir() else "is in a folder that is not there, or cannot be written"
+        raise UsageError(
+            f"the profile is to be {target}, and that {what}; it is one file. Give another --out."
+        )
+    return target
+
+
 def parse_sizes(text: str | None) -> tuple[int, ...]:
     """Ascending virtual-node batch sizes.
 
@@ -157,32 +184,75 @@ def parse_sizes(text: str | None) -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words}))
 
 
-def choose_groups(devices: str | None, device: str, threads: int) -> "tuple[DeviceGroup, ...]":
-    """Which kinds to measure, and how many at once.
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Devices of one kind that are measured at once."""
+
+    kind: str
+    """The profile's name of them: `cpu`, or that of a GPU's model."""
+    devices: tuple[str, ...]
+    """One for each worker: `cpu`, `cuda:1`."""
+
+    @property
+    def type(self) -> str:
+        """`cpu` or `cuda`."""
+        return self.devices[0].partition(":")[0]
+
+
+def choose_benches(
+    devices: str | None, device: str, *, slots: int, cuda_devices: int, gpus: Callable[[], Sequence[str]]
+) -> tuple[Bench, ...]:
+    """Which kinds to measure, and on which devices at once.
+
+    Args:
+        devices: The list, such as `cpu:2,cuda:1`; None for up to two of each kind here.
+        device: `cpu`, `cuda` or `auto`: the kinds that are meant where there is no list.
+        slots: CPU slots here.
+        cuda_devices: CUDA devices here.
+        gpus: Finds out their full names, by index; called where they are to be measured.
 
     Raises:
-        UsageError: the list cannot be read, or a kind is not here.
+        UsageError: the list cannot be read, a kind is not here, or there are fewer GPUs of it.
+
+    Guarantee:
+        Pure but for `gpus`.
     """
-    from holdtrue.solve import DeviceGroup, parse_devices
+    from holdtrue.solve import parse_devices
 
-    from ._start import count_devices
-
-    here = count_devices(threads)
-    if devices is not None:
-        groups = parse_devices(devices)
-        strangers = [group.kind for group in groups if not here.get(group.kind)]
-        if strangers:
-            raise UsageError(
-                f"--devices names {', '.join(strangers)}, and this machine has {', '.join(sorted(k for k in here if here[k]))}; "
-                f"a kind is measured where it is. Leave it out, and merge profiles of several machines with --profile."
-            )
-        return groups
-    kinds = [kind for kind in here if here[kind] and (device in ("auto", kind))]
+    groups = {g.kind: g.count for g in parse_devices(devices)} if devices is not None else {}
+    wants_cuda = bool(set(groups) - {"cpu"}) if groups else device in ("auto", "cuda")
+    models = tuple(gpus()) if cuda_devices and wants_cuda else ()
+    here: dict[str, list[str]] = {"cpu": ["cpu"] * slots}
+    for index, model in enumerate(models):
+        here.setdefault(kind_of_model(model), []).append(f"cuda:{index}")
+    if groups:
+        return tuple(bench for kind, count in groups.items() for bench in _benches_of(kind, count, here))
+    kinds = [kind for kind in here if device in ("auto", here[kind][0].partition(":")[0])]
     if not kinds:
         raise UsageError(
             f"--device is {device} and this machine shows none; a kind is measured where it is. Use --device cpu."
         )
-    return tuple(DeviceGroup(kind=kind, count=min(2, here[kind])) for kind in kinds)
+    return tuple(Bench(kind=kind, devices=tuple(here[kind][:2])) for kind in kinds)
+
+
+def _benches_of(kind: str, count: int, here: Mapping[str, Sequence[str]]) -> list[Bench]:
+    """What one entry of the list means: `cuda` is every model that is here."""
+    if kind == "cpu":
+        return [Bench(kind=kind, devices=("cpu",) * count)]
+    own = [each for each in here if each != "cpu"] if kind == "cuda" and kind not in here else [kind]
+    if not own or not set(own) <= set(here):
+        raise UsageError(
+            f"--devices names {kind}, and this machine has {', '.join(here)}; a kind is measured where it is. "
+            f"Leave it out, and merge profiles of several machines with --profile."
+        )
+    most = max(len(here[each]) for each in own)
+    if count > most:
+        raise UsageError(
+            f"--devices names {count} of {kind}, and this machine has {most}; a pass is measured on a GPU of its own. "
+            f"Name {most} or fewer."
+        )
+    return [Bench(kind=each, devices=tuple(here[each][:count])) for each in own]
 
 
 # ---- measuring ----
@@ -276,7 +346,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:  # Any: JSON values
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def measure_kind(request: ProfileRequest, group: "DeviceGroup", bar: Bar) -> Profile:
+def measure_kind(request: ProfileRequest, bench: Bench, bar: Bar) -> Profile:
     """Measure one kind of device; blocks for about `request.seconds` and one repetition.
 
     Raises:
@@ -285,10 +355,11 @@ def measure_kind(request: ProfileRequest, group: "DeviceGroup", bar: Bar) -> Pro
     """
     folder = Path(tempfile.mkdtemp(prefix="holdtrue-profile-"))
     began_s = time.monotonic()
+    keeps_logs = False
     try:
         order = folder / "order.json"
         values = {
-            "kind": group.kind,
+            "kind": bench.kind,
             "folder": str(folder),
             "sizes": request.sizes,
             "repeats": REPEATS,
@@ -301,21 +372,27 @@ def measure_kind(request: ProfileRequest, group: "DeviceGroup", bar: Bar) -> Pro
             arguments=(str(order), request.script, *request.arguments),
             run_dir=folder,
             name=name_of_script(request.script),
-            workers=group.count,
-            device=group.kind,
+            workers=len(bench.devices),
+            device=bench.type,
+            devices=bench.devices,
             threads=request.threads,
             settings=dict(request.settings),
             interrupt_wait_s=5.0,
         )
-        result = launch_job(spec, MeasureObserver(group.kind, folder, bar))
+        result = launch_job(spec, MeasureObserver(bench.kind, folder, bar))
         if result.exit_code != 0:
-            say_failures(result.failures, workers=group.count)
+            keeps_logs = bool(result.failures)  # their sentences name them
+            say_failures(result.failures, workers=len(bench.devices))
             raise typer.Exit(result.exit_code)
-        found = read_measured(folder, group.count, name_of_script(request.script))
-        bar.move(f"{group.kind}: measured in {time.monotonic() - began_s:.0f} s", 1, 1)
+        found = read_measured(folder, len(bench.devices), name_of_script(request.script))
+        bar.move(f"{bench.kind}: measured in {time.monotonic() - began_s:.0f} s", 1, 1)
         return found
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in folder.iterdir() if keeps_logs else (folder,):
+            if path.is_file():
+                path.unlink(missing_ok=True)
+            elif path.name != "logs":
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def read_measured(folder: Path, workers: int, model_name: str) -> Profile:
@@ -335,9 +412,8 @@ def read_measured(folder: Path, workers: int, model_name: str) -> Profile:
     ]
     exchanges = [(size, seconds) for line in lines for size, seconds in line.get("exchanges", ())]
     device: DeviceProfile = assemble_device(facts, trials, exchanges, date=date.today().isoformat())
-    for trial in trials:
-        if trial.error and trial.rank == 0:
-            say(f"{facts.kind}: passes of {trial.batch_size} were left out: {trial.error}")
+    for sentence in describe_failures(trials):
+        say(f"{facts.kind}: {sentence}")
     return Profile(
         model_name=model_name,
         devices=(device,),

@@ -7,13 +7,15 @@ from rich.table import Table
 from holdtrue.profile import DeviceProfile, Profile
 from holdtrue.units import format_bytes
 
+from ._plan_view import show_text
+
 
 def show_profile(profile: Profile) -> None:
     """Print a profile to stdout: one table for each kind of device."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for device in profile.devices:
         console.print(
-            f"[bold]{device.kind}[/bold] · {device.name or 'unnamed'} · torch {device.torch_version} · "
+            f"[bold]{device.kind}[/bold] · {show_text(device.name) or 'unnamed'} · torch {show_text(device.torch_version)} · "
             f"{device.threads} thread{'s' if device.threads != 1 else ''} · {device.date}"
         )
         console.print(_table(device))

@@ -21,6 +21,7 @@ from holdtrue.launch import (
     new_run_dir,
     newest_run_dir,
 )
+from holdtrue.record import read_plan
 from holdtrue.wire import Setting
 
 from . import _options as options
@@ -191,11 +192,15 @@ def run(
     }
     given = overrides.settings() | check_cadence(cadence)
     given |= {} if rebalance is None else {"rebalance": rebalance}
+    is_auto = virtual_nodes == options.AUTO
+    if is_auto and resume and (frozen := frozen_plan(script, name, run_dir, given)):
+        is_auto, given = False, frozen | given  # the solver's number was chosen when the run began
+        nodes = int(given["virtual_nodes"])
     start = begin_at(
         devices,
         profile,
         memory,
-        is_auto=virtual_nodes == options.AUTO,
+        is_auto=is_auto,
         device=device,
         workers=None if workers is None else workers.start,
         mapping=mapping,
@@ -226,6 +231,23 @@ def run(
         resume=resume,
     )
     raise typer.Exit(run_job(request))
+
+
+def frozen_plan(
+    script: str, name: str | None, run_dir: Path | None, given: dict[str, Setting]
+) -> dict[str, Setting]:
+    """Virtual nodes and global batch size of the run that `--resume` goes on with; empty if it has not begun.
+
+    Raises:
+        UsageError: there is no such run, or its plan cannot be read.
+    """
+    force = options.settings_in_force(given, dict(os.environ))
+    folder = run_dir or (Path(str(force["run_dir"])) if force.get("run_dir") else None)
+    folder = folder or newest_run_dir(RUNS, name or name_of_script(script))
+    if not (folder / "plan.json").exists():
+        return {}
+    plan = read_plan(folder / "plan.json")
+    return {"virtual_nodes": plan.virtual_nodes, "global_batch_size": plan.global_batch_size}
 
 
 def rebalance_by_default(given: dict[str, Setting], *, has_mapping: bool) -> dict[str, Setting]:

@@ -2,22 +2,23 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, final, get_args
 
 from holdtrue.errors import UsageError
-from holdtrue.launch import count_cuda_devices, torch_has_cuda
+from holdtrue.launch import count_cuda_devices, name_cuda_devices, torch_has_cuda
 from holdtrue.plan import NumericsLevel, Plan
 from holdtrue.wire import Setting
 
 from ._options import settings_in_force
 from ._say import say
+from ._seats import Seat, limits_of_seats, say_shared, seat_workers
 
 if TYPE_CHECKING:
     from holdtrue.profile import Profile
-    from holdtrue.solve import DeviceGroup
 
 
 @final
@@ -99,6 +100,7 @@ def begin_at(
         ),
         force=force,
         cuda_devices=count_cuda_devices(os.environ) if torch_has_cuda() else 0,
+        gpus=lambda: name_cuda_devices(os.environ),
         workers=workers,
         has_mapping=mapping is not None,
     )
@@ -108,7 +110,7 @@ def begin_at(
 
 
 def format_devices(names: Sequence[str]) -> str:
-    """The device list of workers' devices: the inverse of `place_devices`.
+    """The device list of workers' devices.
 
     >>> format_devices(("cpu", "cpu", "cuda:0"))
     'cpu:2,cuda:1'
@@ -129,6 +131,7 @@ def choose_start(
     *,
     force: Mapping[str, Setting],
     cuda_devices: int,
+    gpus: Callable[[], Sequence[str]],
     workers: int | None,
     has_mapping: bool,
 ) -> Start:
@@ -138,6 +141,7 @@ def choose_start(
         request: What the command line says.
         force: Settings in force but for the script's own.
         cuda_devices: CUDA devices on this machine.
+        gpus: Finds out their full names; called where a profile, or a kind, asks for them.
         workers: `--workers`, where given.
         has_mapping: Whether `--mapping` is given.
 
@@ -153,25 +157,28 @@ def choose_start(
     from holdtrue.solve import parse_devices, parse_memory
 
     groups = parse_devices(request.devices)
-    names = place_devices(groups, cuda_devices)
-    if workers is not None and workers != len(names):
+    count = sum(group.count for group in groups)
+    if workers is not None and workers != count:
         raise UsageError(
-            f"--workers is {workers} and --devices names {len(names)}; each device has one worker. Leave out --workers."
+            f"--workers is {workers} and --devices names {count}; each device has one worker. Leave out --workers."
         )
     limits = parse_memory(list(request.memory))
+    asked = {group.kind for group in groups} - {"cpu"}
+    needs_models = bool(cuda_devices and asked and (request.profiles or asked != {"cuda"}))
+    models = tuple(gpus()) if needs_models else ("",) * cuda_devices
     if not request.profiles:
-        return _start_without(request, names)
+        return _start_without(request, seat_workers(groups, models))
     if has_mapping:
         raise UsageError(
             "--mapping and --profile were given; a mapping is yours or the solver's. Leave one of them out."
         )
     profile = merge_profiles([read_profile(path) for path in request.profiles])
-    _check_threads(profile, groups, int(force.get("threads", 1)))
+    seats = seat_workers(groups, models, profile)
+    _check_threads(profile, seats, int(force.get("threads", 1)))
     return solve_start(
         profile,
-        groups,
-        names,
-        limits=limits,
+        seats,
+        limits=limits_of_seats(limits, seats),
         virtual_nodes=None if request.is_auto else _number(force, "virtual_nodes"),
         is_auto=request.is_auto,
         global_batch_size=_number(force, "global_batch_size"),
@@ -180,35 +187,9 @@ def choose_start(
     )
 
 
-def place_devices(groups: "Sequence[DeviceGroup]", cuda_devices: int) -> tuple[str, ...]:
-    """The device of each worker, by rank; workers beyond the number of GPUs share them. Pure.
-
-    Raises:
-        UsageError: a kind is neither cpu nor cuda, or there is no such device here.
-
-    >>> from holdtrue.solve import parse_devices
-    >>> place_devices(parse_devices("cpu:2,cuda:3"), 2)
-    ('cpu', 'cpu', 'cuda:0', 'cuda:1', 'cuda:0')
-    """
-    names: list[str] = []
-    for group in groups:
-        if group.kind == "cpu":
-            names += ["cpu"] * group.count
-        elif group.kind == "cuda" and cuda_devices:
-            names += [f"cuda:{index % cuda_devices}" for index in range(group.count)]
-        else:
-            here = f"cpu and {cuda_devices} cuda" if cuda_devices else "cpu alone"
-            raise UsageError(
-                f"--devices names {group.kind}, and this machine has {here}; a job starts on devices that are here. "
-                f"Name those, such as cpu:2. (`holdtrue plan` takes any kind that a profile has.)"
-            )
-    return tuple(names)
-
-
 def solve_start(
     profile: "Profile",
-    groups: "Sequence[DeviceGroup]",
-    names: tuple[str, ...],
+    seats: Sequence[Seat],
     *,
     limits: Mapping[str, int],
     virtual_nodes: int | None,
@@ -221,9 +202,8 @@ def solve_start(
 
     Args:
         profile: Measured passes.
-        groups: The devices.
-        names: The device of each worker, by rank.
-        limits: Memory in bytes by kind, in place of the profile's.
+        seats: The device of each worker, by rank, and its kind.
+        limits: Memory in bytes by kind (or `KIND:INDEX`), in place of the profile's.
         virtual_nodes: V; None for that of the script when it was measured, or with `is_auto`.
         is_auto: Whether V is the solver's.
         global_batch_size: B; None for that of the script when it was measured.
@@ -234,12 +214,41 @@ def solve_start(
         UsageError: V or B is not known, or a device has no profile.
         PlanError: no mapping can hold the batch.
     """
-    from holdtrue.profile import check_profile, format_profile
-    from holdtrue.solve import recommend, solve, split_limits
+    from holdtrue.profile import check_profile
+    from holdtrue.solve import (
+        DeviceGroup,
+        JobCosts,
+        Place,
+        Standing,
+        check_limits,
+        format_job_costs,
+        recommend,
+        solve,
+        split_limits,
+    )
 
-    check_profile(profile, kinds=[group.kind for group in groups])
-    measured = {group.kind: profile.device(group.kind).name for group in groups}
-    profile, groups, limits = split_limits(profile, groups, limits)
+    check_profile(profile, kinds=[seat.kind for seat in seats])
+    names = tuple(seat.device for seat in seats)
+    measured: dict[str, list[str]] = {}
+    for seat in seats:
+        if (name := profile.device(seat.kind).name) not in measured.setdefault(seat.type, []):
+            measured[seat.type].append(name)
+    groups = [
+        DeviceGroup(kind=kind, count=len(list(same))) for kind, same in groupby(seat.kind for seat in seats)
+    ]
+    base, places, limits = split_limits(profile, groups, limits)
+    check_limits(base, limits)
+    job = JobCosts(
+        profile=base,
+        memory_bytes=limits,
+        places=tuple(
+            Place(kind=kind, device=device)
+            for kind, device in zip((g.kind for g in places for _ in range(g.count)), names, strict=True)
+        ),
+    )
+    standing = [Standing(number=rank, device=device) for rank, device in enumerate(names)]
+    profile, kinds, limits = job.problem_of(standing)
+    groups = [DeviceGroup(kind=kind, count=len(list(same))) for kind, same in groupby(kinds)]
     script: dict[str, int | None] = {}
     if global_batch_size is None:
         global_batch_size = script["global_batch_size"] = profile.global_batch_size
@@ -279,18 +288,12 @@ def solve_start(
         mapping=str(answer.mapping),
         global_batch_size=global_batch_size,
         expected=json.dumps(facts),
-        costs=json.dumps(
-            {
-                "profile": format_profile(profile),
-                "memory": limits,
-                "kinds": [group.kind for group in groups for _ in range(group.count)],
-            }
-        ),
-        notes=(note,),
+        costs=format_job_costs(job),
+        notes=(*say_shared(seats), note),
     )
 
 
-def _start_without(request: StartRequest, names: tuple[str, ...]) -> Start:
+def _start_without(request: StartRequest, seats: Sequence[Seat]) -> Start:
     """Without measured passes: an even mapping."""
     what = "--virtual-nodes auto" if request.is_auto else "--memory" if request.memory else ""
     if what:
@@ -298,17 +301,17 @@ def _start_without(request: StartRequest, names: tuple[str, ...]) -> Start:
             f"{what} needs measured passes, and no --profile is given; what a device can do is measured, not guessed. "
             f"Run `holdtrue profile` with the script, and give its file with --profile."
         )
-    return Start(devices=names, virtual_nodes=None, mapping=None)
+    return Start(devices=tuple(seat.device for seat in seats), virtual_nodes=None, mapping=None)
 
 
-def _check_threads(profile: "Profile", groups: "Sequence[DeviceGroup]", threads: int) -> None:
-    for group in groups:
-        if group.kind not in {device.kind for device in profile.devices}:
+def _check_threads(profile: "Profile", seats: Sequence[Seat], threads: int) -> None:
+    for kind in dict.fromkeys(seat.kind for seat in seats):
+        if kind not in {device.kind for device in profile.devices}:
             continue  # said by check_profile
-        measured = profile.device(group.kind).threads
+        measured = profile.device(kind).threads
         if measured != threads:
             raise UsageError(
-                f"{group.kind} was measured with {measured} thread(s) a worker, and this job has {threads}; a pass takes "
+                f"{kind} was measured with {measured} thread(s) a worker, and this job has {threads}; a pass takes "
                 f"another time. Give --threads {measured}, or measure again with `holdtrue profile --threads {threads}`."
             )
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from holdtrue.service.web import Body
+from holdtrue.wire import MOST_MAPPING
 
 from ._state import MOST_WORKERS
 
@@ -29,7 +30,7 @@ class StopBody(Body):
 class MappingBody(Body):
     """The mapping from the next boundary on; null for the even one."""
 
-    mapping: Annotated[str, Field(min_length=1, max_length=8192)] | None
+    mapping: Annotated[str, Field(min_length=1, max_length=MOST_MAPPING)] | None
 
 
 class Answer(Body):

@@ -4,9 +4,14 @@ One planned view is under way at a time. Whatever is asked meanwhile moves the t
 newest one: so each view has exactly one view before it, and its joiners are the same for everybody.
 """
 
+from holdtrue.units import cut_text
+
 from ._state import Worker
 from ._turn import Turn
 from ._view import Member, View
+
+_SHOWN = 1000
+"""Characters of a mapping in a sentence; records have all."""
 
 
 def plan_view(turn: Turn) -> None:
@@ -86,7 +91,7 @@ def _cause_of(present: View, members: tuple[Member, ...], mapping: str | None, r
     if before - after:
         parts.append(f"{_workers(before - after)} leave{'s' if len(before - after) == 1 else ''}")
     if not parts:
-        parts.append(f"mapping {mapping if mapping is not None else 'even'}")
+        parts.append(f"mapping {'even' if mapping is None else cut_text(mapping, _SHOWN)}")
         parts += [f"since {reason}"] if reason and mapping is not None else []
     return ", ".join(parts)
 

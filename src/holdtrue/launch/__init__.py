@@ -11,7 +11,15 @@ import sys
 from types import ModuleType
 
 from ._controller import TIE_TO_PARENT
-from ._devices import assign_devices, choose_device, count_cuda_devices, count_devices, torch_has_cuda
+from ._devices import (
+    assign_devices,
+    choose_device,
+    count_cuda_devices,
+    count_devices,
+    kind_of_model,
+    name_cuda_devices,
+    torch_has_cuda,
+)
 from ._elastic import launch_elastic_job
 from ._job import DEVICES, Failure, JobResult, JobSpec, WorkerEnd
 from ._launch import launch_job
@@ -54,10 +62,12 @@ __all__ = [
     "is_locked",
     "jobs_folder",
     "join_job",
+    "kind_of_model",
     "launch",
     "launch_elastic_job",
     "launch_job",
     "list_jobs",
+    "name_cuda_devices",
     "name_of_script",
     "new_run_dir",
     "newest_run_dir",

@@ -3,7 +3,9 @@
 import importlib.util
 import os
 import re
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from holdtrue.errors import UsageError
@@ -21,6 +23,56 @@ def count_cuda_devices(env: Mapping[str, str], device_folder: Path = Path("/dev"
             break  # as CUDA reads it: what follows an invalid entry is not visible
         chosen.append(entry)
     return len(chosen)
+
+
+_ASK = "import torch; print(*(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())), sep='\\n')"
+ASK_WAIT_S = 120.0
+"""How long torch may take to load and to look at its devices, in seconds."""
+
+
+def name_cuda_devices(
+    env: Mapping[str, str], *, ask: Callable[..., "subprocess.CompletedProcess[str]"] = subprocess.run
+) -> tuple[str, ...]:
+    """Full names of the CUDA devices that a process with environment `env` sees, in torch's own order.
+
+    torch is asked, in a process of its own: CUDA orders unlike devices by speed, and no file says how.
+
+    Args:
+        env: The environment.
+        ask: Runs a command; `subprocess.run`, or a test's own.
+
+    Raises:
+        UsageError: torch cannot say.
+
+    Blocks:
+        Until torch is loaded, at most `ASK_WAIT_S`.
+    """
+    try:
+        ended = ask(
+            [sys.executable, "-c", _ASK], env=dict(env), capture_output=True, text=True, timeout=ASK_WAIT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UsageError(
+            f"torch could not be asked which CUDA devices are here ({error}); a device's kind is its model. "
+            f"Look at `nvidia-smi`, or use --device cpu."
+        ) from error
+    if ended.returncode != 0:
+        last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise UsageError(
+            f"torch could not say which CUDA devices are here ({last}); a device's kind is its model. "
+            f"Look at `nvidia-smi`, or use --device cpu."
+        )
+    return tuple(line.strip() for line in ended.stdout.splitlines() if line.strip())
+
+
+def kind_of_model(name: str) -> str:
+    """The kind of a CUDA device as profiles and `--devices` name it, from its full name. Pure.
+
+    >>> kind_of_model("NVIDIA H100 80GB HBM3"), kind_of_model("Tesla V100-SXM2-16GB"), kind_of_model("NVIDIA GeForce RTX 3090")
+    ('h100-80gb-hbm3', 'v100-sxm2-16gb', 'rtx-3090')
+    """
+    words = [word for word in name.split() if word.lower() not in ("nvidia", "tesla", "geforce")]
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-") or "cuda"
 
 
 def torch_has_cuda() -> bool:

@@ -1,6 +1,6 @@
 """Mappings of virtual nodes onto workers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from holdtrue.errors import MappingError
@@ -109,24 +109,36 @@ def proportional_mapping(virtual_nodes: int, shares: Sequence[int]) -> Mapping:
     return Mapping(virtual_nodes, tuple(tuple(range(a, a + n)) for a, n in zip(starts, counts, strict=True)))
 
 
-def take_over_mapping(mapping: Mapping, former_ranks: Sequence[int | None]) -> Mapping:
+def take_over_mapping(
+    mapping: Mapping,
+    former_ranks: Sequence[int | None],
+    *,
+    has_room: Callable[[int, Sequence[int]], bool] = lambda rank, ids: True,
+) -> Mapping:
     """The mapping of those who are left: everyone keeps what it held, and the rest is dealt out.
 
     Args:
         mapping: The former mapping.
         former_ranks: For each rank of the new group, its rank in the former one; None for a newcomer.
+        has_room: Whether the worker of a rank of the new group can hold these virtual nodes (ascending).
 
     Returns:
-        Virtual nodes without a worker go, in ascending order, to whoever has fewest; ties to the lower rank.
+        Virtual nodes without a worker go, in ascending order, to whoever has fewest of those that have room; ties to the
+        lower rank. Where nobody has room for one, to a worker that can hold a virtual node at all, else to any.
 
     >>> str(take_over_mapping(Mapping(7, ((0, 1, 2), (3, 4), (5, 6))), [1, 2]))
     '0,2-4/1,5-6'
+    >>> str(take_over_mapping(Mapping(3, ((0, 1), (2,), ())), [1, 2], has_room=lambda rank, ids: rank == 0))
+    '0-2/none'
     """
     held = [list(mapping.held[former]) if former is not None else [] for former in former_ranks]
     taken = {v for ids in held for v in ids}
     for v in range(mapping.virtual_nodes):
         if v not in taken:
-            min(held, key=len).append(v)
+            fewest = sorted(range(len(held)), key=lambda rank: len(held[rank]))
+            room = (rank for rank in fewest if has_room(rank, sorted([*held[rank], v])))
+            able = (rank for rank in fewest if held[rank] or has_room(rank, [v]))
+            held[next(room, next(able, fewest[0]))].append(v)
     return Mapping(mapping.virtual_nodes, tuple(tuple(sorted(ids)) for ids in held))
 
 

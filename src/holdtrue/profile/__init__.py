@@ -6,12 +6,22 @@
 Reading and checking only, no torch: whoever measures builds a `Profile` and calls `write_profile`.
 """
 
-from ._assemble import TRIAL_PASSES, DeviceFacts, Trial, assemble_device, fit_exchange, sizes_of_interest
+from ._assemble import (
+    LOST,
+    TRIAL_PASSES,
+    DeviceFacts,
+    Trial,
+    assemble_device,
+    describe_failures,
+    fit_exchange,
+    sizes_of_interest,
+)
 from ._check import check_profile
 from ._file import PROFILE_VERSION, format_profile, merge_profiles, parse_profile, read_profile, write_profile
 from ._profile import DeviceProfile, PassPoint, Profile
 
 __all__ = [
+    "LOST",
     "PROFILE_VERSION",
     "TRIAL_PASSES",
     "DeviceFacts",
@@ -21,6 +31,7 @@ __all__ = [
     "Trial",
     "assemble_device",
     "check_profile",
+    "describe_failures",
     "fit_exchange",
     "format_profile",
     "merge_profiles",

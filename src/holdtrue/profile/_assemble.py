@@ -22,6 +22,10 @@ MOST_SIZES = 7
 """Powers of two that are measured, unless sizes are named."""
 
 
+LOST = "another worker could not run it"
+"""The error of a trial that ended with another worker's."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """What one worker measured with one size of pass."""
@@ -70,11 +74,30 @@ class DeviceFacts:
     """B as the script, or the command line, has it."""
     numerics: str
     """Level of numerics."""
+    type: str = ""
+    """`cpu` or `cuda`."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DeviceFacts":  # Any: JSON values
         """The facts that `dataclasses.asdict` wrote."""
         return cls(**values)
+
+
+def describe_failures(trials: Sequence[Trial]) -> tuple[str, ...]:
+    """A sentence for each size that could not be measured, with the reason of the worker that it failed on.
+
+    >>> failed = dict(workers=2, repeat=0, passes=4, passes_s=(), steps_s=(), batch_size=8)
+    >>> describe_failures([Trial(rank=0, error=LOST, **failed), Trial(rank=1, error="out of memory", **failed)])
+    ('passes of 8 were left out: out of memory (worker 1)',)
+    """
+    sentences = []
+    for size in sorted({t.batch_size for t in trials if t.error}):
+        failed = [t for t in trials if t.batch_size == size and t.error]
+        own = [t for t in failed if t.error != LOST] or failed
+        ranks = sorted({t.rank for t in own})
+        where = f" (worker {', '.join(map(str, ranks))})" if len(ranks) < own[0].workers else ""
+        sentences.append(f"passes of {size} were left out: {own[0].error}{where}")
+    return tuple(sentences)
 
 
 def sizes_of_interest(global_batch_size: int, virtual_nodes: int) -> tuple[int, ...]:
@@ -106,7 +129,7 @@ def assemble_device(
     together = [t for t in good if t.workers == most]
     sizes = sorted({t.batch_size for t in together})
     if not sizes:
-        reasons = sorted({t.error for t in trials if t.error})
+        reasons = sorted({t.error for t in trials if t.error} - {LOST})
         raise UsageError(
             f"no pass could be measured on {facts.kind} ({'; '.join(reasons) or 'no step ran'}); a profile needs "
             f"at least one size. Name sizes that the script can train with, such as --batch-sizes 8,16."
@@ -126,6 +149,7 @@ def assemble_device(
     return DeviceProfile(
         kind=facts.kind,
         name=facts.name,
+        type=facts.type,
         torch_version=facts.torch_version,
         threads=facts.threads,
         date=date,

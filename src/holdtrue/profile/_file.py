@@ -27,6 +27,7 @@ _PROFILE_KEYS = {
 _MODEL_KEYS = {"name!": ("model_name", (str,)), "hash": ("model_hash", (str, type(None)))}
 _DEVICE_KEYS = {
     "name": ("name", (str,)),
+    "type": ("type", (str,)),
     "torch!": ("torch_version", (str,)),
     "threads": ("threads", (int,)),
     "date!": ("date", (str,)),
@@ -90,7 +91,7 @@ def parse_profile(text: str, *, origin: str = "the profile") -> Profile:
     """
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{origin} is not JSON ({error}); a profile is one JSON object. Write it with `holdtrue profile`."
         ) from error
@@ -176,6 +177,13 @@ def merge_profiles(profiles: Sequence[Profile]) -> Profile:
         UsageError: they are of unlike models, numerics or torch versions, or a kind stands twice.
     """
     first = profiles[0]
+    kinds = [device.kind for profile in profiles for device in profile.devices]
+    doubled = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+    if len(profiles) > 1 and doubled:
+        raise UsageError(
+            f"{', '.join(doubled)} {'is' if len(doubled) == 1 else 'are'} in more than one of the profiles; each kind has one "
+            f"entry. Leave a profile out, or rename a kind in its file."
+        )
     for other in profiles[1:]:
         for what in (
             "model_name",

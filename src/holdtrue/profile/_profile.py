@@ -79,7 +79,9 @@ class DeviceProfile:
     date: str
     """Day of the measurement, YYYY-MM-DD."""
     name: str = ""
-    """Full name of the device, for people."""
+    """Full name of the device: workers on devices of this name stand on this entry."""
+    type: str = ""
+    """`cpu` or `cuda`; empty where unknown, and the kind's name says it then."""
     threads: int = 1
     """Intra-op threads of the worker."""
     fixed_s: float = 0.0
@@ -97,6 +99,10 @@ class DeviceProfile:
         if not KIND_PATTERN.fullmatch(self.kind):
             raise UsageError(
                 f"the device kind {self.kind!r} is not letters, digits, '_', '.' and '-'. Rename it."
+            )
+        if self.type not in ("", "cpu", "cuda"):
+            raise UsageError(
+                f"the type of {self.kind} is {self.type!r}; it is cpu or cuda. Correct it, or leave it out."
             )
         sizes = [point.batch_size for point in self.points]
         if not sizes or sizes != sorted(set(sizes)):

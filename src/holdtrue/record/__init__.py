@@ -12,7 +12,7 @@ from ._compare import Comparison, compare_runs
 from ._differences import Difference, plan_differences
 from ._expectation import describe_expectation, parse_expectation, read_expectation
 from ._files import Json, sync_folder
-from ._reader import read_run
+from ._reader import read_plan, read_run
 from ._records import Conflict, DigestRecord, EventRecord, MetricsRecord, RunRecord, StepRecord
 from ._writer import RunDirectory
 
@@ -32,6 +32,7 @@ __all__ = [
     "parse_expectation",
     "plan_differences",
     "read_expectation",
+    "read_plan",
     "read_run",
     "sync_folder",
 ]

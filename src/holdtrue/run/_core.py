@@ -25,16 +25,16 @@ from holdtrue.mapping import Mapping
 from holdtrue.plan import Plan, stream_key
 from holdtrue.record import RunDirectory
 from holdtrue.reduce import Group
-from holdtrue.wire import FinishedReport, JoinedReport, ReportSender
+from holdtrue.wire import MOST_MAPPING, FinishedReport, JoinedReport, ReportSender
 
 from ._calls import CallBook
 from ._elastic import ElasticGroup, Regrouped
 from ._environment import collect_environment
 from ._feed import Feed
 from ._join import Membership, choose_device, connect
-from ._mark import PassMark
+from ._mark import Mark, PassMark
 from ._outlet import Outlet
-from ._rebalance import MOST_TEXT, Rebalancer
+from ._rebalance import Rebalancer
 from ._settings import Settings
 from ._unlike import Unlike
 
@@ -124,7 +124,7 @@ class Core:
         worker = membership.worker
         self.number = worker.worker if worker is not None else max(0, membership.rank)
         """Number by which the launcher knows this worker."""
-        self.mark = PassMark(worker.at_fd if worker is not None else None)
+        self.mark: Mark = PassMark(worker.at_fd if worker is not None else None)
         self._told_s = 0.0
         self._controller_life: int | None = None
         sender = (
@@ -207,13 +207,14 @@ class Core:
             "epoch": epoch,
             "loss": loss if math.isfinite(loss) else None,
             "seconds": seconds,
-            "mapping": str(self.mapping),
             "generation": self.generation,
         }
+        mapping = str(self.mapping)
+        facts |= {"mapping": mapping} if len(mapping) <= MOST_MAPPING else {}
         if times := [t for t in pass_s if t is not None]:
             text = " ".join("-" if t is None else f"{t:.4g}" for t in pass_s)
             facts |= {"fastest_pass_s": min(times), "slowest_pass_s": max(times)}
-            facts |= {"pass_s": text} if len(text) <= MOST_TEXT else {}
+            facts |= {"pass_s": text} if len(text) <= MOST_MAPPING else {}
         self.elastic.agent.say_progress(facts)
 
     def _record_controller(self, life: int, step: int) -> None:
@@ -293,7 +294,7 @@ class Core:
         if not is_founding or self.elastic.agent.is_joiner:
             self._record_view(view, seconds)
         self._members = tuple(m.worker for m in view.members)
-        self.rebalancer.see_view(view)
+        self.rebalancer.see_view(view, seconds=seconds)
         self.elastic.agent.say_entered(view.generation, self.step_in_progress(), seconds=seconds)
 
     def _take_over_directory(self, view: View) -> None:

@@ -153,7 +153,7 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
     run = _present
     if isinstance(error, KeyboardInterrupt):
         sys.stderr.write("holdtrue: interrupted.\n")
-        _leave(EXIT_INTERRUPTED)
+        leave_at_once(EXIT_INTERRUPTED)
     if isinstance(error, ExpelledError | JobOverError):
         _end_outside(error)
     where = run.describe_pass() if run is not None else ""
@@ -178,7 +178,7 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
         traceback.print_exception(kind, error, trace)
     sys.stderr.flush()
     # Not by the interpreter's own end: it would wait for threads and collectives that wait for others.
-    _leave(EXIT_USAGE if is_ours and isinstance(error, ValueError) else EXIT_FAILED)
+    leave_at_once(EXIT_USAGE if is_ours and isinstance(error, ValueError) else EXIT_FAILED)
 
 
 def _end_outside(error: ExpelledError | JobOverError) -> NoReturn:
@@ -194,7 +194,7 @@ def _end_outside(error: ExpelledError | JobOverError) -> NoReturn:
         _present.outlet.close()
     if isinstance(error, ExpelledError):  # how the job ended is told by whoever started it
         sys.stderr.write(f"holdtrue: {error}\n")
-    _leave(0 if isinstance(error, JobOverError) else EXIT_FAILED)
+    leave_at_once(0 if isinstance(error, JobOverError) else EXIT_FAILED)
 
 
 def _tell_failure(kind: type[BaseException], sentence: str) -> None:
@@ -212,8 +212,8 @@ def _tell_failure(kind: type[BaseException], sentence: str) -> None:
         )
 
 
-def _leave(status: int) -> NoReturn:
-    """End the process with `status` from where its own status would be another."""
+def leave_at_once(status: int) -> NoReturn:
+    """End the process with `status`: from where its own would be another, or would wait for collectives that never end."""
     sys.stdout.flush()
     sys.stderr.flush()
     atexit._run_exitfuncs()

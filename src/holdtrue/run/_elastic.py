@@ -6,12 +6,9 @@ A gather is a collective in which everyone needs a message from everyone. Whoeve
 had entered it. So after a loss the survivors are at most one gather apart, and those ahead hand over its messages.
 """
 
-import json
 import math
-import struct
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, final
 
 import torch
@@ -28,6 +25,11 @@ from holdtrue.errors import (
 )
 from holdtrue.mapping import Mapping, even_mapping, parse_mapping, take_over_mapping
 from holdtrue.reduce import Group, Pending
+from holdtrue.solve import Costs
+from holdtrue.units import cut_text
+
+from ._head import Head, join_messages, part_messages
+from ._limits import Limits, choose_fitting, keeps_limits, room_by_rank
 
 VIEW_MARGIN_S = 15.0
 """How much longer than a time-out a worker waits for the view after a loss: the membership itself waits as long for one
@@ -35,6 +37,10 @@ that is silent, and then for its end, in seconds."""
 
 NO_STATE = -1
 """Gathers done by a worker that has no state yet."""
+
+
+SHOWN = 200
+"""Characters of a mapping in a sentence."""
 
 
 class Regrouped(Exception):  # noqa: N818 - no error: the caller goes on, with the new mapping
@@ -70,36 +76,6 @@ class Former(Protocol):
         """Tell those who form a view that this worker will not come."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Head:
-    """Where a worker says that it is when a group is formed."""
-
-    done: int
-    """Gathers that it has completed; `NO_STATE` for a joiner."""
-    step: int
-    mapped_at: int
-    """Generation in which its mapping was made."""
-    held: dict[int, tuple[int, ...]]
-    """That mapping, by number of the worker."""
-    ordered_by: str
-    """Text of the mapping from which an order takes its shape where it depends on one."""
-
-    def encode(self) -> bytes:
-        held = {str(worker): list(ids) for worker, ids in self.held.items()}
-        return json.dumps([self.done, self.step, self.mapped_at, held, self.ordered_by]).encode()
-
-    @classmethod
-    def decode(cls, message: bytes) -> "_Head":
-        done, step, mapped_at, held, ordered_by = json.loads(message)
-        return cls(
-            done=done,
-            step=step,
-            mapped_at=mapped_at,
-            held={int(worker): tuple(ids) for worker, ids in held.items()},
-            ordered_by=ordered_by,
-        )
-
-
 @final
 class ElasticGroup(Group):
     """The group of an elastic worker, the same object through all generations.
@@ -110,6 +86,7 @@ class ElasticGroup(Group):
         virtual_nodes: V of the plan.
         device: This worker's device.
         timeout_s: Bound of every wait for a view, in seconds.
+        limits: What is known of the workers' memory; None for nothing.
     """
 
     def __init__(
@@ -120,6 +97,7 @@ class ElasticGroup(Group):
         virtual_nodes: int,
         device: torch.device,
         timeout_s: float,
+        limits: Limits | None = None,
     ) -> None:
         self._inner: Group | None = None
         super().__init__(rank=-1, world_size=0, device=device)
@@ -129,6 +107,12 @@ class ElasticGroup(Group):
             virtual_nodes,
             timeout_s,
         )
+        self._limits = limits
+        self.costs: Costs | None = None
+        """What is known of the costs of the present view's members, where the job began from a profile."""
+        self._fitting: Mapping | None = None
+        """The mapping of the present view at a boundary, as its members agreed when they met."""
+        self._remarks: list[str] = []
         self.surroundings: Surroundings | None = None
         self.generation = 0
         self.mapping: Mapping | None = None
@@ -286,7 +270,7 @@ class ElasticGroup(Group):
     def make_even(self, step: int) -> None:
         """Deal the virtual nodes out evenly again, at the first boundary after a loss that all can name: `step` is done."""
         if self._even_after is not None and step > self._even_after:
-            self._take_mapping(self._mapping_of(self.view))
+            self._take_mapping(self._fitting_mapping)
 
     def take_up_mapping(self) -> bool:
         """Whether the mapping is new since the last call; the run takes it up now."""
@@ -360,28 +344,33 @@ class ElasticGroup(Group):
         inner.position = self._position
         inner.on_slow_wait = lambda what: self._refuse_void(view.generation, what)
         heads = [
-            _Head.decode(m) for m in inner.gather_bytes(self._head().encode(), what="where every worker is")
+            Head.decode(m) for m in inner.gather_bytes(self._head().encode(), what="where every worker is")
         ]
         self.generation, self._view = view.generation, view
         self.rank, self.world_size, self.device = rank, inner.world_size, inner.device
+        self._fitting = self._agree_on_fitting(view, heads, inner)
         self._adopt_mapping(view, heads)
         served = self._hand_over(inner, heads)
         if any(head.done == NO_STATE for head in heads):
             self._copy_state(inner, heads)
         self._run().see_view(view, rank, since_s=self._changing_since_s)
         self._changing_since_s = math.inf
+        remarks, self._remarks = self._remarks, []  # only now is it known who speaks for the job
+        for remark in remarks:
+            self._run().say(remark)
         return served
 
-    def _head(self) -> _Head:
-        return _Head(
+    def _head(self) -> Head:
+        return Head(
             done=self._done,
             step=self._run().step_in_progress(),
             mapped_at=self._mapped_at,
             held=self._held,
             ordered_by=str(self.ordered_by) if self.ordered_by else "",
+            model=self._limits.own_model if self._limits is not None else "",
         )
 
-    def _hand_over(self, inner: Group, heads: Sequence[_Head]) -> list[bytes] | None:
+    def _hand_over(self, inner: Group, heads: Sequence[Head]) -> list[bytes] | None:
         """Those ahead give the messages of the last gather to those behind."""
         done = [head.done for head in heads if head.done != NO_STATE]
         top = max(done, default=0)
@@ -393,11 +382,11 @@ class ElasticGroup(Group):
                 f"This is a fault of holdtrue: please report it with the run's events.jsonl."
             )
         giver = next(rank for rank, head in enumerate(heads) if head.done == top)
-        own = _join(self._last) if inner.rank == giver else b""
+        own = join_messages(self._last) if inner.rank == giver else b""
         sent = inner.gather_bytes(own, what="the messages of the last gather")[giver]
-        return _part(sent) if self._done == top - 1 else None
+        return part_messages(sent) if self._done == top - 1 else None
 
-    def _copy_state(self, inner: Group, heads: Sequence[_Head]) -> None:
+    def _copy_state(self, inner: Group, heads: Sequence[Head]) -> None:
         if all(head.done == NO_STATE for head in heads):
             raise GroupError(
                 "no member of the view has the state of the run; it continues from a checkpoint."
@@ -412,6 +401,39 @@ class ElasticGroup(Group):
 
     # ---- the mapping ----
 
+    @property
+    def _fitting_mapping(self) -> Mapping:
+        assert self._fitting is not None, "this worker has not entered a view yet"
+        return self._fitting
+
+    def _agree_on_fitting(self, view: View, heads: Sequence[Head], inner: Group) -> Mapping:
+        """The mapping of a view at a boundary; where it breaks a limit of memory, one that rank 0 finds for all.
+
+        Whether it does is whole numbers, which all members find alike. Which mapping is best is not: unlike devices need
+        not agree in every bit of the solver's arithmetic.
+        """
+        wanted = self._mapping_of(view)
+        if self._limits is None:
+            return wanted
+        self.costs = self._limits.costs_of(view, [head.model for head in heads])
+        if keeps_limits(wanted, self.costs):
+            return wanted
+        own = str(choose_fitting(wanted, self.costs)).encode() if inner.rank == 0 else b""
+        found = inner.gather_bytes(own, what="a mapping that keeps the limits of memory")[0].decode()
+        fitting = parse_mapping(found, self._virtual_nodes)
+        if not keeps_limits(fitting, self.costs):
+            self._remarks.append(
+                f"the {len(view.members)} worker(s) that are left cannot hold {self._virtual_nodes} virtual nodes within "
+                f"their limits of memory; the job goes on all the same, and may run out of memory. Add a device with "
+                f"`holdtrue resize` or `holdtrue worker --join`."
+            )
+        elif view.mapping is not None:
+            self._remarks.append(
+                f"the mapping {cut_text(view.mapping, SHOWN)} gives a worker more than its memory holds; "
+                f"{cut_text(str(fitting), SHOWN)} is used in its place."
+            )
+        return fitting
+
     def _mapping_of(self, view: View) -> Mapping:
         if view.mapping is not None:
             try:
@@ -423,17 +445,17 @@ class ElasticGroup(Group):
                     return mapping
         return even_mapping(self._virtual_nodes, len(view.members))
 
-    def _adopt_mapping(self, view: View, heads: Sequence[_Head]) -> None:
+    def _adopt_mapping(self, view: View, heads: Sequence[Head]) -> None:
         """The view's mapping where everyone is at a boundary; else the newest former one, with the rest dealt out."""
         newest = max(heads, key=lambda head: head.mapped_at)
         if view.is_planned or not newest.held:
-            self._take_mapping(self._mapping_of(view))
+            self._take_mapping(self._fitting_mapping)
             return
         workers = list(newest.held)
         former = Mapping(self._virtual_nodes, tuple(newest.held.values()))
         ranks = [workers.index(m.worker) if m.worker in newest.held else None for m in view.members]
         ordered_by = parse_mapping(newest.ordered_by, self._virtual_nodes)
-        self._take_mapping(take_over_mapping(former, ranks), ordered_by)
+        self._take_mapping(take_over_mapping(former, ranks, has_room=room_by_rank(self.costs)), ordered_by)
         self._even_after = max(head.step for head in heads)
 
     def _take_mapping(self, mapping: Mapping, ordered_by: Mapping | None = None) -> None:
@@ -452,20 +474,6 @@ def _bare(error: GroupError) -> GroupError:
     """The error without what keeps the frames alive, and with them the sockets of the broken group."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
-
-
-def _join(parts: Sequence[bytes]) -> bytes:
-    return b"".join(struct.pack("<Q", len(part)) + part for part in parts)
-
-
-def _part(joined: bytes) -> list[bytes]:
-    parts: list[bytes] = []
-    at = 0
-    while at < len(joined):
-        (length,) = struct.unpack_from("<Q", joined, at)
-        parts.append(joined[at + 8 : at + 8 + length])
-        at += 8 + length
-    return parts
 
 
 def gather_anew(gather: Callable[[], list[bytes]], settle: Callable[[], Any]) -> list[bytes]:

@@ -60,6 +60,11 @@ def _device(device: torch.device) -> dict[str, Any]:  # Any: JSON values
     return {"type": "cpu", "name": _cpu_name()}
 
 
+def name_device(device: torch.device) -> str:
+    """Full name of a device, as profiles have it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+
+
 def _cpu_name() -> str:
     try:
         with open("/proc/cpuinfo") as lines:

@@ -22,6 +22,8 @@ from holdtrue.reduce import AloneGroup, GlooGroup, Group, NcclGroup
 from holdtrue.wire import WorkerEnvironment
 
 from ._elastic import ElasticGroup, Former
+from ._environment import name_device
+from ._limits import Limits
 from ._meeting import Meeting
 from ._settings import Settings
 
@@ -301,6 +303,10 @@ class LaunchedStore:
         """Leave word for the other workers."""
         self._open().set(key, text)
 
+    def has_said(self, key: str) -> bool:
+        """Whether a worker has left such word; does not wait for it."""
+        return bool(self._open().check([key]))
+
     def hear(self, key: str) -> str:
         """What a worker said; blocks until it has, at most the time-out."""
         return str(self._open().get(key).decode())
@@ -327,5 +333,6 @@ def connect(membership: Membership, plan: Plan, device: torch.device, settings: 
             virtual_nodes=plan.virtual_nodes,
             device=device,
             timeout_s=(worker.group_timeout_s if worker else None) or settings.timeout_s,
+            limits=Limits(settings.costs, plan, own_model=name_device(device)) if settings.costs else None,
         )
     return membership.connect(device, settings) if membership.connect else AloneGroup(device)

@@ -2,10 +2,20 @@
 
 import mmap
 import struct
-from typing import final
+from typing import Protocol, final
 
 _PLACE = struct.Struct("<4q")
 """1 in a pass and 0 outside, step, round, virtual node."""
+
+
+class Mark(Protocol):
+    """What is told of the passes of a worker."""
+
+    def enter(self, step: int, round_: int, virtual_node: int) -> None:
+        """A pass begins."""
+
+    def leave(self) -> None:
+        """The pass is over."""
 
 
 @final

@@ -5,9 +5,7 @@ virtual-node batch is the size to be measured, a timer counts steps, and the scr
 only this file catches, right after the last step that was wanted: nothing is evaluated or saved.
 """
 
-import ctypes
 import dataclasses
-import gc
 import json
 import os
 import runpy
@@ -23,16 +21,17 @@ import torch
 
 from holdtrue.data import MapSource, Source
 from holdtrue.engine import PassTimer, timed_by
-from holdtrue.errors import UsageError
-from holdtrue.profile import TRIAL_PASSES, DeviceFacts, Trial, sizes_of_interest
+from holdtrue.errors import GroupError, UsageError, WorkerLostError
+from holdtrue.profile import LOST, TRIAL_PASSES, DeviceFacts, Trial, sizes_of_interest
 from holdtrue.reduce import AloneGroup, Group, widened_dtype
 from holdtrue.wire import JoinedReport, ReportSender, WorkerEnvironment, decode_cli_settings, encode_settings
 
 from ._core import Core
-from ._edge import install_edge, join_launcher
+from ._edge import install_edge, join_launcher, leave_at_once
 from ._environment import collect_environment
 from ._expected import hash_layout
 from ._join import LaunchedStore, Membership, joined_as
+from ._peak import PeakWatch, WatchedMark, forget_trial
 from ._settings import Settings
 
 WARM_STEPS = 3
@@ -51,9 +50,9 @@ class TrialOver(BaseException):
 class TrialTimer(PassTimer):
     """Times whole steps and their passes, and ends the script when it has enough of them."""
 
-    def __init__(self, device: torch.device, group: Group) -> None:
+    def __init__(self, device: torch.device, group: Group, watch: PeakWatch) -> None:
         super().__init__()
-        self._device, self._group = device, group
+        self._device, self._group, self._watch = device, group, watch
         self._seen = 0
         self._wanted = MOST_STEPS
         self._begun_s = self._passes_from_s = 0.0
@@ -74,7 +73,9 @@ class TrialTimer(PassTimer):
         if step != self._step:
             if self._step >= 0:
                 self._close_step(now_s)
-                now_s = self._now_s()
+            # The first step makes what every later one finds, and the second is not timed.
+            self._watch.begin_step(closely=self._seen == 1)
+            now_s = self._now_s()
             self._step, self._begun_s, self._passes_now_s = step, now_s, 0.0
         self.passes, self._passes_from_s, self._is_open = passes, self._now_s(), True
 
@@ -83,12 +84,11 @@ class TrialTimer(PassTimer):
         if self._is_open:
             self._is_open = False
             self._passes_now_s += self._now_s() - self._passes_from_s
+            self._watch.end_passes()
 
     def _close_step(self, now_s: float) -> None:
         self._seen += 1
         step_s = now_s - self._begun_s
-        if self._seen == 1:
-            reset_peak(self._device)  # what the first step leaves behind belongs to every later one
         if self._seen == WARM_STEPS:
             # All workers leave at one step: the slowest one's time decides how many there are.
             said = self._group.gather_bytes(repr(step_s).encode(), what="the time of a step")
@@ -99,40 +99,6 @@ class TrialTimer(PassTimer):
             self.passes_s.append(self._passes_now_s)
         if len(self.steps_s) >= self._wanted:
             raise TrialOver
-
-
-def reset_peak(device: torch.device) -> None:
-    """Begin to look for the peak of memory."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return  # the peak of the whole process is an upper bound
-
-
-def read_peak(device: torch.device) -> int | None:
-    """Peak memory since `reset_peak`: on a CPU, of the whole process; on CUDA, of torch's allocator."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
-
-
-def give_back_memory(device: torch.device) -> None:
-    """Let go of what the trial before has left, so that the next one's peak is its own."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        return
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        return
 
 
 @final
@@ -152,6 +118,10 @@ class Measurer:
         self.folder = Path(order["folder"])
         self.store = LaunchedStore(worker)
         self.generation = 0
+        self.groups: list[Group] = []
+        """Groups of the trial that runs."""
+        self.abandoned: list[Group] = []
+        """Groups of trials that failed: they live as long as the process."""
         self.facts: DeviceFacts | None = None
         self.deadline_s = time.monotonic() + float(order["seconds"])
 
@@ -198,7 +168,10 @@ class Measurer:
         def connect(device: torch.device, settings: Settings) -> Group:
             if workers == 1:
                 return AloneGroup(device)
-            return self.store.group(generation, device, settings)
+            group = self.store.group(generation, device, settings)
+            group.on_slow_wait = lambda what: self.refuse_failed(generation, what)
+            self.groups.append(group)
+            return group
 
         return Membership(
             rank=self.rank if workers > 1 else 0,
@@ -219,21 +192,22 @@ class Measurer:
         batch = size * virtual_nodes
         device = torch.device(self.worker.device)
         timers: list[TrialTimer] = []
-        groups: list[Group] = []
+
+        watch = PeakWatch(device)
 
         def make(device: torch.device, group: Group) -> PassTimer:
-            timers.append(TrialTimer(device, group))
-            groups.append(group)
+            timers.append(TrialTimer(device, group, watch))
             return timers[-1]
 
         def enlarge(core: Core, source: Source) -> Source:
+            core.mark = WatchedMark(watch)
             wanted = batch * (WARM_STEPS + MOST_STEPS + 2)
             if not isinstance(source, MapSource) or source.sampler is not None or source.examples >= wanted:
                 return source
             # The dataset itself, so that it is read as in a job: a wrapper would hide how it is read fastest.
             return dataclasses.replace(source, examples=wanted, cycle=source.examples)
 
-        give_back_memory(device)
+        forget_trial(device)
         error = None
         own = self.folder / f"trial-{self.generation}"
         settings = {
@@ -246,13 +220,20 @@ class Measurer:
         with timed_by(make):
             try:
                 self.run_script(self._membership(workers, enlarge), settings)
+            except GroupError as problem:
+                if must_work:
+                    raise
+                error = LOST if isinstance(problem, WorkerLostError) else str(problem)
             except (RuntimeError, ValueError, MemoryError) as problem:
                 if must_work:
                     raise
                 error = f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
-        peak = read_peak(device)
-        for group in groups:
-            group.close()
+        if error is not None and workers > 1:
+            self.store.say(
+                failure_key(self.generation, self.rank), "1"
+            )  # others may wait for it in this trial
+        peak = watch.peak_bytes(self.facts.gradient_bytes if self.facts else 0)
+        self.leave_groups(has_failed=error is not None)
         shutil.rmtree(own, ignore_errors=True)
         timer = timers[-1] if timers else None
         if error is None and (timer is None or len(timer.steps_s) < LEAST_STEPS):
@@ -268,6 +249,28 @@ class Measurer:
             peak_bytes=peak,
             error=error,
         )
+
+    def leave_groups(self, *, has_failed: bool) -> None:
+        """Leave the groups of a trial; those of one that failed are kept as they are.
+
+        What was begun in them may never end, and to free them would wait for it.
+        """
+        for group in self.groups:
+            if has_failed:
+                self.abandoned.append(group)
+            else:
+                group.close()
+        self.groups.clear()
+
+    def refuse_failed(self, generation: int, what: str) -> None:
+        """End a long wait in a trial that has failed on another worker.
+
+        Raises:
+            WorkerLostError: it has.
+        """
+        others = (rank for rank in range(self.workers) if rank != self.rank)
+        if any(self.store.has_said(failure_key(generation, rank)) for rank in others):
+            raise WorkerLostError(f"{LOST}: {what} was awaited.")
 
     def run_all(self) -> None:
         """All trials of this worker, each written as soon as it is done."""
@@ -307,7 +310,7 @@ class Measurer:
         """Whether a size failed on any worker: all leave it out from then on."""
         if trial.workers == 1:
             return trial.error is not None
-        key = f"failed/{self.generation}"
+        key = f"done/{self.generation}"
         self.store.say(f"{key}/{trial.rank}", str(int(trial.error is not None)))
         return any(self.store.hear(f"{key}/{rank}") == "1" for rank in range(trial.workers))
 
@@ -339,6 +342,11 @@ class Measurer:
             file.write(json.dumps(values) + "\n")
 
 
+def failure_key(generation: int, rank: int) -> str:
+    """Where a worker says that a trial has failed on it."""
+    return f"failed/{generation}/{rank}"
+
+
 def time_exchange(group: Group, size_bytes: int) -> float:
     """Seconds of an all-to-all and a spread of one contribution of `size_bytes` from each worker."""
     world, elements = group.world_size, size_bytes // 4
@@ -363,6 +371,7 @@ def describe(core: Core, kind: str) -> DeviceFacts:
     return DeviceFacts(
         kind=kind,
         name=device["name"],
+        type=core.device.type,
         torch_version=torch.__version__,
         threads=core.settings.threads,
         memory_bytes=device.get("memory_bytes"),
@@ -385,6 +394,8 @@ def main() -> None:
     if measurer.worker.report_fd is not None:
         ReportSender(measurer.worker.report_fd).send(JoinedReport(rank=measurer.rank, pid=os.getpid()))
     measurer.run_all()
+    if measurer.abandoned:
+        leave_at_once(0)
 
 
 if __name__ == "__main__":

@@ -6,31 +6,29 @@ A decision is made in one place: whatever the others would compute from the same
 is there nothing has changed, and a word that is lost costs a later decision.
 """
 
-import json
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, final
 
 from holdtrue.elastic import View
-from holdtrue.profile import Profile, parse_profile
 from holdtrue.solve import (
     Costs,
-    DeviceGroup,
     Rebalance,
     RebalanceOptions,
     RebalanceState,
     correct_costs,
-    cost_devices,
     decide_mapping,
     plain_costs,
 )
+from holdtrue.wire import MOST_MAPPING
 
 if TYPE_CHECKING:
     from ._core import Core
 
-MOST_TEXT = 8000
-"""Characters of a mapping that a message can carry."""
+REMAPS = 5
+"""Latest re-mappings whose median time is what the next one is expected to cost."""
 
 
 @final
@@ -44,36 +42,43 @@ class Rebalancer:
     def __init__(self, core: "Core") -> None:
         self._core = core
         self._options = RebalanceOptions()
-        self._profile: Profile | None = None
-        self._memory: dict[str, int] = {}
-        self._founders: list[str] = []
-        """Kind in the profile of each worker that the job began with, by number: one with a limit of its own is a kind."""
-        if core.settings.costs:
-            found = json.loads(core.settings.costs)
-            self._profile, self._memory = parse_profile(found["profile"]), found["memory"]
-            self._founders = found["kinds"]
         self._members: tuple[tuple[int, str], ...] = ()
         """Number and device of each worker, by rank: the state is about these."""
         self._state = RebalanceState()
-        self._measured: Costs | None = None
-        """What the profile says of the members; None until it is asked for them."""
         self._steps_s: deque[float] = deque(maxlen=self._options.window)
         self._rest_s: deque[float] = deque(maxlen=self._options.window)
         """Seconds of the latest steps, and what they took beyond their slowest worker's passes."""
+        self._remaps_s: deque[float] = deque(maxlen=REMAPS)
+        """Seconds of the latest re-mappings; on every worker, since any may become the main one."""
+        self._has_refused = False
         self._asked: Rebalance | None = None
         self._before_s = 0.0
         self._on_trial: Rebalance | None = None
 
-    def see_view(self, view: View) -> None:
-        """Another group stands: what is known is about its members, or is forgotten."""
+    def see_view(self, view: View, *, seconds: float) -> None:
+        """Another group stands: what is known is about its members, or is forgotten.
+
+        Args:
+            view: Its view.
+            seconds: From the boundary, or the loss, until it stood.
+        """
         members = tuple((member.worker, member.device) for member in view.members)
+        if view.is_planned and members == self._members:
+            self._remaps_s.append(seconds)
         asked, self._asked, self._on_trial = self._asked, None, None
         if members != self._members:
-            self._members, self._state, self._measured = members, RebalanceState(), None
+            self._members, self._state = members, RebalanceState()
         elif asked is not None and view.mapping == str(asked.mapping):
             self._on_trial = asked
         self._steps_s.clear()
         self._rest_s.clear()
+
+    @property
+    def options(self) -> RebalanceOptions:
+        """What must speak for a re-mapping: it costs what those before it have taken, once there was one."""
+        if not self._remaps_s:
+            return self._options
+        return replace(self._options, remap_s=median(self._remaps_s))
 
     def see_step(self, step: int, pass_s: Sequence[float | None], step_s: float) -> None:
         """Decide after a step that is done.
@@ -104,12 +109,26 @@ class Rebalancer:
             step=step,
             mapping=core.mapping,
             costs=self._costs(pass_s),
-            options=self._options,
+            options=self.options,
         )
         self._state = found.state
-        if found.mapping is not None and len(str(found.mapping)) <= MOST_TEXT:
-            self._asked, self._before_s = found, median(self._steps_s)
-            group.agent.say_remap(group.generation, str(found.mapping), found.reason)
+        if found.mapping is None:
+            return
+        text = str(found.mapping)
+        if len(text) > MOST_MAPPING:
+            self._refuse_long(len(text))
+            return
+        self._asked, self._before_s = found, median(self._steps_s)
+        group.agent.say_remap(group.generation, text, found.reason)
+
+    def _refuse_long(self, characters: int) -> None:
+        """Say once that the mapping stays, since a better one cannot be told to the others."""
+        if not self._has_refused:
+            self._has_refused = True
+            self._core.outlet.say(
+                f"a better mapping was found, and its text has {characters} characters; the controller takes at most "
+                f"{MOST_MAPPING}, so virtual nodes stay where they are. Use fewer virtual nodes, or --no-rebalance."
+            )
 
     def details_of(self, view: View) -> dict[str, float]:
         """Predictions for the record, where this worker asked for the view's mapping; else nothing."""
@@ -147,17 +166,14 @@ class Rebalancer:
 
     def _costs(self, pass_s: Sequence[float | None]) -> Costs:
         """What is known of the workers besides their times: their kinds' profile, or what the steps show."""
-        plan = self._core.plan
-        kinds = [
-            self._founders[number] if number < len(self._founders) else device.partition(":")[0]
-            for number, device in self._members
-        ]
-        if self._profile is not None and set(kinds) <= {device.kind for device in self._profile.devices}:
-            if self._measured is None:
-                groups = [DeviceGroup(kind=kind, count=1) for kind in kinds]
-                self._measured = cost_devices(self._profile, groups, plan, self._memory)
-            return correct_costs(self._measured, self._core.mapping, median(self._rest_s))
+        core = self._core
+        costs = core.elastic.costs if core.elastic is not None else None
+        if costs is not None:
+            return correct_costs(costs, core.mapping, median(self._rest_s))
         known = [t for t in pass_s if t is not None]
         return plain_costs(
-            plan, workers=len(kinds), pass_s=median(known) if known else 1.0, fixed_s=median(self._rest_s)
+            core.plan,
+            workers=len(self._members),
+            pass_s=median(known) if known else 1.0,
+            fixed_s=median(self._rest_s),
         )

@@ -8,6 +8,8 @@ from holdtrue.errors import UsageError
 
 _ENTRY = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*):([0-9]{1,6})")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?b?|b)?", re.IGNORECASE)
+MOST_DEVICES = 65_536
+"""Devices of one list: more are a slip of the hand."""
 _POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -50,6 +52,11 @@ def parse_devices(text: str) -> tuple[DeviceGroup, ...]:
                 f"Write it like v100:2,p100:8."
             )
         groups.append(DeviceGroup(kind=match[1], count=int(match[2])))
+    total = sum(group.count for group in groups)
+    if total > MOST_DEVICES:
+        raise UsageError(
+            f"the device list {text!r} has {total} devices; at most {MOST_DEVICES} are planned for. Name fewer."
+        )
     kinds = [group.kind for group in groups]
     doubled = sorted({kind for kind in kinds if kinds.count(kind) > 1})
     if doubled:

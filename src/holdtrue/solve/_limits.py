@@ -47,6 +47,26 @@ def split_limits(
     return replace(profile, devices=tuple(kinds)), tuple(parts), found
 
 
+def check_limits(profile: Profile, limits: Mapping[str, int]) -> None:
+    """Refuse limits of kinds whose peaks of memory nobody measured: they would be kept by nobody.
+
+    Args:
+        profile: Has the kinds of `limits`, or strangers are left to others.
+        limits: Bytes by kind.
+
+    Raises:
+        UsageError: a kind with a limit has a point without a peak.
+    """
+    for device in profile.devices:
+        unknown = [point.batch_size for point in device.points if point.peak_bytes is None]
+        if device.kind in limits and unknown:
+            raise UsageError(
+                f"--memory limits {device.kind}, and its profile has no peak memory for passes of "
+                f"{', '.join(map(str, unknown))}; a limit is compared with what was measured. Measure it with "
+                f"`holdtrue profile`, or leave the limit out."
+            )
+
+
 def _runs(limits: Mapping[int, int | None]) -> list[tuple[int, ...]]:
     """Neighbours with equal limits together.
 

@@ -35,6 +35,9 @@ from ._solve import best_mapping, can_hold, format_count
 GRID = 0.03
 """Times closer than this, relatively, count as equal: equal speeds give aligned blocks."""
 
+MOST_CHANGES = 16
+"""Workers that a reason names."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebalanceOptions:
@@ -53,7 +56,7 @@ class RebalanceOptions:
     horizon_steps: int = 100
     """Steps within which a re-mapping must pay for itself."""
     remap_s: float = 0.1
-    """Seconds that a re-mapping costs."""
+    """Seconds that a re-mapping costs: a guess, until one was measured in the job."""
     quiet: int = 7
     """Least steps between two re-mappings."""
     most_quiet: int = 1024
@@ -233,6 +236,8 @@ def _move(
         for rank, (before, after) in enumerate(zip(old.held, new.held, strict=True))
         if len(before) != len(after)
     ]
+    if len(changes) > MOST_CHANGES:
+        changes[MOST_CHANGES:] = [f"and {len(changes) - MOST_CHANGES} more workers"]
     gain = present_s / best_s - 1.0
     return Rebalance(
         state=replace(state, recent_s=((),) * len(state.recent_s), agreed=0, remapped_at=step),

@@ -130,7 +130,7 @@ def _explain_loss(answer: Answer, other: Answer) -> str:
         )
     slowest = theirs.slowest
     return (
-        f"{longer}: {slowest.kind} with {slowest.virtual_nodes} virtual nodes of {other.largest_pass} needs "
+        f"{longer}: {slowest.kind} with {format_count(slowest.virtual_nodes)} of {other.largest_pass} needs "
         f"{slowest.seconds:.4g} s, and the slowest device here {mine.compute_s:.4g} s"
     )
 

@@ -140,13 +140,14 @@ def can_hold(costs: Costs, mapping: Mapping) -> bool:
     busy = [(kinds[rank], ids) for rank, ids in enumerate(mapping.held) if ids]
     if len(busy) == 1:
         return busy[0][0].fits_alone
-    return all(
-        len(ids) <= kind.cap
-        and (
-            kind.gradients > costs.virtual_nodes
-            or gradients_held(blocks_of(ids, costs.virtual_nodes)) <= kind.gradients
-        )
-        for kind, ids in busy
+    return all(has_room(costs, kind, ids) for kind, ids in busy)
+
+
+def has_room(costs: Costs, kind: KindCost, ids: Sequence[int]) -> bool:
+    """Whether a worker of a kind, one of several, can hold these virtual nodes (ascending)."""
+    return len(ids) <= kind.cap and (
+        kind.gradients > costs.virtual_nodes
+        or gradients_held(blocks_of(tuple(ids), costs.virtual_nodes)) <= kind.gradients
     )
 
 

@@ -8,6 +8,7 @@
 No torch here, and nothing that was received is unpickled.
 """
 
+from ._codec import MOST_MAPPING
 from ._control import (
     CONTROL_VERSION,
     FROM_HOST,
@@ -77,6 +78,7 @@ __all__ = [
     "CONTROL_VERSION",
     "FROM_HOST",
     "FROM_WORKER",
+    "MOST_MAPPING",
     "MOST_MESSAGE_BYTES",
     "ORPHAN_WAIT_S",
     "SETTING_VARIABLES",

@@ -12,8 +12,10 @@ from holdtrue.errors import UsageError
 
 from ._text import escape_text
 
-MOST_CHARACTERS = 8192
+MOST_CHARACTERS = 65_536
 """Characters of one text in a message."""
+MOST_MAPPING = 60_000
+"""Characters of a mapping's text: any of 8,192 virtual nodes has fewer, and it fits a request's body of 64 KiB."""
 MOST_ITEMS = 8192
 """Items of one list or object in a message."""
 _MOST_WHOLE = 2**53

@@ -1,0 +1,57 @@
+"""What members say when a group is formed: where they are, and messages of a gather that some of them missed."""
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from holdtrue.units import format_ids, parse_ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """Where a worker says that it is when a group is formed."""
+
+    done: int
+    """Gathers that it has completed; `NO_STATE` for a joiner."""
+    step: int
+    mapped_at: int
+    """Generation in which its mapping was made."""
+    held: dict[int, tuple[int, ...]]
+    """That mapping, by number of the worker."""
+    ordered_by: str
+    """Text of the mapping from which an order takes its shape where it depends on one."""
+    model: str
+    """Full name of its device, where limits of memory depend on it."""
+
+    def encode(self) -> bytes:
+        held = {str(worker): format_ids(ids) for worker, ids in self.held.items()}
+        return json.dumps([self.done, self.step, self.mapped_at, held, self.ordered_by, self.model]).encode()
+
+    @classmethod
+    def decode(cls, message: bytes) -> "Head":
+        done, step, mapped_at, held, ordered_by, model = json.loads(message)
+        return cls(
+            done=done,
+            step=step,
+            mapped_at=mapped_at,
+            held={int(worker): parse_ids(ids) for worker, ids in held.items()},
+            ordered_by=ordered_by,
+            model=model,
+        )
+
+
+def join_messages(parts: Sequence[bytes]) -> bytes:
+    """Several messages as one."""
+    return b"".join(struct.pack("<Q", len(part)) + part for part in parts)
+
+
+def part_messages(joined: bytes) -> list[bytes]:
+    """The messages that `join_messages` joined."""
+    parts: list[bytes] = []
+    at = 0
+    while at < len(joined):
+        (length,) = struct.unpack_from("<Q", joined, at)
+        parts.append(joined[at + 8 : at + 8 + length])
+        at += 8 + length
+    return parts
