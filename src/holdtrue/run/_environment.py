@@ -2,6 +2,8 @@
 
 import os
 import platform
+import socket
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -75,3 +77,15 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def name_device(device: torch.device, env: Mapping[str, str]) -> str:
+    """A device, told from those of other workers: each may see one GPU alone, and call it cuda:0.
+
+    >>> name_device(torch.device("cuda:0"), {"CUDA_VISIBLE_DEVICES": "3"}).partition("/")[2]
+    'cuda:3'
+    """
+    visible = [entry.strip() for entry in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    index = device.index or 0
+    own = f"cuda:{visible[index]}" if device.type == "cuda" and index < len(visible) else str(device)
+    return f"{socket.gethostname()}/{own}"

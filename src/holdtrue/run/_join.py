@@ -22,6 +22,7 @@ from holdtrue.reduce import AloneGroup, GlooGroup, Group, NcclGroup
 from holdtrue.wire import WorkerEnvironment
 
 from ._elastic import ElasticGroup, Former
+from ._environment import name_device
 from ._meeting import Meeting
 from ._settings import Settings
 
@@ -258,7 +259,7 @@ def _group_on(
     host: str = "127.0.0.1",
 ) -> Group:
     """The adapter for the devices of this group: nccl if every worker has a GPU of its own, else gloo."""
-    store.set(f"device/{generation}/{rank}", f"{socket.gethostname()}/{device}")
+    store.set(f"device/{generation}/{rank}", name_device(device, os.environ))
     names = [store.get(f"device/{generation}/{r}").decode() for r in range(world_size)]
     name = f"generation-{generation}"
     if all("cuda" in n for n in names) and len(set(names)) == world_size:
