@@ -63,7 +63,7 @@ class World(ClusterEngine):
     is_full: bool = False
     """No process can be started."""
     leaves_slowly: int = 0
-    """Looks that a worker which was told to leave is still there at."""
+    """Looks that a worker which was told to leave, or a job that was told to stop, is still there at."""
     on_look: Callable[[], object] | None = None
     signals: list[Signals] = field(default_factory=list)
 
@@ -118,7 +118,8 @@ class World(ClusterEngine):
         attempt.looks += 1
         if attempt.looks > self.leaves_slowly:
             attempt.leaving = 0
-        if attempt.exit_code is None and (attempt.left <= 0 or attempt.is_stopping):
+        has_stopped = attempt.is_stopping and attempt.looks > self.leaves_slowly
+        if attempt.exit_code is None and (attempt.left <= 0 or has_stopped):
             attempt.exit_code = attempt.status if attempt.left <= 0 else 130
         if attempt.exit_code is not None:
             return Look(evidence=Evidence(is_locked=False, is_started=True, exit_code=attempt.exit_code))
@@ -152,8 +153,8 @@ class World(ClusterEngine):
     def stop(self, record: JobRecord, reason: str) -> str:
         self.at()
         attempt = self.attempts[(record.number, record.attempt)]
-        if attempt.exit_code is None:
-            attempt.is_stopping = True
+        if attempt.exit_code is None and not attempt.is_stopping:
+            attempt.is_stopping, attempt.looks = True, 0
         self.at()
         return "as asked"
 
