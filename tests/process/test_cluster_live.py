@@ -210,6 +210,44 @@ def test_two_halves_of_a_device_are_kept_to_their_part_with_the_same_bits(cluste
         assert digests_of(folder) == reference
 
 
+def test_a_part_that_takes_more_memory_than_its_own_fails_and_its_neighbour_keeps_its_bits(
+    cluster: LiveCluster,
+) -> None:
+    cluster.start("--devices", "cpu:1", "--memory", "1200MiB")
+    files = [
+        cluster.job("greedy", mark="greedy", epochs=100, percent=50, retries=1),
+        cluster.job("good", epochs=8, percent=50),
+    ]
+    assert cluster.command("submit", *files).status == 0
+    jobs = cluster.wait_until(over("greedy", "good"), "the ends")
+    greedy, good = jobs["greedy"], jobs["good"]
+    assert (greedy["state"], greedy["exit_code"], greedy["attempt"]) == ("failed", 1, 2)
+    assert (
+        "its part of the device (50 %) has 600.0 MiB; a job of a part that takes more is ended"
+        in greedy["ending"]
+    )
+    assert (good["state"], good["attempt"]) == ("finished", 1)
+    words = ("--device", "cpu", "--digest-every", "1", "--run-dir", "one", "train.py", "none", "8")
+    one = cluster.command("run", *words)
+    assert one.status == 0, one.text
+    assert digests_of(Path(good["run_dir"])) == digests_of(cluster.folder / "one")
+
+
+def test_more_parts_than_devices_run_at_once_under_every_live_policy(cluster: LiveCluster) -> None:
+    cluster.start("--devices", "cpu:1", "--policy", "fifo")
+    (cluster.folder / "slow-1").touch()
+    files = [cluster.job(f"part-{i}", mark="slow-1", percent=20, epochs=4) for i in range(4)]
+    assert cluster.command("submit", *files).status == 0
+    cluster.wait_until(lambda j: all((job["step"] or 0) > 2 for job in j.values()), "four on one device")
+    for policy in ("wfs", "srtf", "wfs-any", "queues", "priority", "wfs"):
+        assert cluster.command("cluster", "policy", policy).status == 0
+        assert all(job["devices"] == 1 for job in cluster.jobs().values()), "nobody loses its part"
+    (cluster.folder / "slow-1").unlink()
+    jobs = cluster.wait_until(over(*(f"part-{i}" for i in range(4))), "the ends")
+    assert {(job["state"], job["attempt"]) for job in jobs.values()} == {("finished", 1)}
+    assert replay_schedule(cluster.client.log()).differences == ()
+
+
 def worker_of(cluster: LiveCluster, run_dir: Path) -> psutil.Process:
     """The process that drives the device of a job of one worker."""
     client = next(job for job in cluster.client.queue()["jobs"] if job["run_dir"] == str(run_dir))
