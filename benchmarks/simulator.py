@@ -51,11 +51,14 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--only-crowded", action="store_true", help="only the part of 512 running jobs")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--only-crowded", action="store_true", help="only the part of 512 running jobs")
+    part.add_argument("--without-crowded", action="store_true", help="all but that part")
     a = parser.parse_args()
     record: dict[str, Any] = {**describe("python benchmarks/simulator.py"), "cluster of philly": PHILLY}
     table = parse_throughputs((a.data / "gavel/throughputs_isolated_simulation.json").read_text(), "table")
-    record["crowded"] = _crowded(table, a.repeats)
+    if not a.without_crowded:
+        record["crowded"] = _crowded(table, a.repeats)
     if a.only_crowded:
         if a.out:
             a.out.write_text(json.dumps(record, indent=1) + "\n")
