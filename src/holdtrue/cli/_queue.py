@@ -91,9 +91,7 @@ def describe_queue(facts: dict[str, Any], *, now_s: float, shows_all: bool) -> l
 
 def _row(job: dict[str, Any], now_s: float) -> tuple[str, ...]:  # Any: JSON values
     bounds = f"{job['min_devices']}-{job['max_devices']}"
-    given = (
-        f"{job['devices']} of {bounds}" if job["percent"] == 100 else f"{job['percent']}% of one"
-    )
+    given = f"{job['devices']} of {bounds}" if job["percent"] == 100 else f"{job['percent']}% of one"
     present = job["workers"]
     moving = f" (now {present})" if present is not None and present != job["devices"] else ""
     step = (

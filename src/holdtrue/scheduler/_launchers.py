@@ -209,7 +209,7 @@ class LauncherEngine(ClusterEngine):
     def name_is_taken(self, name: str) -> bool:
         """Whether a job of that name runs on this machine."""
         try:
-            return find_job(jobs_folder(os.environ), name)[1] == "running"
+            return find_job(jobs_folder(os.environ), name)[1] in ("running", "elsewhere")
         except UsageError:
             return False
 
