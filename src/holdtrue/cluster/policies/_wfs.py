@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, repeat
 
 from holdtrue.cluster._jobs import Job
@@ -94,11 +94,13 @@ def _shares(free: int, left: Sequence[_Alike]) -> list[tuple[_Alike, int]]:
     excess = sum(share * len(alike.jobs) for alike, share in zip(left, shares, strict=True)) - free
     if excess <= 0:
         return list(zip(left, shares, strict=True))
-    single = [
-        (replace(alike, jobs=[i]), share)
-        for alike, share in zip(left, shares, strict=True)
-        for i in alike.jobs
-    ]
+    single = []  # which jobs are halved depends on their order; a share of 1 stays
+    for alike, share in zip(left, shares, strict=True):
+        if share == 1:
+            single.append((alike, share))
+        else:
+            one = (_Alike(weight=alike.weight, demand=alike.demand, jobs=[i]) for i in alike.jobs)
+            single += [(each, share) for each in one]
     halved = []
     for alike, share in sorted(single, key=lambda pair: (pair[0].weight, pair[0].jobs)):
         while excess > 0 and share > 1:
