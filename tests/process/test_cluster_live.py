@@ -8,10 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 from cluster_jobs import WAIT_S, LiveCluster, digests_of, over
+from commands import HOLDTRUE, call, write_script
 
 from holdtrue.cluster import replay_schedule
 from holdtrue.elastic import ControlClient, read_tokens
-from holdtrue.launch import find_job, jobs_folder
+from holdtrue.launch import LEASES_VARIABLE, Leases, find_job, jobs_folder
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -247,6 +248,29 @@ def test_more_parts_than_devices_run_at_once_under_every_live_policy(cluster: Li
     jobs = cluster.wait_until(over(*(f"part-{i}" for i in range(4))), "the ends")
     assert {(job["state"], job["attempt"]) for job in jobs.values()} == {("finished", 1)}
     assert replay_schedule(cluster.client.log()).differences == ()
+
+
+LEASING = """
+run = ht.init(virtual_nodes=4, global_batch_size=8)
+model = torch.nn.Linear(3, 1)
+run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+pathlib.Path("seen-" + os.environ["CUDA_VISIBLE_DEVICES"]).touch()
+for step in run.steps(examples(16), epochs=2):
+    take_step(step, model)
+"""
+
+
+def test_each_worker_leases_a_device_sees_it_alone_and_gives_it_back(tmp_path: Path) -> None:
+    write_script(tmp_path, LEASING)
+    leases = Leases(folder=tmp_path / "leases", names=("4", "GPU-5"))
+    words = ("run", "--workers", "2", "--device", "cpu", "train.py")
+    ended = call([HOLDTRUE, *words], cwd=tmp_path, env={LEASES_VARIABLE: leases.to_text()})
+    assert ended.status == 0, ended.text
+    assert sorted(path.name for path in tmp_path.glob("seen-*")) == ["seen-4", "seen-GPU-5"]
+    assert {leases.take(wait_s=0).name for _ in leases.names} == {"4", "GPU-5"}, "both are free again"
+    refused = call([HOLDTRUE, *words], cwd=tmp_path, env={LEASES_VARIABLE: leases.to_text()})
+    assert refused.status == 1, "nothing is free, since this test has both"
+    assert "no device of 4, GPU-5 is free after 2 s" in refused.text
 
 
 def worker_of(cluster: LiveCluster, run_dir: Path) -> psutil.Process:
