@@ -69,7 +69,7 @@ class HostActor:
     def _join(self) -> dict[str, Any]:
         order = self._order
         os.environ.update(order["environment"])
-        if order["kind"] == "cpu":
+        if order["kind"] == "cpu" and order["percent"] < 100:
             os.environ.setdefault(DEVICE_MEMORY_VARIABLE, str(_memory_of_a_cpu()))
         try:
             os.chdir(order["folder"])
