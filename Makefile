@@ -44,7 +44,7 @@ $(BENCH_STAMP): $(STAMP)
 demo: $(STAMP) ## trains on 1, 2, 3 and changing workers and compares the bits; about two minutes after set-up
 	@$(BIN)/python examples/demo.py
 
-demo-cluster: $(STAMP) ## three live jobs share two devices, under static priority and weighted fair sharing; about four minutes
+demo-cluster: $(STAMP) ## three live jobs share two devices, under static priority and weighted fair sharing; three minutes
 	@$(BIN)/python examples/cluster/demo.py
 
 test: $(STAMP) ## the default tests and the examples in docstrings
