@@ -286,7 +286,7 @@ def test_neither_parts_nor_whole_jobs_starve_behind_a_stream_of_the_others(name:
 LIVE = sorted(name for name in ALL if POLICIES[name].answers == "devices")
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_live_decisions_fit_whatever_comes_goes_and_decides_next(seed: int) -> None:
     draw = random.Random(seed)
     cluster = draw.choice(
