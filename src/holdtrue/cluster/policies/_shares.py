@@ -105,7 +105,7 @@ def _least_ratio(
 
     Each program costs milliseconds, so few are solved. The level rises at least in proportion to the ratio: where it is
     at most 0.1 per cent above 1, so is the ratio above the least. Between a ratio that is too low and one that is enough:
-    regula falsi with the Illinois step, aimed at the middle of that 0.1 per cent.
+    regula falsi with the Illinois step, aimed at the middle of that 0.1 per cent of the level.
 
     Args:
         problem_at: The program at a ratio.
@@ -122,14 +122,19 @@ def _least_ratio(
         high *= 1 + 1e-3
         answer = solve_level(problem_at(high))
     gain = answer.level - 1.0
+    was_enough: bool | None = None
     while high - low > _NEAR * high and answer.level > 1.0 + _NEAR:
-        middle = low + (high - low) * -miss / (gain - miss) + _NEAR / 2 * high
+        middle = low + (high - low) * (_NEAR / 2 - miss) / (gain - miss)
         middle = min(low + 0.95 * (high - low), max(low + 0.05 * (high - low), middle))
         trial = solve_level(problem_at(middle))
-        if trial.level >= 1.0:
-            high, gain, answer, miss = middle, trial.level - 1.0, trial, miss / 2
+        is_enough = trial.level >= 1.0
+        if is_enough:
+            high, gain, answer = middle, trial.level - 1.0, trial
+            miss /= 2 if was_enough is True else 1  # the other end stayed twice: it weighs less
         else:
-            low, miss, gain = middle, trial.level - 1.0, gain / 2
+            low, miss = middle, trial.level - 1.0
+            gain /= 2 if was_enough is False else 1
+        was_enough = is_enough
     return high, answer
 
 
