@@ -80,7 +80,8 @@ def decide_finish_time(state: ClusterState) -> Decision:
     alone_J = np.array([view.isolated_s for view in state.jobs]) + left_J / _isolated(state, rate_JT)
 
     def within(ratio: float) -> Array:
-        return np.maximum(ratio * alone_J - spent_J, 1e-9)
+        seconds_J: Array = np.maximum(ratio * alone_J - spent_J, 1e-9)
+        return seconds_J
 
     def problem_at(ratio: float) -> SharingProblem:
         return _problem(state, rate_JT * within(ratio)[:, None] / left_J[:, None])
