@@ -167,7 +167,7 @@ def draw_table(shown: dict[str, dict[str, Shown]], alone: dict[str, str]) -> Tab
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for name in ("\njob", "\nweight"):
         table.add_column(name, no_wrap=True)
-    for policy in POLICIES:
+    for policy in POLICIES:  # narrow: it is to fit in 80 columns
         for name in (f"{policy}\nwaited", "\ndone", "re-\nsized"):
             table.add_column(name, justify="right", no_wrap=True)
     table.add_column("digest; as\nundisturbed?", no_wrap=True)
@@ -176,14 +176,12 @@ def draw_table(shown: dict[str, dict[str, Shown]], alone: dict[str, str]) -> Tab
         cells = [cell for s in row for cell in (f"{s.queuing_s:.1f}", f"{s.jct_s:.1f}", str(s.resizes))]
         is_equal = {s.digest for s in row} == {alone[job.name]}
         mark = Text(
-            f"{alone[job.name][:12]} {'yes' if is_equal else 'NO'}", style="green" if is_equal else "bold red"
+            f"{alone[job.name][:8]} {'yes' if is_equal else 'NO'}", style="green" if is_equal else "bold red"
         )
         table.add_row(job.name, str(job.weight), *cells, mark)
     weights = sum(job.weight for job in JOBS)
     means = [sum(job.weight * shown[policy][job.name].jct_s for job in JOBS) / weights for policy in POLICIES]
-    table.add_row(
-        "mean by weight", "", "", "", f"{means[0]:.1f}", "", "", f"{means[1]:.1f}", "", "", style="bold"
-    )
+    table.add_row("mean", "", "", "", f"{means[0]:.1f}", "", "", f"{means[1]:.1f}", "", "", style="bold")
     return table
 
 
@@ -204,7 +202,9 @@ def main() -> int:
     alone = train_undisturbed(console)
     console.print(
         Rule(
-            "[bold]three jobs on two devices, seconds from their submission[/bold]", align="left", style="dim"
+            "[bold]three jobs on two devices, seconds from their submission; means by weight[/bold]",
+            align="left",
+            style="dim",
         )
     )
     console.print(draw_table(shown, alone))

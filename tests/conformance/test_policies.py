@@ -1,5 +1,6 @@
 """One suite for every policy: run on made traces, each decision checked against what any policy must keep."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,12 +12,20 @@ from holdtrue.cluster import (
     ClusterState,
     Costs,
     Decision,
+    Ended,
     Job,
+    Lost,
+    Opened,
     Outcome,
     Policy,
+    PolicyChosen,
     Queue,
     Rates,
     Rounds,
+    Schedule,
+    ScheduleEvent,
+    Submitted,
+    advance_schedule,
     parse_cluster,
     run_simulation,
 )
@@ -67,8 +76,10 @@ def _check_grants(state: ClusterState, decision: Decision) -> None:
     assert set(decision.grants) <= set(jobs), "devices for a job that is not there"
     slots: dict[tuple[str, int], int] = {}
     whole = dict.fromkeys(state.cluster.kinds, 0)
+    had = {view.job.id: view.grant for view in state.jobs if view.grant is not None}
     for name, grant in decision.grants.items():
         job = jobs[name]
+        assert job.percent == 100 or had.get(name, grant) == grant, "a part is moved while it runs"
         assert job.min_devices <= grant.devices <= job.max_devices
         assert grant.percent == job.percent
         assert job.rate(grant) > 0, "devices that cannot run the job"
@@ -194,3 +205,136 @@ def test_rounds_move_jobs_only_at_their_ends(name: str) -> None:
     ends = {segment.end_s for done in outcome.jobs for segment in done.segments[:-1]}
     assert ends <= starts | {done.finished_s for done in outcome.jobs} | ends
     assert all(abs(done.done - done.job.work) <= 1e-6 * done.job.work for done in outcome.jobs)
+
+
+def _parts(cluster: Cluster, count: int = 40) -> tuple[Job, ...]:
+    """Many more jobs of a part of a device at once than there are devices, and a few of whole ones among them."""
+    draw = random.Random(1)
+    one = Rates(by_type=(("*", ((1, 1.0), (4, 3.0))),))
+    jobs = []
+    for i in range(count):
+        is_part = i % 8 != 5
+        most = 1 if is_part else draw.randint(1, 4)
+        jobs.append(
+            Job(
+                id=f"{i:02d}",
+                arrival_s=3.0 * i,
+                work=draw.randint(50, 400),
+                rates=one,
+                min_devices=draw.randint(1, most),
+                max_devices=most,
+                weight=draw.choice((1.0, 2.0, 5.0)),
+                queue=draw.choice("ab"),
+                percent=draw.choice((10, 30, 50, 60, 80)) if is_part else 100,
+            )
+        )
+    return adapt_jobs(jobs, cluster.kinds, SPEEDS)
+
+
+@pytest.mark.parametrize(
+    "cluster",
+    [parse_cluster("v100:4", "a=2,b=1"), parse_cluster("v100:4,k80:2")],
+    ids=["one-type", "two-types"],
+)
+@pytest.mark.parametrize("name", ALL)
+def test_more_parts_than_devices_fill_devices_and_never_more(name: str, cluster: Cluster) -> None:
+    outcome = _run(name, cluster, jobs := _parts(cluster))
+    assert all(abs(d.done - job.work) <= 1e-6 * job.work for d, job in zip(outcome.jobs, jobs, strict=True))
+    changes = [
+        (at_s, sign)
+        for done in outcome.jobs
+        for segment in done.segments
+        for at_s, sign in ((segment.start_s, 1), (segment.end_s, -1))
+    ]
+    held = most = 0
+    for _, sign in sorted(changes):
+        held += sign
+        most = max(most, held)
+    assert most > cluster.total, "jobs shared devices"
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if not POLICIES[name].starves])
+def test_neither_parts_nor_whole_jobs_starve_behind_a_stream_of_the_others(name: str) -> None:
+    rates = Rates(by_type=(("*", ((1, 1.0),)),), beyond="linear")
+    cluster = parse_cluster("v100:2")
+    for stream, late in (((60, 1), (100, 2)), ((100, 2), (60, 1))):
+        jobs = [
+            Job(
+                id=f"s{i}",
+                arrival_s=100.0 * i,
+                work=stream[1] * 150.0,
+                rates=rates,
+                percent=stream[0],
+                min_devices=stream[1],
+                max_devices=stream[1],
+            )
+            for i in range(60)
+        ]
+        last = Job(
+            id="late",
+            arrival_s=60.0,
+            work=100,
+            rates=rates,
+            percent=late[0],
+            min_devices=late[1],
+            max_devices=late[1],
+        )
+        outcome = _run(name, cluster, [*jobs, last], costs=Costs())
+        assert outcome.jobs[-1].started_s < 100.0 * 60 / 2
+
+
+LIVE = sorted(name for name in ALL if POLICIES[name].answers == "devices")
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_live_decisions_fit_whatever_comes_goes_and_decides_next(seed: int) -> None:
+    draw = random.Random(seed)
+    cluster = draw.choice(
+        [
+            parse_cluster("cpu:1"),
+            parse_cluster("cpu:2"),
+            parse_cluster("cpu:3", "a=2,b=1"),
+            parse_cluster("a:2,b:2"),
+        ]
+    )
+    opened = Opened(cluster=cluster, policy=draw.choice(LIVE))
+    schedule, _ = advance_schedule(Schedule(cluster=cluster, policy=opened.policy), opened, 0.0)
+    for number in range(80):
+        event = _draw_event(draw, schedule, number)
+        at_s = 10.0 * number
+        before = {view.job.id: view for view in schedule.views}
+        schedule, decision = advance_schedule(schedule, event, at_s)
+        assert decision is not None
+        if isinstance(event, Lost):
+            before[event.job] = replace(before[event.job], grant=None)
+        there = tuple(before.get(view.job.id, replace(view, grant=None)) for view in schedule.views)
+        _check_grants(ClusterState(now_s=at_s, cluster=cluster, jobs=there), decision)
+        assert decision.grants or not schedule.views, f"{schedule.policy} leaves an idle cluster idle"
+
+
+def _draw_event(draw: random.Random, schedule: Schedule, number: int) -> ScheduleEvent:
+    """Something that may happen now: above all arrivals, of parts more often than of whole jobs."""
+    names = [view.job.id for view in schedule.views]
+    holders = [view.job.id for view in schedule.views if view.grant is not None]
+    kind = draw.choices(("arrival", "end", "loss", "policy"), (5, 3, 1, 1))[0]
+    if kind == "policy":
+        return PolicyChosen(policy=draw.choice(LIVE))
+    if kind == "loss" and holders:
+        return Lost(job=draw.choice(holders))
+    if kind == "end" and names:
+        return Ended(job=draw.choice(holders or names))
+    is_part = draw.random() < 0.6
+    most = 1 if is_part else draw.randint(1, max(n for _, n in schedule.cluster.devices))
+    return Submitted(
+        job=Job(
+            id=f"{number:02d}",
+            arrival_s=10.0 * number,
+            work=draw.randint(1, 1000),
+            rates=Rates(by_type=(("*", ((most, 1.0),)),)),
+            min_devices=draw.randint(1, most),
+            max_devices=most,
+            weight=draw.choice((1.0, 2.0, 5.0)),
+            queue=draw.choice("ab"),
+            percent=draw.choice((10, 30, 50, 60, 80)) if is_part else 100,
+        )
+    )

@@ -14,6 +14,7 @@ from pages import ROOT
         ("elastic", "elastic"),
         ("portable", "portable"),
         ("live_cluster", "live-cluster"),
+        ("elasticity", "elasticity-simulated"),
     ],
 )
 def test_a_page_is_what_its_script_makes_of_the_raw_files(

@@ -17,11 +17,14 @@ run = ht.init(virtual_nodes=4, global_batch_size=8)
 model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
 run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
 mark = pathlib.Path(sys.argv[1])
+kept = []
 for step in run.steps(examples(240), epochs=int(sys.argv[2])):
     take_step(step, model)
     if step.index == 3 and "crash" in sys.argv[1] and not mark.exists():
         mark.touch()
         os._exit(5)
+    if "greedy" in sys.argv[1]:
+        kept.append(torch.ones(5_000_000))
     if "endless" in sys.argv[1] or mark.exists():
         time.sleep(0.05)
 run.print(run.digest())

@@ -8,10 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 from cluster_jobs import WAIT_S, LiveCluster, digests_of, over
+from commands import HOLDTRUE, call, write_script
 
 from holdtrue.cluster import replay_schedule
 from holdtrue.elastic import ControlClient, read_tokens
-from holdtrue.launch import find_job, jobs_folder
+from holdtrue.launch import LEASES_VARIABLE, Leases, find_job, jobs_folder
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -208,6 +209,68 @@ def test_two_halves_of_a_device_are_kept_to_their_part_with_the_same_bits(cluste
     reference = digests_of(cluster.folder / "one")
     for folder in folders.values():
         assert digests_of(folder) == reference
+
+
+def test_a_part_that_takes_more_memory_than_its_own_fails_and_its_neighbour_keeps_its_bits(
+    cluster: LiveCluster,
+) -> None:
+    cluster.start("--devices", "cpu:1", "--memory", "1200MiB")
+    files = [
+        cluster.job("greedy", mark="greedy", epochs=100, percent=50, retries=1),
+        cluster.job("good", epochs=8, percent=50),
+    ]
+    assert cluster.command("submit", *files).status == 0
+    jobs = cluster.wait_until(over("greedy", "good"), "the ends")
+    greedy, good = jobs["greedy"], jobs["good"]
+    assert (greedy["state"], greedy["exit_code"], greedy["attempt"]) == ("failed", 1, 2)
+    assert (
+        "its part of the device (50 %) has 600.0 MiB; a job of a part that takes more is ended"
+        in greedy["ending"]
+    )
+    assert (good["state"], good["attempt"]) == ("finished", 1)
+    words = ("--device", "cpu", "--digest-every", "1", "--run-dir", "one", "train.py", "none", "8")
+    one = cluster.command("run", *words)
+    assert one.status == 0, one.text
+    assert digests_of(Path(good["run_dir"])) == digests_of(cluster.folder / "one")
+
+
+def test_more_parts_than_devices_run_at_once_under_every_live_policy(cluster: LiveCluster) -> None:
+    cluster.start("--devices", "cpu:1", "--policy", "fifo")
+    (cluster.folder / "slow-1").touch()
+    files = [cluster.job(f"part-{i}", mark="slow-1", percent=20, epochs=40) for i in range(4)]
+    assert cluster.command("submit", *files).status == 0
+    cluster.wait_until(lambda j: all((job["step"] or 0) > 2 for job in j.values()), "four on one device")
+    for policy in ("wfs", "srtf", "wfs-any", "queues", "priority", "wfs"):
+        assert cluster.command("cluster", "policy", policy).status == 0
+        seen = {name: (job["state"], job["devices"]) for name, job in cluster.jobs().items()}
+        assert set(seen.values()) == {("running", 1)}, f"nobody loses its part: {policy} {seen}"
+    (cluster.folder / "slow-1").unlink()
+    jobs = cluster.wait_until(over(*(f"part-{i}" for i in range(4))), "the ends")
+    assert {(job["state"], job["attempt"]) for job in jobs.values()} == {("finished", 1)}
+    assert replay_schedule(cluster.client.log()).differences == ()
+
+
+LEASING = """
+run = ht.init(virtual_nodes=4, global_batch_size=8)
+model = torch.nn.Linear(3, 1)
+run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+pathlib.Path("seen-" + os.environ["CUDA_VISIBLE_DEVICES"]).touch()
+for step in run.steps(examples(16), epochs=2):
+    take_step(step, model)
+"""
+
+
+def test_each_worker_leases_a_device_sees_it_alone_and_gives_it_back(tmp_path: Path) -> None:
+    write_script(tmp_path, LEASING)
+    leases = Leases(folder=tmp_path / "leases", names=("4", "GPU-5"))
+    words = ("run", "--workers", "2", "--device", "cpu", "train.py")
+    ended = call([HOLDTRUE, *words], cwd=tmp_path, env={LEASES_VARIABLE: leases.to_text()})
+    assert ended.status == 0, ended.text
+    assert sorted(path.name for path in tmp_path.glob("seen-*")) == ["seen-4", "seen-GPU-5"]
+    assert {leases.take(wait_s=0).name for _ in leases.names} == {"4", "GPU-5"}, "both are free again"
+    refused = call([HOLDTRUE, *words], cwd=tmp_path, env={LEASES_VARIABLE: leases.to_text()})
+    assert refused.status == 1, "nothing is free, since this test has both"
+    assert "no device of 4, GPU-5 is free after 2 s" in refused.text
 
 
 def worker_of(cluster: LiveCluster, run_dir: Path) -> psutil.Process:

@@ -140,14 +140,19 @@ def test_workers_are_placed_by_ray_and_deaths_of_all_kinds_change_no_bit(cluster
 
 def test_exit_statuses_of_scripts_are_read_through_ray(cluster: LiveCluster) -> None:
     files = [cluster.job("bad", mark="crash-1"), cluster.job("again", mark="crash-2", retries=1)]
+    files.append(cluster.job("greedy", mark="greedy", epochs=1000, percent=1))
     assert cluster.command("submit", *files).status == 0
-    jobs = cluster.wait_until(over("bad", "again"), "the ends")
+    jobs = cluster.wait_until(over("bad", "again", "greedy"), "the ends")
     ends = {
         name: (jobs[name]["state"], jobs[name]["exit_code"], jobs[name]["crashes"])
         for name in ("bad", "again")
     }
     assert ends == {"bad": ("failed", 5, 1), "again": ("finished", 0, 1)}
     assert "exit status 5" in jobs["bad"]["ending"]
+    assert (jobs["greedy"]["state"], jobs["greedy"]["exit_code"]) == ("failed", 1)
+    assert "its part of the device (1 %) has" in jobs["greedy"]["ending"], (
+        "its part of a CPU's memory is kept"
+    )
 
 
 def test_a_job_whose_only_ray_worker_is_killed_goes_on_from_a_checkpoint(cluster: LiveCluster) -> None:

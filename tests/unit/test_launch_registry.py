@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from holdtrue.errors import UsageError
-from holdtrue.launch._registry import JobEntry, Registration, find_job, jobs_folder, list_jobs
+from holdtrue.launch import _registry
+from holdtrue.launch._registry import JobEntry, Registration, find_job, jobs_folder, list_jobs, register
 
 
 def entry(name: str, folder: Path, **changes: object) -> JobEntry:
@@ -90,6 +92,40 @@ def test_a_job_whose_launcher_was_killed_is_recognised_and_cleaned(folder: Path)
     assert find_job(folder, "gone")[1] == "lost"
     assert sorted(path.name for path in folder.iterdir()) == ["gone.json", "gone.lock"]
     Registration(folder, "gone").close()
+
+
+def test_a_job_on_another_machine_that_shares_the_folder_is_left_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Registration(folder, "far")
+    job.publish(entry("far", folder))
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    # The same files as another machine sees them, whose locks are its own.
+    monkeypatch.setattr(_registry, "_boot", lambda: "another kernel")
+    monkeypatch.setattr(_registry, "_try_lock", lambda path, kind: os.open(os.devnull, os.O_RDWR))
+    here = os.uname().nodename
+    monkeypatch.setattr(_registry.os, "uname", lambda: SimpleNamespace(nodename="another"))
+    assert find_job(folder, "far")[1] == "elsewhere"
+    assert [state for _, state in list_jobs(folder)] == ["elsewhere"]
+    with pytest.raises(UsageError, match=rf"'far' runs on {here}, with which this machine shares"):
+        Registration(folder, "far")
+    name, other = register(folder, "far", is_given=False)
+    assert name == "far-2", "one whose name was not given takes another"
+    other.close()
+    assert {name: (folder / name).read_bytes() for name in files} == files, "its tokens are as they were"
+    monkeypatch.undo()
+    assert find_job(folder, "far")[1] == "running"
+    job.close()
+
+
+def test_a_job_of_before_a_restart_of_the_machine_is_lost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Registration(folder, "old")
+    job.publish(entry("old", folder))
+    os.close(job._lock)  # as the machine's end does
+    monkeypatch.setattr(_registry, "_boot", lambda: "another boot")
+    assert find_job(folder, "old")[1] == "lost", "the name of the machine is this one's"
 
 
 def test_an_unknown_job_is_a_sentence_that_names_those_that_run(folder: Path) -> None:

@@ -36,6 +36,10 @@ def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("cluster", "stop"), "no cluster is running in"),
         (("submit", "none.toml"), "none.toml cannot be read"),
         (("cluster", "start", "--devices", "tpu:2"), "runs jobs on CPU slots of this machine"),
+        (("cluster", "start", "--devices", "cuda:99"), "--devices is cuda:99, and this machine shows"),
+        (("cluster", "start", "--devices", "cpu:1,cuda:1"), "a cluster has devices of one kind"),
+        (("cluster", "start", "--devices", "cpu:1", "--memory", "much"), "the size 'much' cannot be read"),
+        (("cluster", "start", "--devices", "cpu:1", "--memory", "0"), "a device has 1 byte or more"),
         (("cluster", "start", "--devices", "cpu"), "has the part 'cpu'"),
         (("cluster", "start", "--queue", "a=1"), "--queue is given and --devices is not"),
         (("cluster", "start", "--devices", "cpu:1", "--queue", "a=2"), "are guaranteed 2 devices of 1"),
@@ -87,9 +91,13 @@ def test_the_queue_shows_who_runs_on_what() -> None:
     facts["counts"] = {"running": 1, "finished": 12_000, "failed": 7}
     last = describe_queue(facts, now_s=107.0, shows_all=False)[-1]
     assert last == "12007 over; `holdtrue queue --all` shows them too"
-    facts["jobs"] = []
-    assert describe_queue(facts, now_s=107.0, shows_all=False)[1].startswith(
-        "no jobs wait or run; 12007 over"
-    )
-    facts["jobs"] = [job | {"state": "finished", "ended_s": 104.0, "ending": "It finished."}]
-    assert describe_queue(facts, now_s=107.0, shows_all=True)[-1].endswith("4 s  It finished.")
+    facts["jobs"], facts["counts"] = [], {"finished": 12_000, "failed": 7}
+    assert describe_queue(facts, now_s=107.0, shows_all=False) == [
+        "cluster of cpu:4 · policy wfs · no jobs wait or run",
+        "12007 over; `holdtrue queue --all` shows them too",
+    ]
+    facts["jobs"] = [job | {"state": "finished", "ended_s": 104.0, "ending": "It finished.", "percent": 50}]
+    head, _, row = describe_queue(facts, now_s=107.0, shows_all=True)
+    assert "no jobs wait or run" in head, "there are jobs; those that are shown are over"
+    assert row.endswith("4 s  It finished.")
+    assert "50% of one" in row

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from holdtrue.errors import UsageError
 from holdtrue.launch import JobEntry
 from holdtrue.scheduler import EngineChoice, JobRequest, _open_engine, _staffing, check_devices, choose_engine
-from holdtrue.scheduler._engine_choice import engine_from_text
+from holdtrue.scheduler._engine_choice import Lent, engine_from_text
 from holdtrue.scheduler._evidence import STOPPED, judge_end
 from holdtrue.scheduler._hosts import HostEnd, HostEngine, HostLook, HostOrder, plan_hosts
 from holdtrue.scheduler._launchers import LauncherEngine
@@ -193,7 +193,7 @@ def test_hosts_are_asked_for_once_and_after_a_failure_not_before_a_pause(
         script="train.py",
         started_s=0.0,
     )
-    staffing, folder = Staffing(place, hosts), place.attempt(record)
+    staffing, folder = Staffing(place, hosts, Lent()), place.attempt(record)
 
     def tend() -> list[str]:
         """Names that are asked for at one more look."""
@@ -303,7 +303,7 @@ def test_engines_and_their_options_are_checked(monkeypatch: pytest.MonkeyPatch) 
     there = EngineChoice(name="ray", ray=RayChoice(address="h:1"))
     check_devices("cpu:99", "", 2, there)
     with pytest.raises(UsageError, match="the ray engine runs jobs on CPU slots of a Ray cluster"):
-        check_devices("cuda:1", "", 2, there)
+        check_devices("tpu:1", "", 2, there)
     with pytest.raises(UsageError, match="this machine has 2 cores"):
         check_devices("cpu:99", "", 2, EngineChoice(name="ray", ray=RayChoice()))
 
@@ -320,7 +320,7 @@ def test_another_engine_is_refused_under_jobs_that_run_and_kept_otherwise(
         open_engine(place, store, None, EngineChoice())
     opened: list[RayChoice] = []
 
-    def open_fake(folder: Path, choice: RayChoice, cpus: int) -> FakeHosts:
+    def open_fake(folder: Path, choice: RayChoice, cpus: int, gpus: int) -> FakeHosts:
         opened.append(choice)
         return FakeHosts()
 

@@ -234,6 +234,6 @@ def test_a_job_file_without_script_or_without_file_is_refused(tmp_path: Path) ->
 def test_the_embedded_engine_has_cpu_slots_of_this_machine() -> None:
     check_devices("cpu:8", "", 2)
     with pytest.raises(UsageError, match="runs jobs on CPU slots of this machine"):
-        check_devices("cuda:1", "", 2)
+        check_devices("tpu:1", "", 2)
     with pytest.raises(UsageError, match="this machine has 2 cores"):
         check_devices("cpu:9", "", 2)

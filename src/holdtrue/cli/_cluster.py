@@ -97,6 +97,16 @@ def start(
             show_default=False,
         ),
     ] = "",
+    memory: Annotated[
+        str,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            help="Memory that goes with one CPU slot, such as 8GiB: a job of a part of it has that part. "
+            "[dim]default: what it had, or the machine's, divided by the slots[/dim]",
+            show_default=False,
+        ),
+    ] = "",
     folder: Folder = None,
     in_foreground: Annotated[
         bool, typer.Option("--foreground", metavar="", help="Be the scheduler, and do not return.")
@@ -108,22 +118,30 @@ def start(
         check_devices,
         choose_engine,
         cluster_folder,
+        cuda_here,
         serve_cluster,
         start_cluster,
     )
+    from holdtrue.solve import parse_size
 
     if queue and not devices:
         raise UsageError("--queue is given and --devices is not; guarantees are parts of devices. Give both.")
     choice = choose_engine(engine, address=address, listen=listen)
     if devices:
-        check_devices(devices, queue, len(os.sched_getaffinity(0)), choice)
+        check_devices(devices, queue, len(os.sched_getaffinity(0)), choice, cuda_here(os.environ))
     if policy_name:
         find_live_policy(policy_name)
+    memory_bytes = parse_size(memory) if memory else None
+    if memory_bytes is not None and memory_bytes < 1:
+        raise UsageError(f"--memory is {memory}; a device has 1 byte or more. Write --memory 8GiB.")
     place = cluster_folder(os.environ, folder)
     if in_foreground:
-        serve_cluster(place, parse_cluster(devices, queue) if devices else None, policy_name or None, choice)
+        named = parse_cluster(devices, queue) if devices else None
+        serve_cluster(place, named, policy_name or None, choice, memory_bytes)
         return
-    client = start_cluster(place, devices=devices, queues=queue, policy=policy_name, engine=choice)
+    client = start_cluster(
+        place, devices=devices, queues=queue, policy=policy_name, engine=choice, memory_bytes=memory_bytes
+    )
     facts = client.queue("open", most=1)
     held = ",".join(f"{kind}:{count}" for kind, count in facts["devices"].items())
     say(f"cluster of {held} · policy {facts['policy']} · process {client.address.pid} · {place}")

@@ -173,6 +173,10 @@ def living(job: str) -> JobEntry:
     entry, state = find_job(jobs_folder(os.environ), job)
     if state == "running":
         return entry
+    if state == "elsewhere":
+        raise UsageError(
+            f"the job {job!r} runs on {entry.host}, and its controller can be asked there. Give the command on that machine."
+        )
     how = entry.ending or "its launcher was killed."
     out = f" Go on with it by `{entry.resume_command}`." if entry.can_go_on else ""
     raise UsageError(f"the job {job!r} runs no more: {how}{out}")

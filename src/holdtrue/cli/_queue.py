@@ -70,12 +70,12 @@ def describe_queue(facts: dict[str, Any], *, now_s: float, shows_all: bool) -> l
     )
     rest = "" if shows_all or not over else f"{over} over; `holdtrue queue --all` shows them too"
     held = ",".join(f"{kind}:{count}" for kind, count in facts["devices"].items())
-    head = f"cluster of {held} · policy {facts['policy']}" + (
-        f" · {facts['reason']}" if facts["reason"] else ""
-    )
+    is_idle = not any(facts["counts"].get(state, 0) for state in ("waiting", "running"))
+    reason = "no jobs wait or run" if is_idle else facts["reason"]
+    head = f"cluster of {held} · policy {facts['policy']}" + (f" · {reason}" if reason else "")
     head += f"\n{facts['trouble']}" if facts.get("trouble") else ""
     if not jobs:
-        return [head, f"no jobs wait or run; {rest}" if rest else "no jobs"]
+        return [head, *([rest] if rest else [])]
     rows: list[tuple[str, ...]] = [("JOB", "STATE", "DEVICES", "WEIGHT", "STEP", "AGE", "")]
     rows += [_row(job, now_s) for job in jobs]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
@@ -91,9 +91,7 @@ def describe_queue(facts: dict[str, Any], *, now_s: float, shows_all: bool) -> l
 
 def _row(job: dict[str, Any], now_s: float) -> tuple[str, ...]:  # Any: JSON values
     bounds = f"{job['min_devices']}-{job['max_devices']}"
-    given = (
-        f"{job['devices']} of {bounds}" if job["percent"] == 100 else f"{job['percent']}% of {job['devices']}"
-    )
+    given = f"{job['devices']} of {bounds}" if job["percent"] == 100 else f"{job['percent']}% of one"
     present = job["workers"]
     moving = f" (now {present})" if present is not None and present != job["devices"] else ""
     step = (

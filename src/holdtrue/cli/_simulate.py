@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,6 +156,7 @@ def simulate(
         )
     policies = find_policies(policy)
     devices = parse_cluster(cluster, queue)
+    _check_places(chart, jobs_csv, json_file, write_trace)
     costs = Costs(
         start_s=start_s, resume_s=resume_s, checkpoint_s=checkpoint_s, grow_s=grow_s, shrink_s=shrink_s
     )
@@ -264,22 +266,42 @@ def _write_results(
     if json_file is not None:
         _write(json_file, json.dumps([dataclasses.asdict(summary) for summary in summaries], indent=1) + "\n")
     if chart is not None:
-        if chart.suffix != ".png":
-            raise UsageError(
-                f"--chart is {str(chart)!r}; charts are written as PNG. Give it a name that ends in .png."
-            )
-        write_png(outcomes, chart)
-        say(f"wrote {chart}")
         page = chart.with_suffix(".html")
-        if write_html(outcomes, page):
-            say(f"wrote {page}")
+        try:
+            write_png(outcomes, chart)
+            say(f"wrote {chart}")
+            if write_html(outcomes, page):
+                say(f"wrote {page}")
+        except OSError as problem:
+            raise _unwritable(chart, problem) from problem
 
 
 def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text)
     except OSError as problem:
-        raise UsageError(
-            f"{path} cannot be written ({problem}). Name a file in a folder that exists."
-        ) from problem
+        raise _unwritable(path, problem) from problem
     say(f"wrote {path}")
+
+
+def _unwritable(path: Path, problem: object) -> UsageError:
+    return UsageError(f"{path} cannot be written ({problem}). Name a file in a folder that exists.")
+
+
+def _check_places(chart: Path | None, *others: Path | None) -> None:
+    """Refuse results that could not be written before the minutes that a simulation may take.
+
+    Raises:
+        UsageError: a folder is not there, or a chart is to be something else than PNG.
+    """
+    if chart is not None and chart.suffix != ".png":
+        raise UsageError(
+            f"--chart is {str(chart)!r}; charts are written as PNG. Give it a name that ends in .png."
+        )
+    if chart is not None and find_spec("matplotlib") is None:
+        raise UsageError(
+            "matplotlib is not installed and charts are drawn with it. Install holdtrue[cluster], or leave out --chart."
+        )
+    for path in filter(None, (chart, *others)):
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise _unwritable(path, "it is a folder" if path.is_dir() else "there is no such folder")

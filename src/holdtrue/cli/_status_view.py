@@ -34,7 +34,11 @@ def describe_jobs(jobs: Sequence[tuple[JobEntry, JobState]], now_s: float) -> li
     lines: list[str] = []
     for entry, state in jobs:
         seconds = (entry.ended_s or now_s) - entry.started_s
-        what = {"running": "running", "lost": "its launcher was killed"}.get(state) or str(entry.ending)
+        what = {
+            "running": "running",
+            "lost": "its launcher was killed",
+            "elsewhere": f"runs on {entry.host}, where it can be asked",
+        }.get(state) or str(entry.ending)
         lines.append(f"{entry.name:<{width}}  {format_elapsed(seconds):>8}  {what}")
     return lines
 

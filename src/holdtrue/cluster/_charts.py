@@ -8,6 +8,8 @@ from holdtrue.errors import UsageError
 from ._outcome import Outcome
 
 _MOST_BANDS = 40
+_MOST_NAMES = 24
+"""Jobs that a picture names; the page names all of them."""
 
 
 def stack_devices(outcome: Outcome) -> tuple[list[float], list[tuple[str, list[float]]]]:
@@ -57,6 +59,9 @@ def write_png(outcomes: Sequence[Outcome], path: Path) -> None:
         axis.set_ylim(0, outcome.cluster.total)
         axis.set_title(outcome.policy, loc="left", fontsize=9)
         axis.set_ylabel("devices")
+        if axis is axes[0] and len(bands) <= _MOST_NAMES:
+            names = [name if len(name) <= 20 else f"{name[:19]}…" for name, _ in bands]
+            figure.legend(list(drawn), names, title="jobs", loc="outside right upper", fontsize=7)
     axes[-1].set_xlabel("hours")
     figure.savefig(path, dpi=120)
 

@@ -51,10 +51,10 @@ class Rounds:
     """A job makes a whole number of steps in a round."""
 
     def __post_init__(self) -> None:
-        if not self.length_s > 0 or self.decide_every_s < 0:
+        if not 0 < self.length_s < float("inf") or not 0 <= self.decide_every_s < float("inf"):
             raise UsageError(
                 f"rounds are {self.length_s} s long and decisions {self.decide_every_s} s apart; a round takes more "
-                "than 0 s. Pass positive numbers."
+                "than 0 s and ends. Pass positive numbers."
             )
 
 

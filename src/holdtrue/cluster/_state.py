@@ -65,10 +65,14 @@ class FreeDevices:
     __slots__ = ("free", "parts")
 
     def __init__(self, cluster: Cluster, held: Iterable[Grant]) -> None:
-        self.free = dict(cluster.devices)
+        self.free = free = dict(cluster.devices)
         self.parts: dict[str, dict[int, int]] = {}
         for grant in held:
-            self.hold(grant)
+            if grant.percent == 100:  # as `hold` does; thousands are held at each decision
+                for kind, n in grant.counts:
+                    free[kind] -= n
+            else:
+                self.hold(grant)
 
     @property
     def total(self) -> int:
@@ -88,6 +92,14 @@ class FreeDevices:
             slots[grant.slot] = 100
             free[kind] -= 1
         slots[grant.slot] -= grant.percent
+
+    def has_room(self, grant: Grant) -> bool:
+        """Whether the devices of a grant are free, so that `hold` may follow."""
+        if grant.percent == 100:
+            return all(self.free[kind] >= n for kind, n in grant.counts)
+        kind = grant.counts[0][0]
+        left = self.parts.get(kind, {}).get(grant.slot)
+        return self.free[kind] >= 1 if left is None else left >= grant.percent
 
     def take(self, kind: str, devices: int) -> Grant | None:
         """A grant of whole devices of one type, or None if they are not free."""

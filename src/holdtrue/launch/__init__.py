@@ -23,8 +23,10 @@ from ._devices import (
 from ._elastic import launch_elastic_job
 from ._job import DEVICES, Failure, JobResult, JobSpec, WorkerEnd
 from ._launch import launch_job
+from ._leases import LEASES_VARIABLE, Leases, visible_devices
 from ._notebook import launch
 from ._observer import JobObserver, PlainObserver, SilentObserver, Stream
+from ._part_memory import DEVICE_MEMORY_VARIABLE, machine_memory
 from ._registry import (
     JobEntry,
     JobState,
@@ -41,6 +43,8 @@ from ._worker import TOKEN_VARIABLE
 
 __all__ = [
     "DEVICES",
+    "DEVICE_MEMORY_VARIABLE",
+    "LEASES_VARIABLE",
     "TIE_TO_PARENT",
     "TOKEN_VARIABLE",
     "Failure",
@@ -49,6 +53,7 @@ __all__ = [
     "JobResult",
     "JobSpec",
     "JobState",
+    "Leases",
     "PlainObserver",
     "SilentObserver",
     "Stream",
@@ -67,6 +72,7 @@ __all__ = [
     "launch_elastic_job",
     "launch_job",
     "list_jobs",
+    "machine_memory",
     "name_cuda_devices",
     "name_of_script",
     "new_run_dir",
@@ -74,6 +80,7 @@ __all__ = [
     "register",
     "take_lock",
     "torch_has_cuda",
+    "visible_devices",
 ]
 
 

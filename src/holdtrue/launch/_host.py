@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -15,7 +16,9 @@ from ._crew import TICK_S, Crew
 from ._devices import choose_device
 from ._job import JobSpec, WorkerEnd
 from ._judge import describe_status, fails_elastic_job
+from ._leases import Leases
 from ._observer import JobObserver
+from ._part_memory import LOOK_EVERY_S, PartMemory, held_bytes, make_first_to_go
 from ._place import Place
 from ._stopping import StopState, count_interrupts, next_stop
 from ._watchman import Guard
@@ -34,15 +37,27 @@ class Starter:
     place: Place
     guard: Guard
     life_fd: int
+    leases: Leases | None = None
+    """Devices that its workers lease, one each; None where they have this machine's."""
+    memory: PartMemory | None = None
+    """What each of its workers may hold; None for no bound."""
 
     def start(self, number: int, device: str) -> Worker:
-        """Start worker `number` on `device`, with a store socket and a page of its own.
+        """Start worker `number` on `device`, or on one that it leases, with a store socket and a page of its own.
 
         Raises:
-            UsageError: nothing can listen on this machine's address.
+            UsageError: nothing can listen on this machine's address, or no device is free.
             OSError: the machine has no room for another process.
+
+        Blocks:
+            At most `LEASE_WAIT_S`, for a device that somebody is about to give back.
         """
-        with listen(self.place.address) as store:
+        with ExitStack() as stack:
+            store = stack.enter_context(listen(self.place.address))
+            lease = self.leases.take() if self.leases is not None else None
+            if lease is not None:
+                stack.callback(os.close, lease.fd)
+                device = device.partition(":")[0] + (":0" if ":" in device else "")
             at = AtPage()
             environment = WorkerEnvironment(
                 worker=number,
@@ -58,17 +73,21 @@ class Starter:
                 is_guest=int(self.place.is_guest),
             )
             try:
-                return start_worker(
+                worker = start_worker(
                     self.spec,
                     environment,
                     log=self.place.logs / f"worker-{number}.log",
                     base_env=os.environ,
                     guard=self.guard,
                     at=at,
+                    lease=lease,
                 )
             except BaseException:
                 at.close()
                 raise
+        if self.memory is not None:
+            make_first_to_go(worker.process.pid)
+        return worker
 
 
 @final
@@ -108,6 +127,8 @@ class Host:
         self._failures: list[tuple[float, WorkerEnd]] = []
         """Errors of scripts here that the controller may take for those of joiners, with the time of each."""
         self._in_use: dict[int, str] = {}
+        self._weighed_s = 0.0
+        """When it was last looked what workers of a part hold."""
         self.crew.watch(link.fileno(), self._obey)
 
     @property
@@ -139,6 +160,7 @@ class Host:
         self.crew.turn(self._wait_s())
         self.tell_failures()
         now_s = time.monotonic()
+        self._weigh(now_s)
         action = next_stop(self.stop, interrupt_wait_s=self._spec.interrupt_wait_s)
         if action is None or action.at_s > now_s:
             return
@@ -149,6 +171,17 @@ class Host:
         else:
             self.stop = replace(self.stop, killed_at_s=now_s)
             self.crew.kill_all(action.reason)
+
+    def _weigh(self, now_s: float) -> None:
+        """End workers of a part of a device that hold more memory than their own."""
+        memory = self._starter.memory
+        if memory is None or now_s < self._weighed_s + LOOK_EVERY_S:
+            return
+        self._weighed_s = now_s
+        for worker in self.crew.alive:
+            sentence = memory.judge(worker.number, held_bytes(worker.process.pid))
+            if sentence and not worker.condemned:
+                worker.condemn(sentence)
 
     def _wait_s(self) -> float:
         action = next_stop(self.stop, interrupt_wait_s=self._spec.interrupt_wait_s)

@@ -30,7 +30,8 @@ _LOCK_AGAIN_S = 0.005
 _LEFT = ("tokens", "join", "job", "description", "memory")
 """Files of a job that go with it, by ending."""
 
-JobState = Literal["running", "ended", "lost"]
+JobState = Literal["running", "ended", "lost", "elsewhere"]
+"""`elsewhere`: it has not ended, as far as another machine's file says, and only that machine knows more."""
 
 
 @final
@@ -59,6 +60,10 @@ class JobEntry:
     ended_s: float | None = None
     resume_command: str = ""
     """The command that goes on with it; empty if there is none."""
+    host: str = ""
+    """Name of the launcher's machine; `Registration.publish` fills it in."""
+    boot: str = ""
+    """Which start of which kernel that was: processes that share it see each other's locks, whatever they call their host."""
 
     @property
     def can_go_on(self) -> bool:
@@ -106,6 +111,13 @@ class Registration:
         lock = take_lock(folder / f"{name}.lock")
         if lock is None:
             raise UsageError(_refusal(_read_entry(self._entry_file), name))
+        before = _read_entry(self._entry_file)
+        if before is not None and before.ending is None and _is_elsewhere(before):
+            os.close(lock)
+            raise UsageError(
+                f"a job called {name!r} runs on {before.host}, with which this machine shares {folder}; names of living jobs "
+                f"are unique. Give another --name; or, if that machine is gone, remove {self._entry_file}."
+            )
         self._lock = lock
         self._entry: JobEntry | None = None
         self._entry_file.unlink(missing_ok=True)  # of a job that ended
@@ -127,7 +139,7 @@ class Registration:
 
     def publish(self, entry: JobEntry) -> None:
         """Let commands find the job."""
-        self._entry = entry
+        self._entry = entry = replace(entry, host=os.uname().nodename, boot=_boot())
         write_private(self._entry_file, json.dumps(asdict(entry), indent=1))
 
     def end(self, *, exit_code: int, ending: str, ended_s: float) -> None:
@@ -183,9 +195,15 @@ def list_jobs(folder: Path) -> list[tuple[JobEntry, JobState]]:
 
 
 def _state_of(folder: Path, entry: JobEntry) -> JobState:
-    """`running`, `ended`, or `lost` if its launcher was killed; then its tokens are cleaned away."""
+    """`running`, `ended`, `elsewhere`, or `lost` if its launcher was killed; then its tokens are cleaned away.
+
+    In a home that machines share a lock may be each machine's own: that it can be taken here says nothing about a
+    launcher elsewhere, whose tokens are left alone.
+    """
     if entry.ending is not None:
         return "ended"
+    if _is_elsewhere(entry):
+        return "elsewhere"
     lock = _try_lock(folder / f"{entry.name}.lock", fcntl.LOCK_EX)
     if lock is None:
         return "running"
@@ -195,6 +213,17 @@ def _state_of(folder: Path, entry: JobEntry) -> JobState:
     finally:
         os.close(lock)
     return "lost"
+
+
+def _is_elsewhere(entry: JobEntry) -> bool:
+    """Whether a job's launcher was started on another machine: one of another name, and of another kernel."""
+    return bool(entry.host) and entry.host != os.uname().nodename and entry.boot != _boot()
+
+
+def _boot() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
 
 
 def take_lock(path: Path, *, wait_s: float = LOCK_WAIT_S) -> int | None:

@@ -18,7 +18,7 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"the name {name!r} is not a job's name; names have 1 to 63 of a-z, 0-9 and '-'. "
-            f"Use --name {name_of_script(name)}."
+            f"Take {name_of_script(name)}, say."
         )
     return name
 

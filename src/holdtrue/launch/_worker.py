@@ -24,11 +24,15 @@ from holdtrue.wire import (
 
 from ._at import At, AtPage
 from ._job import JobSpec, WorkerEnd
+from ._leases import LEASES_VARIABLE, Lease
 from ._output import StderrHold
+from ._part_memory import DEVICE_MEMORY_VARIABLE
 from ._watchman import Guard
 
 TOKEN_VARIABLE = "HOLDTRUE_TOKEN"
 """Where `holdtrue worker` may have its token; a script has no need of it."""
+_HOSTS_OWN = (TOKEN_VARIABLE, LEASES_VARIABLE, DEVICE_MEMORY_VARIABLE)
+"""Variables of the host that a script has no need of."""
 _MAX_LINE_BYTES = 1 << 20
 
 
@@ -57,6 +61,8 @@ class Worker:
         self.has_joined = False
         self.has_finished = False
         self.failure: FailedReport | None = None
+        self.condemned = ""
+        """Why its host ended it for what it did, as a sentence: that is its own failure, and no death."""
         self.was_signalled = False
         self.end: WorkerEnd | None = None
         self.is_reaped = False
@@ -123,7 +129,16 @@ class Worker:
                     was_stopped=self.was_signalled,
                     log=self.log_path,
                 )
+                if self.condemned and status < 0:
+                    self.end = replace(
+                        self.end, status=1, kind="UsageError", sentence=self.condemned, was_stopped=False
+                    )
         return self.end
+
+    def condemn(self, sentence: str) -> None:
+        """End it, and every process that it started, at once, for what it did: a failure of its job with that sentence."""
+        self.condemned = self.condemned or sentence
+        self.kill_group()
 
     def read_at(self) -> At | None:
         """The pass in which it is, or was when it died, if it says so."""
@@ -189,6 +204,7 @@ def start_worker(
     base_env: Mapping[str, str],
     guard: Guard,
     at: AtPage | None = None,
+    lease: Lease | None = None,
 ) -> Worker:
     """Start a worker in a session of its own.
 
@@ -199,6 +215,7 @@ def start_worker(
         base_env: The launcher's environment.
         guard: Who sees to the worker's end if this process dies.
         at: The page in which the worker says where it is; the worker's end gives it back.
+        lease: The device that it alone may drive; the worker holds it from now on, and the caller closes it.
     """
     with ExitStack() as undo:
         file = undo.enter_context(log.open("ab", buffering=0))
@@ -216,8 +233,8 @@ def start_worker(
             stdin=subprocess.DEVNULL,
             stdout=writes[1],
             stderr=writes[2],
-            env=worker_variables(spec, environment, base_env),
-            pass_fds=_inherited(environment),
+            env=worker_variables(spec, environment, base_env) | (lease.variables if lease else {}),
+            pass_fds=(*_inherited(environment), *([lease.fd] if lease else [])),
             start_new_session=True,
         )
         guard.watch(process.pid)
@@ -269,7 +286,7 @@ def worker_variables(
     inherited = {
         name: value
         for name, value in base_env.items()
-        if not name.startswith("HOLDTRUE_WORKER_") and name != TOKEN_VARIABLE
+        if not name.startswith("HOLDTRUE_WORKER_") and name not in _HOSTS_OWN
     }
     own = dict(spec.variables[environment.worker]) if environment.worker < len(spec.variables) else {}
     return inherited | pinned | own | encode_settings(spec.settings) | environment.to_env()

@@ -34,6 +34,7 @@ from ._feed import Feed
 from ._join import Membership, choose_device, connect
 from ._mark import Mark, PassMark
 from ._outlet import Outlet
+from ._part import limit_memory
 from ._rebalance import Rebalancer
 from ._settings import Settings
 from ._unlike import Unlike
@@ -82,6 +83,7 @@ class Core:
         apply_numerics(plan.numerics, threads=settings.threads)
         keep_freed_memory()
         self.device = choose_device(membership, settings)
+        limit_memory(self.device, settings.device_percent)
         self.mapping: Mapping = membership.mapping_of(plan)
         self.state = TrainingState()
         self.calls = CallBook()
@@ -440,9 +442,7 @@ class Core:
             return True
         self.is_leaving = True
         # A signal handler may have interrupted the holder of the agent's lock: another thread waits for it.
-        threading.Thread(
-            target=group.agent.say_leaving, args=(why,), name="holdtrue-leave", daemon=True
-        ).start()
+        threading.Thread(target=group.agent.say_leaving, args=(why,), name="leave", daemon=True).start()
         return True
 
     def leaves_without_host(self, wait_s: float) -> bool:

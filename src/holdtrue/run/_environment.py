@@ -2,6 +2,8 @@
 
 import os
 import platform
+import socket
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -60,8 +62,8 @@ def _device(device: torch.device) -> dict[str, Any]:  # Any: JSON values
     return {"type": "cpu", "name": _cpu_name()}
 
 
-def name_device(device: torch.device) -> str:
-    """Full name of a device, as profiles have it."""
+def name_model(device: torch.device) -> str:
+    """Full name of a device's model, as profiles have it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
@@ -80,3 +82,15 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def name_device(device: torch.device, env: Mapping[str, str]) -> str:
+    """A device, told from those of other workers: each may see one GPU alone, and call it cuda:0.
+
+    >>> name_device(torch.device("cuda:0"), {"CUDA_VISIBLE_DEVICES": "3"}).partition("/")[2]
+    'cuda:3'
+    """
+    visible = [entry.strip() for entry in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    index = device.index or 0
+    own = f"cuda:{visible[index]}" if device.type == "cuda" and index < len(visible) else str(device)
+    return f"{socket.gethostname()}/{own}"

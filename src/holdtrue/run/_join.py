@@ -22,7 +22,7 @@ from holdtrue.reduce import AloneGroup, GlooGroup, Group, NcclGroup
 from holdtrue.wire import WorkerEnvironment
 
 from ._elastic import ElasticGroup, Former
-from ._environment import name_device
+from ._environment import name_device, name_model
 from ._limits import Limits
 from ._meeting import Meeting
 from ._settings import Settings
@@ -260,7 +260,7 @@ def _group_on(
     host: str = "127.0.0.1",
 ) -> Group:
     """The adapter for the devices of this group: nccl if every worker has a GPU of its own, else gloo."""
-    store.set(f"device/{generation}/{rank}", f"{socket.gethostname()}/{device}")
+    store.set(f"device/{generation}/{rank}", name_device(device, os.environ))
     names = [store.get(f"device/{generation}/{r}").decode() for r in range(world_size)]
     name = f"generation-{generation}"
     if all("cuda" in n for n in names) and len(set(names)) == world_size:
@@ -333,6 +333,6 @@ def connect(membership: Membership, plan: Plan, device: torch.device, settings: 
             virtual_nodes=plan.virtual_nodes,
             device=device,
             timeout_s=(worker.group_timeout_s if worker else None) or settings.timeout_s,
-            limits=Limits(settings.costs, plan, own_model=name_device(device)) if settings.costs else None,
+            limits=Limits(settings.costs, plan, own_model=name_model(device)) if settings.costs else None,
         )
     return membership.connect(device, settings) if membership.connect else AloneGroup(device)

@@ -1,7 +1,7 @@
 """Where the workers of a view meet: each worker's own store, and the groups that are formed on the store of rank 0."""
 
 import contextlib
-import socket
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +14,8 @@ import torch.distributed as dist
 from holdtrue.elastic import Agent, View
 from holdtrue.errors import GroupError, WaitTimeoutError, WorkerLostError
 from holdtrue.reduce import AloneGroup, GlooGroup, Group, NcclGroup
+
+from ._environment import name_device
 
 T = TypeVar("T")
 
@@ -123,7 +125,7 @@ class Meeting:
         keys = [f"here/{m.worker}" for m in view.members]
         until_s = time.monotonic() + self._timeout_s
         try:
-            store.set(keys[rank], f"{socket.gethostname()}/{self._device}")
+            store.set(keys[rank], name_device(self._device, os.environ))
             while True:
                 self._refuse_void(store, view)
                 with contextlib.suppress(dist.DistStoreError):  # a wait that ran out

@@ -3,6 +3,8 @@
 import time
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from ._core import Core
 
@@ -18,6 +20,15 @@ def rest_s(busy_s: float, wall_s: float, percent: int) -> float:
     (1.0, 0.0, 0.7)
     """
     return max(0.0, busy_s * 100 / percent - wall_s)
+
+
+def limit_memory(device: torch.device, percent: int) -> None:
+    """Keep a run on a part of a CUDA device to that part of its memory: what goes beyond is out of memory.
+
+    On a CPU the host of the worker sees to it (holdtrue.launch).
+    """
+    if device.type == "cuda" and percent < 100:
+        torch.cuda.set_per_process_memory_fraction(percent / 100, device)
 
 
 class Part:

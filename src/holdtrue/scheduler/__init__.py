@@ -12,7 +12,7 @@ where somebody else lends the devices (Ray), hosts that are asked for.
 """
 
 from ._client import ClusterClient, cluster_folder, start_cluster
-from ._engine_choice import EngineChoice, check_devices, choose_engine
+from ._engine_choice import EngineChoice, check_devices, choose_engine, cuda_here
 from ._request import JobRequest, read_job_file
 from ._serve import serve_cluster
 
@@ -23,6 +23,7 @@ __all__ = [
     "check_devices",
     "choose_engine",
     "cluster_folder",
+    "cuda_here",
     "read_job_file",
     "serve_cluster",
     "start_cluster",

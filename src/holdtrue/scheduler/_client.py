@@ -149,7 +149,13 @@ class ClusterClient:
 
 
 def start_cluster(
-    folder: Path, *, devices: str, queues: str, policy: str, engine: EngineChoice | None = None
+    folder: Path,
+    *,
+    devices: str,
+    queues: str,
+    policy: str,
+    engine: EngineChoice | None = None,
+    memory_bytes: int | None = None,
 ) -> ClusterClient:
     """Start a scheduler in the background.
 
@@ -159,6 +165,7 @@ def start_cluster(
         queues: `research=1,product=1`.
         policy: Name; empty for the one that was in force, or wfs.
         engine: What runs the jobs; None for what it had, or the embedded one.
+        memory_bytes: Memory that goes with one CPU slot; None for what it had, or the machine's part.
 
     Raises:
         UsageError: a scheduler lives there, or the cluster cannot be as asked.
@@ -176,6 +183,7 @@ def start_cluster(
             [
                 *(sys.executable, "-P", "-m", "holdtrue.scheduler"),
                 *(str(folder), devices, queues, policy, engine.to_text() if engine is not None else ""),
+                "" if memory_bytes is None else str(memory_bytes),
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -39,8 +39,13 @@ class ClusterEngine(ABC):
     """Starts, looks at, resizes and ends jobs. What it knows it finds again after its own process was killed."""
 
     @abstractmethod
-    def begin(self, record: JobRecord, workers: int) -> None:
+    def begin(self, record: JobRecord, workers: int, slot: int = -1) -> None:
         """Start the present attempt of a job, at most once, whoever is killed in between.
+
+        Args:
+            record: The job.
+            workers: Devices that it begins with.
+            slot: Which shared device, for a job of a part; -1 otherwise.
 
         Raises:
             UsageError: the attempt runs already.

@@ -20,6 +20,8 @@ class HostOrder:
     """`NUMBER-ATTEMPT-XXXXXX`: of a job, its attempt, and this host; never given twice. The job knows it by that name."""
     job: str
     """Name of the job, for people."""
+    kind: str
+    """Kind of the device: `cpu` or `cuda`."""
     percent: int
     """Per cent of one device."""
     url: str

@@ -17,9 +17,10 @@ from typing import Any, final
 
 from holdtrue.elastic import ControlClient, read_tokens
 from holdtrue.errors import HoldtrueError, UsageError
-from holdtrue.launch import JobEntry, find_job, jobs_folder, take_lock
+from holdtrue.launch import LEASES_VARIABLE, JobEntry, Leases, find_job, jobs_folder, take_lock
 
 from ._engine import ClusterEngine, Look
+from ._engine_choice import Lent
 from ._evidence import STOPPED, Evidence
 from ._hosts import HostEngine
 from ._records import JobRecord, Place
@@ -39,14 +40,21 @@ class LauncherEngine(ClusterEngine):
         place: The folders of the cluster.
         hosts: Who lends devices; None has the launchers use this machine's.
         listen: Address on which jobs listen for hosts; None for this machine alone.
+        lent: What the devices are.
     """
 
-    def __init__(self, place: Place, hosts: HostEngine | None = None, listen: str | None = None) -> None:
-        self._place, self._listen = place, listen
-        self._staffing = Staffing(place, hosts) if hosts is not None else None
+    def __init__(
+        self,
+        place: Place,
+        hosts: HostEngine | None = None,
+        listen: str | None = None,
+        lent: Lent | None = None,
+    ) -> None:
+        self._place, self._listen, self._lent = place, listen, lent or Lent()
+        self._staffing = Staffing(place, hosts, self._lent) if hosts is not None else None
         self._children: list[subprocess.Popen[bytes]] = []
 
-    def begin(self, record: JobRecord, workers: int) -> None:
+    def begin(self, record: JobRecord, workers: int, slot: int = -1) -> None:
         """Start the present attempt of a job.
 
         Guarantee:
@@ -66,7 +74,7 @@ class LauncherEngine(ClusterEngine):
                 f"attempt {record.attempt} of job {record.request.name!r} runs already. Nothing was started."
             )
         try:
-            (folder / "order.json").write_text(json.dumps(self._order(record, workers)))
+            (folder / "order.json").write_text(json.dumps(self._order(record, workers, slot)))
             (folder / "order.json").chmod(0o600)
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_KEEPER), str(folder), str(lock)],
@@ -97,7 +105,7 @@ class LauncherEngine(ClusterEngine):
         if self._staffing is not None:
             self._staffing.close(ends_all=is_idle)
 
-    def _order(self, record: JobRecord, workers: int) -> dict[str, Any]:  # Any: JSON values
+    def _order(self, record: JobRecord, workers: int, slot: int) -> dict[str, Any]:  # Any: JSON values
         request, run_dir = record.request, self._place.run_dir(record)
         words = [
             "--name",
@@ -105,7 +113,7 @@ class LauncherEngine(ClusterEngine):
             "--workers",
             str(workers),
             "--device",
-            "cpu",
+            self._lent.kind,
             "--run-dir",
             str(run_dir),
         ]
@@ -137,8 +145,15 @@ class LauncherEngine(ClusterEngine):
                 *request.arguments,
             ],
             "folder": request.folder,
-            "environment": dict(os.environ) | own_environment(record),
+            "environment": dict(os.environ) | own_environment(record, self._lent) | self._leases(slot),
         }
+
+    def _leases(self, slot: int) -> dict[str, str]:
+        """What a job's launcher is told of devices that its workers lease."""
+        if not self._lent.names:
+            return {}
+        leases = Leases(folder=self._place.leases, names=self._lent.names, slot=slot)
+        return {LEASES_VARIABLE: leases.to_text()}
 
     def look(self, record: JobRecord) -> Look:
         """What there is to see of a job's present attempt.
@@ -194,7 +209,7 @@ class LauncherEngine(ClusterEngine):
     def name_is_taken(self, name: str) -> bool:
         """Whether a job of that name runs on this machine."""
         try:
-            return find_job(jobs_folder(os.environ), name)[1] == "running"
+            return find_job(jobs_folder(os.environ), name)[1] in ("running", "elsewhere")
         except UsageError:
             return False
 

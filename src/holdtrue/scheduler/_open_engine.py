@@ -4,19 +4,24 @@ import os
 
 from holdtrue.cluster import Cluster, parse_cluster, rebuild_schedule
 from holdtrue.errors import UsageError
+from holdtrue.launch import machine_memory, visible_devices
 
 from ._engine import ClusterEngine
-from ._engine_choice import EngineChoice, engine_from_text
+from ._engine_choice import EngineChoice, Lent, cuda_here, describe_lent, engine_from_text
 from ._launchers import LauncherEngine
 from ._records import Place
 from ._store import Store
 from .on_ray import RayChoice, check_ray, open_ray
 
-_FACT = "engine"
+_FACT, _MEMORY = "engine", "device_memory"
 
 
 def open_engine(
-    place: Place, store: Store, cluster: Cluster | None, choice: EngineChoice | None
+    place: Place,
+    store: Store,
+    cluster: Cluster | None,
+    choice: EngineChoice | None,
+    memory_bytes: int | None = None,
 ) -> tuple[ClusterEngine, Cluster | None]:
     """The engine, and the devices of the cluster as far as they are named or the engine says them.
 
@@ -25,6 +30,7 @@ def open_engine(
         store: Where the choice is kept.
         cluster: Devices that were named.
         choice: The engine that was named; None for the one that it had.
+        memory_bytes: Memory of one device, as it was named; None for what it had.
 
     Raises:
         UsageError: jobs run on another engine, or it cannot be used.
@@ -33,31 +39,42 @@ def open_engine(
     had = engine_from_text(text) if text is not None else EngineChoice()
     wish = choice if choice is not None else had
     _check_change(store, had, wish)
-    if wish.ray is None:
-        store.set_fact(_FACT, wish.to_text())
-        return LauncherEngine(place), cluster
-    engine, cluster = _open_ray(place, store, cluster, wish.ray)
+    records = store.log()
+    known = cluster or (rebuild_schedule(records).cluster if records else None)
+    memory = memory_bytes if memory_bytes is not None else int(store.fact(_MEMORY) or 0)
+    own_part = machine_memory() // known.total if known is not None and wish.ray is None else 0
+    lent = describe_lent(
+        known,
+        wish,
+        memory_bytes=memory or own_part,
+        visible=visible_devices(os.environ, cuda_here(os.environ)),
+    )
+    engine: ClusterEngine = LauncherEngine(place, lent=lent)
+    if wish.ray is not None:
+        engine, known = _open_ray(place, store, known, wish.ray, lent)
     store.set_fact(_FACT, wish.to_text())
-    return engine, cluster
+    store.set_fact(_MEMORY, str(memory))
+    return engine, cluster if records or cluster is not None else known
 
 
 def _open_ray(
-    place: Place, store: Store, cluster: Cluster | None, choice: RayChoice
-) -> tuple[ClusterEngine, Cluster | None]:
+    place: Place, store: Store, known: Cluster | None, choice: RayChoice, lent: Lent
+) -> tuple[ClusterEngine, Cluster]:
     check_ray()
-    records = store.log()
-    known = cluster or (rebuild_schedule(records).cluster if records else None)
     wanted = known.total if known is not None else 1
-    hosts = open_ray(place.folder, choice, wanted if known is not None else len(os.sched_getaffinity(0)))
-    has = hosts.devices().get("cpu", 0)
+    is_cuda = lent.kind == "cuda"
+    cpus = len(os.sched_getaffinity(0)) if known is None or is_cuda else wanted
+    hosts = open_ray(place.folder, choice, cpus, wanted if is_cuda else 0)
+    has = hosts.devices().get(lent.kind, 0)
     if has < wanted:
         hosts.close(ends_all=not any(record.state == "running" for record in store.jobs()))
+        what, option = ("GPUs", "--num-gpus") if is_cuda else ("CPUs", "--num-cpus")
         raise UsageError(
-            f"the cluster is to have cpu:{wanted}, and the Ray cluster has {has} CPUs. Write --devices cpu:{max(1, has)}, "
-            f"or give Ray more (`ray start --num-cpus`)."
+            f"the cluster is to have {lent.kind}:{wanted}, and the Ray cluster has {has} {what}. Write --devices "
+            f"{lent.kind}:{max(1, has)}, or give Ray more (`ray start {option}`)."
         )
-    engine = LauncherEngine(place, hosts, choice.listen or None)
-    return engine, cluster if records or cluster is not None else parse_cluster(f"cpu:{has}", "")
+    engine = LauncherEngine(place, hosts, choice.listen or None, lent)
+    return engine, known or parse_cluster(f"cpu:{has}", "")
 
 
 def _check_change(store: Store, had: EngineChoice, wish: EngineChoice) -> None:

@@ -20,7 +20,7 @@ class Standing:
     percent: int = 100
     """Per cent of one device, for a job of a part."""
     slot: int = -1
-    """Which shared device, for a job of a part."""
+    """Which shared device, for a job of a part; -1 for one that runs on nobody knows which: it counts as one of its own."""
     is_running: bool = False
     """Its processes live, or may."""
     target: int = 0
@@ -82,11 +82,14 @@ class _Free:
 
     def __init__(self, devices: int, running: Sequence[Standing]) -> None:
         self.parts: dict[int, int] = {}
+        lost = 0
         for job in running:
-            if job.percent < 100:
+            if job.percent < 100 and job.slot < 0:
+                lost += 1
+            elif job.percent < 100:
                 self.parts[job.slot] = self.parts.get(job.slot, 0) + job.percent
         whole = sum(max(job.held, job.target) for job in running if job.percent == 100)
-        self.whole = devices - whole - len(self.parts)
+        self.whole = devices - whole - lost - len(self.parts)
 
     def take(self, job: Standing) -> bool:
         """Whether what the job wants is free; then it is taken."""

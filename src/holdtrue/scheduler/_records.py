@@ -79,6 +79,11 @@ class Place:
         """The scheduler's own words."""
         return self.folder / "scheduler.log"
 
+    @property
+    def leases(self) -> Path:
+        """Who drives which CUDA device."""
+        return self.folder / "leases"
+
     def run_dir(self, record: JobRecord) -> Path:
         """Run directory of a job."""
         return self.folder / "runs" / f"{record.request.name}-{record.number}"

@@ -65,6 +65,8 @@ class _Running:
     gone_s: float | None = None
     """When it was seen to have been killed with its launcher: its workers may live a little longer."""
     regrowths: int = 0
+    slot: int = -1
+    """Shared device on which it runs, for a job of a part, as far as known."""
     unwanted_s: float | None = None
     """Since when it is to end."""
     warnings: int = 0
@@ -100,7 +102,9 @@ class Scheduler:
             if record.state == "running":
                 grant = self.schedule.grant_of(record.id)
                 self._running[record.number] = _Running(
-                    target=grant.devices if grant is not None else 1, held=record.request.max_devices
+                    target=grant.devices if grant is not None else 1,
+                    held=record.request.max_devices,
+                    slot=grant.slot if grant is not None else -1,
                 )
 
     def _open(self, before: Schedule | None, cluster: Cluster | None, policy: str | None) -> Schedule:
@@ -315,7 +319,7 @@ class Scheduler:
             number=record.number,
             wanted=0 if record.purpose == "cancel" else wanted,
             percent=record.request.percent,
-            slot=slot,
+            slot=running.slot,
             is_running=True,
             target=running.target,
             held=look.held
@@ -363,7 +367,8 @@ class Scheduler:
             started_s=record.started_s or now_s,
             ending="",
         )
-        self._running[record.number] = _Running(target=workers)
+        grant = self.schedule.grant_of(record.id)
+        self._running[record.number] = _Running(target=workers, slot=-1 if grant is None else grant.slot)
         self._change(started)
         self._begin(started, workers)
 
@@ -372,8 +377,9 @@ class Scheduler:
         workers = grant.devices if grant is not None else max(1, workers)
         running = self._running[record.number]
         running.target = running.ordered = workers
+        running.slot = grant.slot if grant is not None else -1
         try:
-            self._engine.begin(record, workers)
+            self._engine.begin(record, workers, running.slot)
         except (OSError, UsageError) as error:  # no memory for a process, say: tried again at the next look
             _log.warning("job %s cannot be started: %s", record.request.name, error)
             return

@@ -39,7 +39,11 @@ class Address:
 
 
 def serve_cluster(
-    folder: Path, cluster: Cluster | None, policy: str | None, engine: EngineChoice | None = None
+    folder: Path,
+    cluster: Cluster | None,
+    policy: str | None,
+    engine: EngineChoice | None = None,
+    memory_bytes: int | None = None,
 ) -> None:
     """Serve the cluster of a folder until it is stopped.
 
@@ -48,6 +52,7 @@ def serve_cluster(
         cluster: Devices and queues; None for those that it had, or with Ray what that has.
         policy: Name; None for the one that was in force, or wfs.
         engine: What runs the jobs; None for what it had, or the embedded one.
+        memory_bytes: Memory that goes with one CPU slot; None for what it had, or the machine's part.
 
     Raises:
         UsageError: a scheduler lives there, or the cluster cannot be as asked.
@@ -61,7 +66,7 @@ def serve_cluster(
     if lock is None:
         raise UsageError(_already(place))
     try:
-        asyncio.run(_serve(place, cluster, policy, engine))
+        asyncio.run(_serve(place, cluster, policy, engine, memory_bytes))
     finally:
         place.address.unlink(missing_ok=True)
         place.tokens.unlink(missing_ok=True)
@@ -69,7 +74,11 @@ def serve_cluster(
 
 
 async def _serve(
-    place: Place, cluster: Cluster | None, policy: str | None, choice: EngineChoice | None
+    place: Place,
+    cluster: Cluster | None,
+    policy: str | None,
+    choice: EngineChoice | None,
+    memory_bytes: int | None,
 ) -> None:
     # The web framework and the database load here: a command that only looks for a scheduler does not need them.
     from ._open_engine import open_engine
@@ -78,7 +87,7 @@ async def _serve(
 
     store = Store(place.database)
     try:
-        engine, cluster = open_engine(place, store, cluster, choice)
+        engine, cluster = open_engine(place, store, cluster, choice, memory_bytes)
     except BaseException:
         store.close()
         raise
@@ -146,18 +155,19 @@ def check_not_alive(place: Place) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """The process that `holdtrue cluster start` starts: FOLDER DEVICES QUEUES POLICY ENGINE, empty for what it had."""
+    """The process that `holdtrue cluster start` starts: FOLDER DEVICES QUEUES POLICY ENGINE MEMORY, empty for what it had."""
     from holdtrue.cluster import parse_cluster
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    folder, devices, queues, policy, engine = arguments
+    folder, devices, queues, policy, engine, memory = arguments
     try:
         serve_cluster(
             Path(folder),
             parse_cluster(devices, queues) if devices else None,
             policy or None,
             engine_from_text(engine) if engine else None,
+            int(memory) if memory else None,
         )
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)

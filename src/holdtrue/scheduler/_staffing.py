@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
-from holdtrue.launch import JobEntry
+from holdtrue.launch import DEVICE_MEMORY_VARIABLE, JobEntry
 from holdtrue.service import write_private
 from holdtrue.wire import SETTING_VARIABLES
 
+from ._engine_choice import Lent
 from ._evidence import Loss
 from ._hosts import HostEnd, HostEngine, HostLook, HostOrder, attempt_of, plan_hosts
 from ._records import JobRecord, Place
@@ -71,10 +72,11 @@ class Staffing:
     Args:
         place: The folders of the cluster.
         hosts: Who lends devices.
+        lent: What these are.
     """
 
-    def __init__(self, place: Place, hosts: HostEngine) -> None:
-        self._place, self._hosts = place, hosts
+    def __init__(self, place: Place, hosts: HostEngine, lent: Lent) -> None:
+        self._place, self._hosts, self._lent = place, hosts, lent
         self._leaving: set[str] = set()
         """Hosts that were told to end."""
         self._attempts: dict[str, _Attempt] = {}
@@ -176,11 +178,12 @@ class Staffing:
                 HostOrder(
                     name=name,
                     job=record.request.name,
+                    kind=self._lent.kind,
                     percent=record.request.percent,
                     url=entry.url,
                     token=token,
                     folder=record.request.folder,
-                    environment=own_environment(record),
+                    environment=own_environment(record, self._lent),
                 )
             )
 
@@ -257,10 +260,12 @@ def _is_out_of_reach(left: Left, facts: Mapping[str, Any] | None) -> bool:
     return not any(worker["is_connected"] for worker in facts["workers"])
 
 
-def own_environment(record: JobRecord) -> dict[str, str]:
-    """Variables that a job has besides its machine's."""
+def own_environment(record: JobRecord, lent: Lent) -> dict[str, str]:
+    """Variables that a job has besides its machine's. Pure."""
     percent = record.request.percent
     part = {SETTING_VARIABLES["device_percent"]: str(percent)} if percent < 100 else {}
+    if percent < 100 and lent.memory_bytes:
+        part[DEVICE_MEMORY_VARIABLE] = str(lent.memory_bytes)
     return dict(record.request.environment) | part
 
 

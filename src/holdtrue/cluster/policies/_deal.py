@@ -11,16 +11,17 @@ def deal_devices(state: ClusterState, counts: dict[int, int], reason: str) -> De
     fastest that are free, by weight, then arrival. A job never gets devices that cannot run it, so on a mixed
     cluster it may get fewer than its count.
     """
-    free = FreeDevices(state.cluster, ())
+    jobs = state.jobs
     grants: dict[str, Grant] = {}
     changed = []
     for i, count in counts.items():
-        view = state.jobs[i]
-        if view.grant is not None and view.grant.devices == count:
-            free.hold(view.grant)
-            grants[view.job.id] = view.grant
+        view = jobs[i]
+        grant = view.grant
+        if grant is not None and grant.devices == count:
+            grants[view.job.id] = grant
         elif count:
             changed.append(i)
+    free = FreeDevices(state.cluster, grants.values())
     for i in changed:
         view = state.jobs[i]
         kept = view.grant and free.take_mixed(view.job, min(counts[i], view.grant.devices), view.grant)

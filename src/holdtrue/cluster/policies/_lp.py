@@ -3,11 +3,13 @@
 # J jobs, T device types; shares are devices on average.
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Places = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +44,9 @@ def solve_level(problem: SharingProblem) -> Sharing:
     from scipy.sparse import csr_array
 
     J, T = problem.value.shape
-    rows, columns, entries = _constraints(problem.value)
-    matrix = csr_array((entries, (rows, columns)), shape=(2 * J + T, J * T + 1))
+    order, columns, starts = _places(J, T)
+    entries = np.concatenate([-problem.value.ravel(), np.ones(2 * J * T + J)])[order]
+    matrix = csr_array((entries, columns, starts), shape=(2 * J + T, J * T + 1))
     bound = np.concatenate([np.zeros(J), problem.most, problem.devices])
     cost = np.zeros(J * T + 1)
     cost[-1] = -1.0
@@ -54,12 +57,17 @@ def solve_level(problem: SharingProblem) -> Sharing:
     return Sharing(level=float(answer.x[-1]), share=share_JT)
 
 
-def _constraints(value_JT: Array) -> tuple[Array, Array, Array]:
-    """Coordinates of: level - value <= 0 by job; devices <= most by job; devices <= number by type."""
-    J, T = value_JT.shape
+@lru_cache(maxsize=4096)
+def _places(J: int, T: int) -> tuple[Places, Places, Places]:
+    """Places of the entries of: level - value <= 0 by job; devices <= most by job; devices <= number by type.
+
+    Returns:
+        The order in which the entries (values negated, then ones) stand in rows, their columns, and where rows begin.
+    """
     cell = np.arange(J * T)
     job, kind = cell // T, cell % T
-    rows = [job, J + job, 2 * J + kind, np.arange(J)]
-    columns = [cell, cell, cell, np.full(J, J * T)]
-    entries = [-value_JT.ravel(), np.ones(J * T), np.ones(J * T), np.ones(J)]
-    return np.concatenate(rows), np.concatenate(columns), np.concatenate(entries)
+    rows = np.concatenate([job, J + job, 2 * J + kind, np.arange(J)])
+    columns = np.concatenate([cell, cell, cell, np.full(J, J * T)])
+    order = np.lexsort((columns, rows))
+    starts = np.searchsorted(rows[order], np.arange(2 * J + T + 1))
+    return order, columns[order], starts

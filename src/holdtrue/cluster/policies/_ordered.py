@@ -1,7 +1,11 @@
 """Policies that serve jobs in an order and give each its whole demand or nothing."""
 
+from collections import Counter
+
 from holdtrue.cluster._jobs import Grant, Job
 from holdtrue.cluster._state import ClusterState, Decision, FreeDevices, JobView
+
+from ._parts import SharedDevices
 
 BACKFILL_DEPTH = 100
 """Jobs behind the first in line that are looked at; a bound, so that a long line costs no more than a short one."""
@@ -63,25 +67,46 @@ def decide_srtf(state: ClusterState) -> Decision:
         Schrage, Operations Research 16 (1968); for jobs of several devices it is a heuristic.
     """
     order = sorted(state.jobs, key=lambda view: _remaining_s(state, view))
-    left = state.cluster.total
+    left, shared = state.cluster.total, SharedDevices()
     chosen = []
     for view in order:
-        if view.job.percent < 100 or view.job.max_devices <= left:
+        if view.job.percent == 100 and view.job.max_devices <= left:
             chosen.append(view)
-            left -= view.job.max_devices if view.job.percent == 100 else 0
-        if left <= 0:
+            left -= view.job.max_devices
+        elif view.job.percent < 100:
+            before = len(shared)
+            if shared.add(view, left) is not None:
+                chosen.append(view)
+                left -= len(shared) - before
+        if left <= 0 and not len(shared):
             break
     kept = {view.job.id: view.grant for view in chosen if view.grant is not None}
     free = FreeDevices(state.cluster, kept.values())
     grants: dict[str, Grant] = dict(kept)
     for view in order:
-        if view.job.id not in grants and (grant := free.take_for(view.job, view.job.max_devices)):
+        if view.job.id not in grants and (grant := _keep(free, view) or _take(free, view)):
             grants[view.job.id] = grant
         if not _can_start_any(free):
             break
     return Decision(
         grants=grants, reason=_line(len(state.jobs) - len(grants), "shortest remaining time first")
     )
+
+
+def _keep(free: FreeDevices, view: JobView) -> Grant | None:
+    """The devices that a job has, if they are still free."""
+    grant = view.grant
+    if grant is None or not free.has_room(grant):
+        return None
+    free.hold(grant)
+    return grant
+
+
+def _take(free: FreeDevices, view: JobView) -> Grant | None:
+    """Devices for a job that has none, or has whole ones: a part of a device is given up before another is taken."""
+    if view.grant is not None and view.job.percent < 100:
+        return None
+    return free.take_for(view.job, view.job.max_devices)
 
 
 def _running(state: ClusterState) -> tuple[dict[str, Grant], FreeDevices]:
@@ -140,10 +165,14 @@ def _reservation(state: ClusterState, free: FreeDevices, head: Job) -> tuple[str
 
 
 def _time_of(ends: list[tuple[float, Grant]], kind: str, missing: int) -> float:
-    """When `missing` devices of a type have become free; for devices that parts share, when all have."""
+    """When `missing` devices of a type have become free; one that parts share, when the last of them has ended."""
+    sharing = Counter(g.slot for _, g in ends if g.percent < 100 and g.counts[0][0] == kind)
     for end_s, grant in ends:
         if grant.percent == 100:
             missing -= sum(n for k, n in grant.counts if k == kind)
+        elif grant.counts[0][0] == kind:
+            sharing[grant.slot] -= 1
+            missing -= sharing[grant.slot] == 0
         if missing <= 0:
             return end_s
     return ends[-1][0] if ends else 0.0

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from holdtrue.cluster._jobs import Queue
-from holdtrue.cluster._state import ClusterState, Decision, JobView
+from holdtrue.cluster._state import ClusterState, Decision
 
 from ._deal import deal_devices
+from ._parts import count_shared
 from ._wfs import Bounds, bounds_of, divide_any_count
 
 
@@ -53,7 +54,7 @@ def _in_order(state: ClusterState, queue: str) -> list[int]:
 def _bounds_of_queue(state: ClusterState, queue: Queue, ids: Sequence[int]) -> Bounds:
     """What the queue may get: at least what it is owed of its jobs' demand."""
     views = [state.jobs[i] for i in ids]
-    parts = shared_devices([view for view in views if view.job.percent < 100])
+    parts = count_shared([view for view in views if view.job.percent < 100])
     whole = [view.job for view in views if view.job.percent == 100]
     most = parts + sum(job.max_devices for job in whole)
     return Bounds(weight=max(queue.guaranteed, 1e-3), least=min(most, queue.guaranteed), most=most)
@@ -66,22 +67,8 @@ def _bounds_of_admitted(state: ClusterState, queue: Queue, ids: Sequence[int]) -
 
 def _least(state: ClusterState, ids: Sequence[int]) -> int:
     views = [state.jobs[i] for i in ids]
-    parts = shared_devices([view for view in views if view.job.percent < 100])
+    parts = count_shared([view for view in views if view.job.percent < 100])
     return parts + sum(view.job.min_devices for view in views if view.job.percent == 100)
-
-
-def shared_devices(views: Sequence[JobView]) -> int:
-    """Devices that jobs of a part of a device need: running ones where they are, others first fit."""
-    left: dict[object, int] = {}
-    for view in views:
-        if view.grant is not None:
-            place = (view.grant.counts[0][0], view.grant.slot)
-            left[place] = left.get(place, 100) - view.job.percent
-    for number, view in enumerate(views):
-        if view.grant is None:
-            found = next((key for key, room in left.items() if room >= view.job.percent), number)
-            left[found] = left.get(found, 100) - view.job.percent
-    return len(left)
 
 
 def _first_that_fit(state: ClusterState, ids: Sequence[int], budget: int) -> list[int]:
@@ -117,6 +104,6 @@ def _owed(state: ClusterState, queue: Queue, ids: Sequence[int]) -> int:
 def _divide(state: ClusterState, ids: Sequence[int], budget: int) -> dict[int, int]:
     whole = [i for i in ids if state.jobs[i].job.percent == 100]
     parts = [i for i in ids if state.jobs[i].job.percent < 100]
-    left = budget - shared_devices([state.jobs[i] for i in parts])
+    left = budget - count_shared([state.jobs[i] for i in parts])
     counts = divide_any_count(left, [bounds_of(state.jobs[i].job) for i in whole])
     return {**dict.fromkeys(parts, 1), **dict(zip(whole, counts, strict=True))}

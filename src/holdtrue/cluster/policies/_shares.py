@@ -79,12 +79,18 @@ def decide_finish_time(state: ClusterState) -> Decision:
     spent_J = np.array([state.now_s - view.job.arrival_s for view in state.jobs])
     alone_J = np.array([view.isolated_s for view in state.jobs]) + left_J / _isolated(state, rate_JT)
 
+    def within(ratio: float) -> Array:
+        seconds_J: Array = np.maximum(ratio * alone_J - spent_J, 1e-9)
+        return seconds_J
+
     def problem_at(ratio: float) -> SharingProblem:
-        within_J = np.maximum(ratio * alone_J - spent_J, 1e-9)
-        return _problem(state, rate_JT * within_J[:, None] / left_J[:, None])
+        return _problem(state, rate_JT * within(ratio)[:, None] / left_J[:, None])
+
+    def enough(ratio: float, level: float) -> float:
+        return float(np.max((spent_J + within(ratio) / level) / alone_J))
 
     low = float(np.max((spent_J + left_J / rate_JT.max(axis=1) / _most(state)) / alone_J))
-    ratio, sharing = _least_ratio(problem_at, low)
+    ratio, sharing = _least_ratio(problem_at, enough, low)
     decision = _answer(state, centre_sharing(problem_at(ratio), sharing), "finish-time fairness")
     return Decision(shares=decision.shares, reason=f"{decision.reason}; worst ratio {ratio:.3f}")
 
@@ -93,28 +99,47 @@ def _solve(problem: SharingProblem) -> Sharing:
     return centre_sharing(problem, solve_level(problem))
 
 
-def _least_ratio(problem_at: Callable[[float], SharingProblem], low: float) -> tuple[float, Sharing]:
+def _least_ratio(
+    problem_at: Callable[[float], SharingProblem], enough: Callable[[float, float], float], low: float
+) -> tuple[float, Sharing]:
     """Least ratio, to 0.1 per cent, at which every job can reach its target (level 1), and shares that do.
 
-    The level rises with the ratio: regula falsi with the Illinois step, keeping the side that works.
+    Each program costs milliseconds, so few are solved. The level rises at least in proportion to the ratio: where it is
+    at most 0.1 per cent above 1, so is the ratio above the least. Between a ratio that is too low and one that is enough:
+    regula falsi with the Illinois step, aimed at the middle of that 0.1 per cent of the level.
+
+    Args:
+        problem_at: The program at a ratio.
+        enough: From a ratio and its level, a ratio at which the level is 1 or more.
+        low: At most the least ratio.
     """
     low *= 1 + 1e-9
     answer = solve_level(problem_at(low))
     if answer.level >= 1.0:
         return low, answer
-    miss, high = answer.level - 1.0, low
-    while answer.level < 1.0:
-        high *= 2.0
+    miss, high = answer.level - 1.0, enough(low, answer.level) * (1 + 1e-6)
+    answer = solve_level(problem_at(high))
+    while answer.level < 1.0:  # by rounding alone
+        high *= 1 + 1e-3
         answer = solve_level(problem_at(high))
     gain = answer.level - 1.0
-    while high - low > 1e-3 * high:
-        middle = low + (high - low) * min(0.95, max(0.05, -miss / (gain - miss)))
+    was_enough: bool | None = None
+    while high - low > _NEAR * high and answer.level > 1.0 + _NEAR:
+        middle = low + (high - low) * (_NEAR / 2 - miss) / (gain - miss)
+        middle = min(low + 0.95 * (high - low), max(low + 0.05 * (high - low), middle))
         trial = solve_level(problem_at(middle))
-        if trial.level >= 1.0:
-            high, gain, answer, miss = middle, trial.level - 1.0, trial, miss / 2
+        is_enough = trial.level >= 1.0
+        if is_enough:
+            high, gain, answer = middle, trial.level - 1.0, trial
+            miss /= 2 if was_enough is True else 1  # the other end stayed twice: it weighs less
         else:
-            low, miss, gain = middle, trial.level - 1.0, gain / 2
+            low, miss = middle, trial.level - 1.0
+            gain /= 2 if was_enough is False else 1
+        was_enough = is_enough
     return high, answer
+
+
+_NEAR = 1e-3
 
 
 def isolated_rates(state: ClusterState) -> tuple[float, ...]:

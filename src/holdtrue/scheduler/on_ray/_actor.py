@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from holdtrue.errors import HoldtrueError
-from holdtrue.launch import JobResult, SilentObserver, join_job
+from holdtrue.launch import DEVICE_MEMORY_VARIABLE, JobResult, SilentObserver, join_job, machine_memory
 
 _UNREAD_S = 10.0
 """How long an actor whose host ended waits to be asked how; then it gives its device back all the same."""
@@ -69,6 +69,8 @@ class HostActor:
     def _join(self) -> dict[str, Any]:
         order = self._order
         os.environ.update(order["environment"])
+        if order["kind"] == "cpu" and order["percent"] < 100:
+            os.environ.setdefault(DEVICE_MEMORY_VARIABLE, str(_memory_of_a_cpu()))
         try:
             os.chdir(order["folder"])
         except OSError as error:
@@ -83,7 +85,7 @@ class HostActor:
             SilentObserver(),
             url=order["url"],
             token=order["token"],
-            device="cpu",
+            device=order["kind"],
             name=order["name"],
             adds=0,
             interrupts=self._interrupts,
@@ -93,6 +95,15 @@ class HostActor:
             "sentence": _sentence_of(result),
             "has_run": bool(result.ends),
         }
+
+
+def _memory_of_a_cpu() -> int:
+    """Bytes of this machine's memory that go with one of the CPUs that Ray has here; 0 if nobody says."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    cpus = sum(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["NodeID"] == here)
+    return int(machine_memory() / cpus) if cpus else 0
 
 
 def _sentence_of(result: JobResult) -> str:

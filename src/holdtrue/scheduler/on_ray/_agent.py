@@ -78,9 +78,9 @@ class Agent:
             namespace=self._namespace,
             lifetime="detached",
             get_if_exists=True,
-            num_cpus=order["percent"] / 100,
             max_restarts=0,
             max_concurrency=8,
+            **demand_of(order["kind"], order["percent"]),
         ).remote(order)
         self._know(order["name"], actor)
 
@@ -124,12 +124,12 @@ class Agent:
                 is_lost = node is not None and node not in living
                 sentence = "Its node of the Ray cluster was lost." if is_lost else _say_death(end)
                 ended[name] = {"status": None, "sentence": sentence, "with_machine": is_lost}
-        cpus = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
+        count = {kind: sum(node["Resources"].get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
         return {
             "living": sorted(self._actors),
             "waiting": sorted(self._places),
             "ended": ended,
-            "devices": {"cpu": int(cpus)},
+            "devices": {"cpu": int(count["CPU"]), "cuda": int(count["GPU"])},
             "addresses": sorted({node["NodeManagerAddress"] for node in nodes}),
             "nodes": sorted(living),
         }
@@ -147,6 +147,16 @@ class Agent:
                 except Exception as error:  # noqa: BLE001  # whatever Ray says of an actor that is gone
                     found[name] = error
         return found
+
+
+def demand_of(kind: str, percent: int) -> dict[str, float]:
+    """What a host asks Ray for: its part of a CPU, or of a GPU, which Ray then shows to it alone. Pure.
+
+    >>> demand_of("cuda", 50)
+    {'num_cpus': 0.0, 'num_gpus': 0.5}
+    """
+    part = percent / 100
+    return {"num_cpus": 0.0, "num_gpus": part} if kind == "cuda" else {"num_cpus": part}
 
 
 def _say_death(error: Exception) -> str:

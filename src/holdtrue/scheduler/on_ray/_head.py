@@ -37,12 +37,13 @@ _NO_FACTS = (OSError, ValueError, KeyError, TypeError)
 """What reading the facts raises where there are none."""
 
 
-def local_cluster(folder: Path, cpus: int, *, unneeded_s: float = UNNEEDED_S) -> RayCluster:
+def local_cluster(folder: Path, cpus: int, gpus: int = 0, *, unneeded_s: float = UNNEEDED_S) -> RayCluster:
     """The Ray cluster that a scheduler's folder has, started if it has none.
 
     Args:
         folder: Of the scheduler.
         cpus: CPUs that Ray may give away, for a new one.
+        gpus: CUDA devices that it may.
         unneeded_s: How long nobody has needed a new one when it ends.
 
     Raises:
@@ -58,7 +59,7 @@ def local_cluster(folder: Path, cpus: int, *, unneeded_s: float = UNNEEDED_S) ->
     lock = take_lock(folder / "ray.lock")
     if lock is not None:
         try:
-            _start_keeper(folder, lock, cpus, unneeded_s)
+            _start_keeper(folder, lock, (cpus, gpus), unneeded_s)
         finally:
             os.close(lock)
     facts = _wait_until_it_stands(folder)
@@ -78,7 +79,7 @@ def ray_variables(files: Path) -> dict[str, str]:
     }
 
 
-def _start_keeper(folder: Path, lock: int, cpus: int, unneeded_s: float) -> None:
+def _start_keeper(folder: Path, lock: int, devices: tuple[int, int], unneeded_s: float) -> None:
     _remove_what_a_killed_keeper_left(folder)
     files = Path(tempfile.mkdtemp(prefix=_FILES))  # mode 0700; short, for the sockets in it have 107 bytes
     write_private(files / "token", secrets.token_hex(32))
@@ -86,7 +87,7 @@ def _start_keeper(folder: Path, lock: int, cpus: int, unneeded_s: float) -> None
         subprocess.Popen(
             [
                 *(sys.executable, "-P", str(_KEEPER)),
-                *(str(folder), str(files), str(lock), str(cpus), str(unneeded_s)),
+                *(str(folder), str(files), str(lock), *map(str, devices), str(unneeded_s)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,

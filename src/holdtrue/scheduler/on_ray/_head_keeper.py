@@ -30,16 +30,16 @@ _TERM_S, _KILL_S = 15.0, 3.0
 
 def main(arguments: list[str]) -> int:
     """Keep the cluster to its end."""
-    folder, files, cpus, unneeded_s = (
+    folder, files, devices, unneeded_s = (
         Path(arguments[0]),
         Path(arguments[1]),
-        arguments[3],
-        float(arguments[4]),
+        (arguments[3], arguments[4]),
+        float(arguments[5]),
     )
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.append(1))
-    ray = start_ray(files, cpus)
+    ray = start_ray(files, devices)
     try:
         if not wait_for_address(ray, files, asked):
             return 1
@@ -60,12 +60,19 @@ def main(arguments: list[str]) -> int:
         shutil.rmtree(files, ignore_errors=True)
 
 
-def start_ray(files: Path, cpus: str) -> "subprocess.Popen[bytes]":
-    """Start the head node, in a group of its own."""
+def start_ray(files: Path, devices: tuple[str, str]) -> "subprocess.Popen[bytes]":
+    """Start the head node, with so many CPUs and GPUs to give away, in a group of its own."""
     words = [
         *("start", "--head", "--block", "--port", "0", "--node-ip-address", "127.0.0.1"),
         *("--include-dashboard", "false", "--include-log-monitor", "false", "--disable-usage-stats"),
-        *("--num-cpus", cpus, "--object-store-memory", str(_OBJECT_STORE_BYTES)),
+        *(
+            "--num-cpus",
+            devices[0],
+            "--num-gpus",
+            devices[1],
+            "--object-store-memory",
+            str(_OBJECT_STORE_BYTES),
+        ),
         *("--temp-dir", str(files / "ray"), "--log-style", "record", "--log-color", "false"),
     ]
     return subprocess.Popen(

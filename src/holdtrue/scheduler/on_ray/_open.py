@@ -20,13 +20,14 @@ _WAY_OUT = (
 )
 
 
-def open_ray(folder: Path, choice: RayChoice, cpus: int) -> RayHosts:
+def open_ray(folder: Path, choice: RayChoice, cpus: int, gpus: int = 0) -> RayHosts:
     """Find the Ray cluster, or start one on this machine.
 
     Args:
         folder: Of the scheduler.
         choice: Which cluster.
         cpus: CPUs of one that is started.
+        gpus: CUDA devices of one that is started.
 
     Raises:
         UsageError: jobs cannot listen where they are to, or it cannot be reached, or has machines that could not reach the
@@ -41,7 +42,7 @@ def open_ray(folder: Path, choice: RayChoice, cpus: int) -> RayHosts:
     if choice.address:
         find = lambda: _reach(choice.address)  # noqa: E731
     else:
-        find = lambda: local_cluster(folder, cpus)  # noqa: E731
+        find = lambda: local_cluster(folder, cpus, gpus)  # noqa: E731
     where = f"{socket.gethostname()}:{folder.absolute()}"
     namespace = f"holdtrue-{hashlib.sha256(where.encode()).hexdigest()[:12]}"
     hosts = RayHosts(

@@ -1,0 +1,130 @@
+"""CUDA devices in live clusters, on machines without any: what is asked for, who gets which, what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from holdtrue.cluster import parse_cluster
+from holdtrue.errors import UsageError
+from holdtrue.launch import DEVICE_MEMORY_VARIABLE, LEASES_VARIABLE
+from holdtrue.run._environment import name_device
+from holdtrue.run._part import limit_memory
+from holdtrue.scheduler import EngineChoice, JobRequest, check_devices
+from holdtrue.scheduler._engine_choice import Lent, describe_lent
+from holdtrue.scheduler._launchers import LauncherEngine
+from holdtrue.scheduler._records import JobRecord, Place
+from holdtrue.scheduler._staffing import own_environment
+from holdtrue.scheduler.on_ray import RayChoice
+from holdtrue.scheduler.on_ray._agent import Agent, demand_of
+
+RAY = EngineChoice(name="ray", ray=RayChoice(address="127.0.0.1:6379"))
+
+
+def record(percent: int = 100, **environment: str) -> JobRecord:
+    request = JobRequest(
+        name="a", script="/t.py", folder="/", percent=percent, max_devices=1, environment=environment
+    )
+    return JobRecord(number=1, request=request, submitted_s=0.0, attempt=1)
+
+
+def test_devices_of_one_kind_that_are_there_are_taken() -> None:
+    check_devices("cuda:2", "", 8, None, cuda=2)
+    check_devices("cuda:64", "", 8, RAY, cuda=0)  # asked of Ray, later
+    with pytest.raises(UsageError, match="this machine shows 1 CUDA device"):
+        check_devices("cuda:2", "", 8, EngineChoice(), cuda=1)
+    with pytest.raises(UsageError, match="devices of one kind"):
+        check_devices("cuda:1,cpu:1", "", 8, None, cuda=1)
+
+
+def test_workers_of_the_embedded_engine_lease_the_devices_of_the_cluster(tmp_path: Path) -> None:
+    lent = describe_lent(
+        parse_cluster("cuda:2"), EngineChoice(), memory_bytes=1 << 30, visible=("4", "5", "6")
+    )
+    assert lent == Lent(kind="cuda", memory_bytes=0, names=("4", "5"))
+    order = LauncherEngine(Place(folder=tmp_path), lent=lent)._order(record(percent=50), 1, slot=3)
+    words = order["command"]
+    assert words[words.index("--device") + 1] == "cuda"
+    assert json.loads(order["environment"][LEASES_VARIABLE]) == {
+        "folder": str(tmp_path / "leases"),
+        "names": ["4", "5"],
+        "slot": 3,
+    }
+    assert order["environment"]["HOLDTRUE_DEVICE_PERCENT"] == "50"
+    assert DEVICE_MEMORY_VARIABLE not in order["environment"], (
+        "memory of the GPU is bounded by its own process"
+    )
+    plain = LauncherEngine(Place(folder=tmp_path), lent=Lent())._order(record(), 1, slot=-1)
+    assert LEASES_VARIABLE not in plain["environment"]
+    assert plain["command"][plain["command"].index("--device") + 1] == "cpu"
+
+
+def test_a_job_cannot_name_itself_a_larger_part() -> None:
+    lent = Lent(memory_bytes=1000)
+    found = own_environment(
+        record(percent=30, HOLDTRUE_DEVICE_PERCENT="100", HOLDTRUE_DEVICE_MEMORY="9"), lent
+    )
+    assert (found["HOLDTRUE_DEVICE_PERCENT"], found[DEVICE_MEMORY_VARIABLE]) == ("30", "1000")
+
+
+class Rayed:
+    """What an agent asks of Ray, and two nodes."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+        self.end = self.place = self
+
+    def options(self, **asked: Any) -> "Rayed":
+        self.asked = asked
+        return self
+
+    def remote(self, *_: object) -> "Rayed":
+        return self
+
+    def nodes(self) -> list[dict[str, Any]]:
+        node = {"Alive": True, "NodeID": "n", "NodeManagerAddress": "127.0.0.1"}
+        return [node | {"Resources": {"CPU": 4.0, "GPU": 2.0}}, node | {"Resources": {"CPU": 1.0}}]
+
+    def wait(self, *_: object, **__: object) -> tuple[list[object], list[object]]:
+        return [], []
+
+
+@pytest.mark.parametrize(
+    ("kind", "percent", "demand"),
+    [("cpu", 50, {"num_cpus": 0.5}), ("cuda", 100, {"num_cpus": 0.0, "num_gpus": 1.0}), ("cuda", 30, None)],
+)
+def test_a_host_asks_ray_for_its_part_of_a_device(
+    kind: str, percent: int, demand: dict[str, float] | None
+) -> None:
+    ray = Rayed()
+    agent = object.__new__(Agent)
+    agent._ray = agent._kind = ray
+    agent._namespace, agent._actors, agent._ends, agent._places, agent._node_of = "n", {}, {}, {}, {}
+    agent.answer({"ask": "start", "order": {"name": "1-1-a", "kind": kind, "percent": percent}})
+    wanted = demand if demand is not None else demand_of(kind, percent)
+    assert {key: value for key, value in ray.asked.items() if key.startswith("num_")} == wanted
+    assert agent.answer({"ask": "look"})["devices"] == {"cpu": 5, "cuda": 2}
+
+
+def test_workers_that_each_see_one_gpu_are_told_apart() -> None:
+    gpu = torch.device("cuda:0")
+    names = {name_device(gpu, {"CUDA_VISIBLE_DEVICES": entry}) for entry in ("0", "1", "GPU-8f")}
+    assert len(names) == 3
+    assert all("cuda" in name for name in names)
+    assert name_device(torch.device("cuda:1"), {}).endswith("/cuda:1")
+    assert name_device(torch.device("cpu"), {"CUDA_VISIBLE_DEVICES": "0"}).endswith("/cpu")
+
+
+def test_a_part_of_a_gpu_bounds_its_process_to_that_part_of_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[float, torch.device]] = []
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda part, device: seen.append((part, device))
+    )
+    limit_memory(torch.device("cuda:0"), 25)
+    limit_memory(torch.device("cuda:0"), 100)
+    limit_memory(torch.device("cpu"), 25)
+    assert seen == [(0.25, torch.device("cuda:0"))]
