@@ -105,6 +105,16 @@ static AVX512 void diagonal_vnni(const uint8_t *a, int64_t a_bytes, const uint8_
 /* How many panels of so many vectors hold them all; the last may be partly filled. */
 static int64_t panels(int64_t vectors, int64_t width) { return (vectors + width - 1) / width; }
 
+#ifdef HT_X86
+#include "_vnni.h"
+#else
+typedef struct {
+  char *data;
+  size_t size;
+  int is_cut;
+} Room;
+#endif
+
 /* C = A B with so many slices for every vector. For each piece of K, A's digits are cut once, in panels of MR rows, and B's
  * one panel of NR columns at a time. Returns -1 without memory, else 0. */
 static int one_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices,
@@ -165,6 +175,17 @@ static int one_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, i
   return 0;
 }
 
+/* The same by the engine's own way, if it has one for such a product. */
+static int some_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices, const int *ea,
+                        const int *eb, int engine, Room *room) {
+#ifdef HT_X86
+  if (engine == ENGINE_VNNI && slices < 5 && K && K <= PIECE)
+    return product_vnni(a, b, C, ldc, M, N, K, slices, ea, eb, room);
+#endif
+  (void)room;
+  return one_product(a, b, C, ldc, M, N, K, slices, ea, eb, engine);
+}
+
 /* What is known of the vectors of an operand before they are cut. */
 typedef struct {
   int *exponent;
@@ -187,7 +208,10 @@ static void scan_close(Scan *s) {
 /* Exponents, and which vectors are wide; returns 1 if a value is not finite, else 0. */
 static int scan_operand(Operand a, int64_t vectors, int64_t K, Scan *s, int engine) {
   int status = 0;
-  PICK(engine, scan)(a, vectors, K, s->most, s->spread);
+#ifdef HT_X86
+  if (engine != ENGINE_VNNI || !scan_vnni(a, vectors, K, s->most, s->spread))
+#endif
+    PICK(engine, scan)(a, vectors, K, s->most, s->spread);
   s->wides = 0;
   for (int64_t v = 0; v < vectors; v++) {
     Spread at = s->spread[v];
@@ -224,7 +248,8 @@ static Operand sort_vectors(Operand a, int64_t vectors, int64_t K, const Scan *s
 
 /* A product in which some vectors are wide: their elements with MAX_SLICES, the others with `slices`. */
 static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, int64_t K, int slices, const Scan *sa,
-                         const Scan *sb, int engine) {
+                         const Scan *sb, int engine, Room *room) {
+  room->is_cut = 0;
   if (sa->wides == M || sb->wides == N)
     return one_product(a, b, C, N, M, N, K, MAX_SLICES, sa->exponent, sb->exponent, engine);
   int64_t m = M - sa->wides, n = N - sb->wides, *order = malloc(sizeof(int64_t) * (M + N));
@@ -234,7 +259,8 @@ static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, i
     Operand usual_a = sort_vectors(a, M, K, sa, rows, order, ea), all_b = sort_vectors(b, N, K, sb, columns, order + M, eb);
     Operand wide_a = {rows + m * usual_a.across, usual_a.step, usual_a.across};
     Operand wide_b = {columns + n * all_b.across, all_b.step, all_b.across};
-    status = one_product(usual_a, all_b, D, N, m, n, K, slices, ea, eb, engine);
+    status = some_product(usual_a, all_b, D, N, m, n, K, slices, ea, eb, engine, room);
+    room->is_cut = 0;
     if (!status && m < M) status = one_product(wide_a, all_b, D + m * N, N, M - m, N, K, MAX_SLICES, ea + m, eb, engine);
     if (!status && n < N) status = one_product(usual_a, wide_b, D + n, N, m, N - n, K, MAX_SLICES, ea, eb + n, engine);
     for (int64_t i = 0; i < M && !status; i++)
@@ -250,18 +276,23 @@ int ht_products(const float *a, int64_t a_step, int64_t a_across, int64_t a_batc
                 int64_t b_across, int64_t b_batch, float *C, int64_t batch, int64_t M, int64_t N, int64_t K, int slices,
                 int32_t *done, int engine) {
   Scan sa, sb;
+  Room room = {0};
   int status = scan_open(&sa, M) | scan_open(&sb, N), special_a = 0, special_b = 0;
   for (int64_t i = 0; i < batch && status >= 0; i++) {
     Operand x = {a + i * a_batch, a_step, a_across}, y = {b + i * b_batch, b_step, b_across};
+    if (a_batch) room.is_cut = 0;
     if (!i || a_batch) special_a = scan_operand(x, M, K, &sa, engine);
     if (!i || b_batch) special_b = scan_operand(y, N, K, &sb, engine);
     done[i] = !special_a && !special_b;
     if (!done[i]) continue;
     float *to = C + i * M * N;
-    if (sa.wides || sb.wides) status = mixed_product(x, y, to, M, N, K, slices, &sa, &sb, engine);
-    else status = one_product(x, y, to, N, M, N, K, slices, sa.exponent, sb.exponent, engine);
+    if (sa.wides || sb.wides) {
+      status = mixed_product(x, y, to, M, N, K, slices, &sa, &sb, engine, &room);
+      room.is_cut = 0;
+    }
+    else status = some_product(x, y, to, N, M, N, K, slices, sa.exponent, sb.exponent, engine, &room);
   }
-  scan_close(&sa), scan_close(&sb);
+  scan_close(&sa), scan_close(&sb), free(room.data);
   return status;
 }
 
