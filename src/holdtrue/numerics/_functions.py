@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from . import _coefficients as c
-from ._native import count, native, pointer
+from ._native import native
 
 Core = Callable[[torch.Tensor], torch.Tensor]
 
@@ -218,6 +218,8 @@ CORES: dict[str, Core] = {
 }
 """Functions by name, in the order of their numbers in `_lanes.h`."""
 
+NUMBERS = {name: number for number, name in enumerate(CORES)}
+
 
 def function(name: str, x: torch.Tensor) -> torch.Tensor:
     """A function of CORES, element by element.
@@ -236,7 +238,7 @@ def function(name: str, x: torch.Tensor) -> torch.Tensor:
         return CORES[name](x.double()).float()
     x = x.contiguous()
     out = torch.empty_like(x)
-    found[0].ht_function(list(CORES).index(name), pointer(x), pointer(out), count(x.numel()), found[1])
+    found[0].ht_function(NUMBERS[name], x.data_ptr(), out.data_ptr(), x.numel(), found[1])
     return out
 
 

@@ -22,7 +22,7 @@ ENGINES: tuple[EngineName, ...] = ("reference", "generic", "avx2", "vnni")
 VARIABLE = "HOLDTRUE_NUMERICS_ENGINE"
 """Environment variable that names an engine; by default the fastest that this processor has."""
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 _forced: EngineName | None = None
 
@@ -31,10 +31,22 @@ _forced: EngineName | None = None
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they were not built."""
     for path in sorted(Path(__file__).parent.glob("_kernels*.so")):
-        found = ctypes.CDLL(str(path))
+        found = load(path)
         if found.ht_abi_version() == ABI_VERSION:
             return found
     return None
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Kernels in a file, with the types of the arguments of those that are called most: they take plain integers."""
+    found = ctypes.CDLL(str(path))
+    place, number, kind = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    a_side, b_side = [place, number, number, number], [place, number, number, number]
+    found.ht_products.argtypes = [*a_side, *b_side, place, *[number] * 4, kind, place, kind]
+    for name in ("ht_sum_f32", "ht_sum_f64"):
+        getattr(found, name).argtypes = [place, place, number, number, number, kind]
+    found.ht_function.argtypes = [kind, place, place, number, kind]
+    return found
 
 
 @lru_cache(maxsize=1)

@@ -271,19 +271,20 @@ static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, i
 }
 
 /* A batch of products; done[i] is 1 where all values are finite, and C[i] (M x N, contiguous) is written.
- * Where a value is not finite the caller has the rules. Returns -1 without memory, else 0. */
+ * Where a value is not finite the caller has the rules. Returns -1 without memory, else how many are not done. */
 int ht_products(const float *a, int64_t a_step, int64_t a_across, int64_t a_batch, const float *b, int64_t b_step,
                 int64_t b_across, int64_t b_batch, float *C, int64_t batch, int64_t M, int64_t N, int64_t K, int slices,
                 int32_t *done, int engine) {
   Scan sa, sb;
   Room room = {0};
-  int status = scan_open(&sa, M) | scan_open(&sb, N), special_a = 0, special_b = 0;
+  int status = scan_open(&sa, M) | scan_open(&sb, N), special_a = 0, special_b = 0, left = 0;
   for (int64_t i = 0; i < batch && status >= 0; i++) {
     Operand x = {a + i * a_batch, a_step, a_across}, y = {b + i * b_batch, b_step, b_across};
     if (a_batch) room.is_cut = 0;
     if (!i || a_batch) special_a = scan_operand(x, M, K, &sa, engine);
     if (!i || b_batch) special_b = scan_operand(y, N, K, &sb, engine);
     done[i] = !special_a && !special_b;
+    left += !done[i];
     if (!done[i]) continue;
     float *to = C + i * M * N;
     if (sa.wides || sb.wides) {
@@ -293,7 +294,7 @@ int ht_products(const float *a, int64_t a_step, int64_t a_across, int64_t a_batc
     else status = some_product(x, y, to, N, M, N, K, slices, sa.exponent, sb.exponent, engine, &room);
   }
   scan_close(&sa), scan_close(&sb), free(room.data);
-  return status;
+  return status < 0 ? status : left;
 }
 
 /* What one engine makes of a diagonal of digits: for the self-test at the bounds. a: [k][MR][4], b: [k][NR][4] + 64. */

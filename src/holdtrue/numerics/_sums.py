@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ._native import count, native, pointer
+from ._native import native
 
 LANES = 64
 BLOCK = 4096
@@ -56,7 +56,7 @@ def _sum_middle(x: torch.Tensor, first: int, last: int) -> torch.Tensor:
         return _reference(x.reshape(outer, n, inner)).reshape(shape)
     out = torch.empty(shape, dtype=torch.float64)
     function = found[0].ht_sum_f32 if x.dtype == torch.float32 else found[0].ht_sum_f64
-    function(pointer(x), pointer(out), count(outer), count(n), count(inner), found[1])
+    function(x.data_ptr(), out.data_ptr(), outer, n, inner, found[1])
     return out
 
 

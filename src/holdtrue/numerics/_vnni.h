@@ -49,6 +49,21 @@ static inline __attribute__((always_inline)) AVX512 void transpose_words(__m512i
   for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
+/* The sums of the words of 16 vectors, in order. */
+static inline __attribute__((always_inline)) AVX512 __m512i sum_words(const __m512i *r) {
+  __m512i s[8], u[4];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++)
+    s[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]), _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++)
+    u[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(s[2 * i], s[2 * i + 1]), _mm512_unpackhi_epi64(s[2 * i], s[2 * i + 1]));
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; i++)
+    s[i] = _mm512_add_epi32(_mm512_shuffle_i32x4(u[2 * i], u[2 * i + 1], 0x88), _mm512_shuffle_i32x4(u[2 * i], u[2 * i + 1], 0xdd));
+  return _mm512_add_epi32(_mm512_shuffle_i32x4(s[0], s[1], 0x88), _mm512_shuffle_i32x4(s[0], s[1], 0xdd));
+}
+
 /* 1.5 * 2^(23 - 7 s), plus `offset` units of its last place: adding it leaves digit s (+ offset) in the low byte. */
 static inline __attribute__((always_inline)) AVX512 __m512 magic(int s, int offset) {
   return _mm512_castsi512_ps(_mm512_set1_epi32((int)((uint32_t)(150 - 7 * s) << 23 | 0x400000u) + offset));
@@ -76,12 +91,12 @@ static inline __attribute__((always_inline)) AVX512 uint64_t digit_sums(__m512i 
 }
 
 /* 64 values of one vector, of which n are there: digits in p[s], in order. */
-static inline __attribute__((always_inline)) AVX512 void cut_along(const float *x, int n, float exponent, const int slices,
-                                                                   const int offset, __m512i *p) {
+static inline __attribute__((always_inline)) AVX512 void cut_along_of(const float *x, int n, float exponent, const int slices,
+                                                                      const int offset, __m512i *p, const int parts) {
   __m128i byte[4][4];
   __m512 e = _mm512_set1_ps(exponent);
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
+  for (int i = 0; i < parts; i++) {
     __m512i t[4];
     int left = n - 16 * i;
     __m512 y = left >= 16 ? _mm512_loadu_ps(x + 16 * i)
@@ -92,10 +107,16 @@ static inline __attribute__((always_inline)) AVX512 void cut_along(const float *
   }
 #pragma GCC unroll 4
   for (int s = 0; s < slices; s++) {
-    __m512i z = _mm512_inserti32x4(_mm512_castsi128_si512(byte[s][0]), byte[s][1], 1);
-    p[s] = _mm512_inserti32x4(_mm512_inserti32x4(z, byte[s][2], 2), byte[s][3], 3);
+    __m512i z = _mm512_inserti32x4(_mm512_zextsi128_si512(byte[s][0]), byte[s][1], 1);
+    p[s] = parts > 2 ? _mm512_inserti32x4(_mm512_inserti32x4(z, byte[s][2], 2), byte[s][3], 3) : z;
   }
 }
+static inline __attribute__((always_inline)) AVX512 void cut_along(const float *x, int n, float exponent, const int slices,
+                                                                   const int offset, __m512i *p) {
+  if (n > 32) cut_along_of(x, n, exponent, slices, offset, p, 4);
+  else cut_along_of(x, n, exponent, slices, offset, p, 2);
+}
+
 
 /* Four values of each of 16 vectors that lie side by side: a word of digits for each vector in p[s]. */
 static inline __attribute__((always_inline)) AVX512 void cut_across(const float *x, int64_t step, int n, __mmask16 there,
@@ -184,8 +205,7 @@ static inline __attribute__((always_inline)) AVX512 uint64_t cut_group(Operand a
   for (int s = 0; s < slices; s++) {
     if (!is_across) {
       for (int v = 0; v < GROUP; v++) held[0][v] = along[v][s];
-      transpose_words(held[0]);
-      for (int v = 0; v < GROUP; v++) across[s] = _mm512_add_epi32(across[s], held[0][v]);
+      across[s] = sum_words(held[0]);
     }
     int32_t line[GROUP];
     _mm512_storeu_si512(line, across[s]);
@@ -350,7 +370,7 @@ static AVX512 void finish_tile(const int32_t *top, const int32_t *end, const int
 
 /* Largest magnitude of each vector, and how its values spread below it: as `scan` in _digits.h. */
 static AVX512 void scan_along(Operand a, int64_t vectors, int64_t K, uint32_t *most, Spread *spread) {
-  const __m512i size = _mm512_set1_epi32(0x7fffffff), one = _mm512_set1_epi32(1);
+  const __m512i size = _mm512_set1_epi32(0x7fffffff);
   int64_t whole = K / 16 * 16;
   __mmask16 rest = (__mmask16)((1u << (K - whole)) - 1);
   for (int64_t v = 0; v < vectors; v++) {
@@ -366,16 +386,15 @@ static AVX512 void scan_along(Operand a, int64_t vectors, int64_t K, uint32_t *m
     float m;
     memcpy(&m, &most[v], 4);
     __m512 eighth = _mm512_set1_ps(m * 0.125f), low = _mm512_set1_ps(m * 0.00390625f), zero = _mm512_setzero_ps();
-    __m512i some = _mm512_setzero_si512(), large = some, small = some;
+    int32_t some = 0, large = 0, small = 0;
     for (k = 0; k < K; k += 16) {
       __mmask16 there = k < whole ? 0xffff : rest;
       __m512 y = _mm512_abs_ps(_mm512_maskz_loadu_ps(there, x + k));
-      some = _mm512_mask_add_epi32(some, _mm512_cmp_ps_mask(y, zero, _CMP_GT_OQ), some, one);
-      large = _mm512_mask_add_epi32(large, _mm512_mask_cmp_ps_mask(there, y, eighth, _CMP_GE_OQ), large, one);
-      small = _mm512_mask_add_epi32(small, _mm512_mask_cmp_ps_mask(there, y, low, _CMP_LT_OQ), small, one);
+      some += __builtin_popcount(_mm512_cmp_ps_mask(y, zero, _CMP_GT_OQ));
+      large += __builtin_popcount(_mm512_mask_cmp_ps_mask(there, y, eighth, _CMP_GE_OQ));
+      small += __builtin_popcount(_mm512_mask_cmp_ps_mask(there, y, low, _CMP_LT_OQ));
     }
-    int32_t n = _mm512_reduce_add_epi32(some), tiny = _mm512_reduce_add_epi32(small);
-    spread[v] = (Spread){n, _mm512_reduce_add_epi32(large), tiny - (m * 0.00390625f > 0.0f ? (int32_t)K - n : 0)};
+    spread[v] = (Spread){some, large, small - (m * 0.00390625f > 0.0f ? (int32_t)K - some : 0)};
   }
 }
 
