@@ -137,3 +137,4 @@ void ht_take_and_reset(int64_t n, void *const *pieces, const void *const *starts
 }
 
 #include "_product.h"
+#include "_recurrent.h"

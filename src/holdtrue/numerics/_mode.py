@@ -192,7 +192,7 @@ class PortableDispatch(TorchDispatchMode):
         survey: Survey | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own
-        self._stream, self._slices, self._models, self._survey = stream, slices, models or {}, survey
+        self._stream, self.slices, self._models, self._survey = stream, slices, models or {}, survey
 
     def __torch_dispatch__(
         self,
@@ -206,7 +206,7 @@ class PortableDispatch(TorchDispatchMode):
         runner = _find_runner(func)
         if runner is _run_plain:
             return func(*args, **kwargs)
-        with torch._C.DisableTorchFunction(), using(self._stream, self._slices):
+        with torch._C.DisableTorchFunction(), using(self._stream, self.slices):
             if runner is None:
                 if _only_integers(args, kwargs) and not func._schema.name.startswith("aten::multinomial"):
                     return func(*args, **kwargs)
@@ -240,11 +240,14 @@ class PortableDispatch(TorchDispatchMode):
         self._survey(name, module, sentence)
 
 
-def is_active() -> bool:
-    """Whether the mode is open here: in this thread, or in a backward that autograd runs for it."""
+def active_slices() -> int | None:
+    """Digits of the mode that is open here, in this thread or in a backward that autograd runs for it; None if none is."""
     if torch._C._len_torch_dispatch_stack() == 0:
-        return False
-    return any(isinstance(mode, PortableDispatch) for mode in _get_current_dispatch_mode_stack())
+        return None
+    for mode in reversed(_get_current_dispatch_mode_stack()):
+        if isinstance(mode, PortableDispatch):
+            return mode.slices
+    return None
 
 
 _fast_path_lock = threading.Lock()
@@ -291,7 +294,7 @@ def portable_mode(
     """
     check_slices(slices)
     check_engine()
-    take_over(is_active)
+    take_over(active_slices)
     stream = torch_stream(0 if key is None else key)
     state = None if key is None else torch.get_rng_state()
     if key is not None:

@@ -46,6 +46,8 @@ def load(path: Path) -> ctypes.CDLL:
     for name in ("ht_sum_f32", "ht_sum_f64"):
         getattr(found, name).argtypes = [place, place, number, number, number, kind]
     found.ht_function.argtypes = [kind, place, place, number, kind]
+    found.ht_recurrent.argtypes = [kind, *[place] * 9, *[number] * 3, kind, kind, kind]
+    found.ht_recurrent_back.argtypes = [kind, *[place] * 16, *[number] * 3, kind, kind, kind]
     return found
 
 

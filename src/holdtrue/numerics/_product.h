@@ -105,14 +105,16 @@ static AVX512 void diagonal_vnni(const uint8_t *a, int64_t a_bytes, const uint8_
 /* How many panels of so many vectors hold them all; the last may be partly filled. */
 static int64_t panels(int64_t vectors, int64_t width) { return (vectors + width - 1) / width; }
 
-#ifdef HT_X86
-#include "_vnni.h"
-#else
+/* Memory that grows, kept through the products of one call, and what of it the next product can use again. */
 typedef struct {
   char *data;
   size_t size;
-  int is_cut;
+  int is_cut, b_is_cut; /* the digits of A, or of B, in it are those of the next product too */
+  int keep_b;           /* B will come again */
 } Room;
+
+#ifdef HT_X86
+#include "_vnni.h"
 #endif
 
 /* C = A B with so many slices for every vector. For each piece of K, A's digits are cut once, in panels of MR rows, and B's
@@ -249,7 +251,7 @@ static Operand sort_vectors(Operand a, int64_t vectors, int64_t K, const Scan *s
 /* A product in which some vectors are wide: their elements with MAX_SLICES, the others with `slices`. */
 static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, int64_t K, int slices, const Scan *sa,
                          const Scan *sb, int engine, Room *room) {
-  room->is_cut = 0;
+  room->is_cut = room->b_is_cut = 0;
   if (sa->wides == M || sb->wides == N)
     return one_product(a, b, C, N, M, N, K, MAX_SLICES, sa->exponent, sb->exponent, engine);
   int64_t m = M - sa->wides, n = N - sb->wides, *order = malloc(sizeof(int64_t) * (M + N));
@@ -260,7 +262,7 @@ static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, i
     Operand wide_a = {rows + m * usual_a.across, usual_a.step, usual_a.across};
     Operand wide_b = {columns + n * all_b.across, all_b.step, all_b.across};
     status = some_product(usual_a, all_b, D, N, m, n, K, slices, ea, eb, engine, room);
-    room->is_cut = 0;
+    room->is_cut = room->b_is_cut = 0;
     if (!status && m < M) status = one_product(wide_a, all_b, D + m * N, N, M - m, N, K, MAX_SLICES, ea + m, eb, engine);
     if (!status && n < N) status = one_product(usual_a, wide_b, D + n, N, m, N - n, K, MAX_SLICES, ea, eb + n, engine);
     for (int64_t i = 0; i < M && !status; i++)
@@ -276,11 +278,12 @@ int ht_products(const float *a, int64_t a_step, int64_t a_across, int64_t a_batc
                 int64_t b_across, int64_t b_batch, float *C, int64_t batch, int64_t M, int64_t N, int64_t K, int slices,
                 int32_t *done, int engine) {
   Scan sa, sb;
-  Room room = {0};
+  Room room = {.keep_b = batch > 1 && !b_batch};
   int status = scan_open(&sa, M) | scan_open(&sb, N), special_a = 0, special_b = 0, left = 0;
   for (int64_t i = 0; i < batch && status >= 0; i++) {
     Operand x = {a + i * a_batch, a_step, a_across}, y = {b + i * b_batch, b_step, b_across};
     if (a_batch) room.is_cut = 0;
+    if (b_batch) room.b_is_cut = 0;
     if (!i || a_batch) special_a = scan_operand(x, M, K, &sa, engine);
     if (!i || b_batch) special_b = scan_operand(y, N, K, &sb, engine);
     done[i] = !special_a && !special_b;
@@ -289,7 +292,7 @@ int ht_products(const float *a, int64_t a_step, int64_t a_across, int64_t a_batc
     float *to = C + i * M * N;
     if (sa.wides || sb.wides) {
       status = mixed_product(x, y, to, M, N, K, slices, &sa, &sb, engine, &room);
-      room.is_cut = 0;
+      room.is_cut = room.b_is_cut = 0;
     }
     else status = some_product(x, y, to, N, M, N, K, slices, sa.exponent, sb.exponent, engine, &room);
   }

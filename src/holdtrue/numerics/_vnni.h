@@ -465,17 +465,10 @@ static AVX512 int scan_vnni(Operand a, int64_t vectors, int64_t K, uint32_t *mos
 #define ROWS_TOGETHER 48    /* a multiple of MR and of GROUP */
 #define AT_ONCE 8           /* groups whose values lie side by side and are cut together */
 
-/* Memory that grows, kept through the products of one call. */
-typedef struct {
-  char *data;
-  size_t size;
-  int is_cut; /* the digits of A in it are those of the next product too */
-} Room;
-
 static char *room_of(Room *room, size_t size) {
   if (size <= room->size) return room->data;
   free(room->data);
-  room->is_cut = 0, room->size = size;
+  room->is_cut = room->b_is_cut = 0, room->size = size;
   room->data = aligned_alloc(64, (size + 63) / 64 * 64);
   if (!room->data) room->size = 0;
   return room->data;
@@ -524,7 +517,7 @@ static int product_vnni(Operand a, Operand b, float *C, int64_t ldc, int64_t M, 
   if (rows > fit) rows = fit < ROWS_TOGETHER ? ROWS_TOGETHER : fit;
   int64_t b_plane = (longest + 3) / 4 * NR * 4, b_block = planes * b_plane;
   int64_t columns = B_BYTES / (b_block * blocks) * NR; /* cut at once: for one block of rows a panel will do */
-  columns = M <= rows || columns < NR ? NR : columns > N ? panels(N, NR) * NR : columns;
+  columns = (M <= rows && !room->keep_b) || columns < NR ? NR : columns > N ? panels(N, NR) * NR : columns;
   Blocking at = {K, blocks, rows, stride, planes * rows * stride, b_plane, b_block, rows / GROUP, slices, with_sums, planes};
   size_t for_a = (size_t)(blocks * at.a_block), for_b = (size_t)(blocks * columns / NR * b_block);
   size_t for_total = (size_t)(16 * blocks * rows), for_part = blocks > 1 ? sizeof(double) * rows * NR : 0;
@@ -539,11 +532,12 @@ static int product_vnni(Operand a, Operand b, float *C, int64_t ldc, int64_t M, 
   double col_scale[NR] __attribute__((aligned(64))), row_scale[MR];
   for (int64_t N0 = 0; N0 < N; N0 += columns) {
     int64_t width = N - N0 < columns ? N - N0 : columns;
-    for (int64_t k = 0; k < blocks; k++) {
+    for (int64_t k = 0; k < blocks && !room->b_is_cut; k++) {
       Operand from = {b.data + N0 * b.across + k * SHORT * b.step, b.step, b.across};
       cut_vectors(&at, from, width, block_length(&at, k), eb + N0, B + k * b_block, b_plane, 0, NULL,
                   unfit_b + k * columns / GROUP, 0);
     }
+    room->b_is_cut = columns >= N;
     for (int64_t m = 0; m < M; m += rows) {
       int64_t these = M - m < rows ? M - m : rows;
       if (!room->is_cut)
