@@ -181,7 +181,7 @@ static int one_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, i
 static int some_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices, const int *ea,
                         const int *eb, int engine, Room *room) {
 #ifdef HT_X86
-  if (engine == ENGINE_VNNI && slices < 5 && K && K <= PIECE)
+  if (engine == ENGINE_VNNI && K && K <= PIECE)
     return product_vnni(a, b, C, ldc, M, N, K, slices, ea, eb, room);
 #endif
   (void)room;
@@ -253,7 +253,7 @@ static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, i
                          const Scan *sb, int engine, Room *room) {
   room->is_cut = room->b_is_cut = 0;
   if (sa->wides == M || sb->wides == N)
-    return one_product(a, b, C, N, M, N, K, MAX_SLICES, sa->exponent, sb->exponent, engine);
+    return some_product(a, b, C, N, M, N, K, MAX_SLICES, sa->exponent, sb->exponent, engine, room);
   int64_t m = M - sa->wides, n = N - sb->wides, *order = malloc(sizeof(int64_t) * (M + N));
   float *rows = malloc(sizeof(float) * M * K), *columns = malloc(sizeof(float) * N * K), *D = malloc(sizeof(float) * M * N);
   int *ea = malloc(sizeof(int) * (M + N + MR + NR)), *eb = ea + M + MR, status = -1;
@@ -263,8 +263,10 @@ static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, i
     Operand wide_b = {columns + n * all_b.across, all_b.step, all_b.across};
     status = some_product(usual_a, all_b, D, N, m, n, K, slices, ea, eb, engine, room);
     room->is_cut = room->b_is_cut = 0;
-    if (!status && m < M) status = one_product(wide_a, all_b, D + m * N, N, M - m, N, K, MAX_SLICES, ea + m, eb, engine);
-    if (!status && n < N) status = one_product(usual_a, wide_b, D + n, N, m, N - n, K, MAX_SLICES, ea, eb + n, engine);
+    if (!status && m < M) status = some_product(wide_a, all_b, D + m * N, N, M - m, N, K, MAX_SLICES, ea + m, eb, engine, room);
+    room->is_cut = room->b_is_cut = 0;
+    if (!status && n < N) status = some_product(usual_a, wide_b, D + n, N, m, N - n, K, MAX_SLICES, ea, eb + n, engine, room);
+    room->is_cut = room->b_is_cut = 0;
     for (int64_t i = 0; i < M && !status; i++)
       for (int64_t j = 0; j < N; j++) C[order[i] * N + order[M + j]] = D[i * N + j];
   }

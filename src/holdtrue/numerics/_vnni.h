@@ -1,8 +1,9 @@
-/* The product of 3 or 4 digits with VNNI: digits cut in registers, a tile of C summed and rounded without leaving them.
+/* The product of 3, 4 or 6 digits with VNNI: digits cut in registers, a tile of C summed and rounded without leaving them.
  *
  * C needs two integers of each element, top = 128 D_0 + D_1 and end = 128 D_2 + D_3 (with three digits end = D_2), where
- * D_d = sum over s + t = d of P_st, and P_st is the product of digits s of A and t of B. For blocks of K of at most SHORT values
- * both are below 2^31, so sums modulo 2^32 are exact, whatever lies between.
+ * D_d = sum over s + t = d of P_st, and P_st is the product of digits s of A and t of B; with six digits low = 128 D_4 + D_5 too.
+ * For blocks of K of at most SHORT values (half of it with six digits) these are below 2^31, as |D_d| <= (d + 1) 2^12 K, so
+ * sums modulo 2^32 are exact, whatever lies between.
  *
  * For long K fewer products do (Karatsuba): with S_st the product of the digit sums (A_s + A_t) and (B_s + B_t),
  * P_st + P_ts = S_st - P_ss - P_tt, so that
@@ -20,6 +21,7 @@
 
 /* Which planes there are. */
 static inline int planes_of(int slices, int sums) { return sums ? (slices > 3 ? 7 : 4) : slices; }
+#define TOTALS MAX_SLICES /* sums of the digits of a row of A */
 
 typedef struct {
   uint8_t *data;
@@ -71,7 +73,7 @@ static inline __attribute__((always_inline)) AVX512 __m512 magic(int s, int offs
 
 /* Digits of 16 numbers, in the low bytes of t[s]. */
 static inline __attribute__((always_inline)) AVX512 void digits16(__m512 y, const int slices, const int offset, __m512i *t) {
-#pragma GCC unroll 4
+#pragma GCC unroll 6
   for (int s = 0; s < slices; s++) {
     __m512 m = magic(s, offset), sum = _mm512_add_ps(y, m);
     t[s] = _mm512_castps_si512(sum);
@@ -93,19 +95,19 @@ static inline __attribute__((always_inline)) AVX512 uint64_t digit_sums(__m512i 
 /* 64 values of one vector, of which n are there: digits in p[s], in order. */
 static inline __attribute__((always_inline)) AVX512 void cut_along_of(const float *x, int n, float exponent, const int slices,
                                                                       const int offset, __m512i *p, const int parts) {
-  __m128i byte[4][4];
+  __m128i byte[MAX_SLICES][4];
   __m512 e = _mm512_set1_ps(exponent);
 #pragma GCC unroll 4
   for (int i = 0; i < parts; i++) {
-    __m512i t[4];
+    __m512i t[MAX_SLICES];
     int left = n - 16 * i;
     __m512 y = left >= 16 ? _mm512_loadu_ps(x + 16 * i)
                           : _mm512_maskz_loadu_ps(left > 0 ? (__mmask16)((1u << left) - 1) : 0, x + 16 * i);
     digits16(_mm512_scalef_ps(y, e), slices, offset, t);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int s = 0; s < slices; s++) byte[s][i] = _mm512_cvtepi32_epi8(t[s]);
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 6
   for (int s = 0; s < slices; s++) {
     __m512i z = _mm512_inserti32x4(_mm512_zextsi128_si512(byte[s][0]), byte[s][1], 1);
     p[s] = parts > 2 ? _mm512_inserti32x4(_mm512_inserti32x4(z, byte[s][2], 2), byte[s][3], 3) : z;
@@ -121,12 +123,12 @@ static inline __attribute__((always_inline)) AVX512 void cut_along(const float *
 /* Four values of each of 16 vectors that lie side by side: a word of digits for each vector in p[s]. */
 static inline __attribute__((always_inline)) AVX512 void cut_across(const float *x, int64_t step, int n, __mmask16 there,
                                                                     __m512 e, const int slices, const int offset, __m512i *p) {
-  __m512i t[4][4];
+  __m512i t[4][MAX_SLICES];
 #pragma GCC unroll 4
   for (int k = 0; k < 4; k++)
     digits16(_mm512_scalef_ps(_mm512_maskz_loadu_ps(k < n ? there : 0, x + k * step), e), slices, offset, t[k]);
   const __m512i low = _mm512_set1_epi32(0xff), half = _mm512_set1_epi32(0xffff);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
   for (int s = 0; s < slices; s++) { /* 0xca: first ? second : third, bit by bit */
     __m512i a = _mm512_ternarylogic_epi32(low, t[0][s], _mm512_slli_epi32(t[1][s], 8), 0xca);
     __m512i b = _mm512_ternarylogic_epi32(low, t[2][s], _mm512_slli_epi32(t[3][s], 8), 0xca);
@@ -141,7 +143,7 @@ static inline __attribute__((always_inline)) AVX512 uint64_t cut_group(Operand a
                                                                        const int is_a, const int slices, const int with_sums) {
   const int offset = is_a ? 0 : 64, planes = with_sums ? (slices > 3 ? 7 : 4) : slices;
   const __m512i ones = _mm512_set1_epi8(1);
-  __m512i held[MAX_PLANES][GROUP], p[MAX_PLANES], along[GROUP][4], across[4];
+  __m512i held[MAX_PLANES][GROUP], p[MAX_PLANES], along[GROUP][MAX_SLICES], across[MAX_SLICES];
   __mmask16 there = (__mmask16)((1u << vectors) - 1);
   float room[GROUP][64] __attribute__((aligned(64)));
   uint64_t misfit = 0;
@@ -209,13 +211,14 @@ static inline __attribute__((always_inline)) AVX512 uint64_t cut_group(Operand a
     }
     int32_t line[GROUP];
     _mm512_storeu_si512(line, across[s]);
-    for (int64_t v = 0; v < vectors; v++) total[4 * v + s] += line[v];
+    for (int64_t v = 0; v < vectors; v++) total[TOTALS * v + s] += line[v];
   }
   return misfit;
 }
 
 static AVX512 uint64_t cut_group_of(Operand a, int64_t vectors, int64_t K, const int *exponent, Planes to, int32_t *total,
                                     int is_a, int slices, int with_sums) {
+  if (slices == 6) return is_a ? cut_group(a, vectors, K, exponent, to, total, 1, 6, 0) : cut_group(a, vectors, K, exponent, to, total, 0, 6, 0);
   if (is_a) {
     if (slices == 4 && with_sums) return cut_group(a, vectors, K, exponent, to, total, 1, 4, 1);
     if (slices == 4) return cut_group(a, vectors, K, exponent, to, total, 1, 4, 0);
@@ -232,7 +235,7 @@ static AVX512 uint64_t cut_group_of(Operand a, int64_t vectors, int64_t K, const
 
 /* One product of two planes, or the first of several that are added: A's plane, B's plane. */
 typedef struct {
-  int8_t count, a[4], b[4];
+  int8_t count, a[6], b[6];
 } Pairs;
 
 /* out = start * 2^shift + the products of planes, modulo 2^32: [row][NR]. */
@@ -279,11 +282,12 @@ STAGE(12, 1) STAGE(8, 1) STAGE(4, 1) STAGE(12, 0) STAGE(8, 0) STAGE(4, 0)
 static const Pairs P00 = {1, {0}, {0}}, P11 = {1, {1}, {1}}, P22 = {1, {2}, {2}}, CROSS_1 = {2, {0, 1}, {1, 0}};
 static const Pairs CROSS_2 = {3, {0, 1, 2}, {2, 1, 0}}, ENDS_2 = {2, {0, 2}, {2, 0}};
 static const Pairs CROSS_3 = {4, {0, 1, 2, 3}, {3, 2, 1, 0}}, S01_OF_4 = {1, {4}, {4}}, S01_OF_3 = {1, {3}, {3}};
+static const Pairs CROSS_4 = {5, {0, 1, 2, 3, 4}, {4, 3, 2, 1, 0}}, CROSS_5 = {6, {0, 1, 2, 3, 4, 5}, {5, 4, 3, 2, 1, 0}};
 static const Pairs S02 = {1, {5}, {5}}, S12_ENDS_3 = {3, {6, 0, 3}, {6, 3, 0}};
 
-/* top and end of a tile, with the 64s of B still in them; `room` holds three tiles. */
+/* top, end and low of a tile, with the 64s of B still in them; `room` holds three tiles. */
 static AVX512 void tile_vnni(Planes a, Planes b, int64_t k4, int slices, int with_sums, int rows, int cols, int32_t *top,
-                             int32_t *end, int32_t *room) {
+                             int32_t *end, int32_t *low, int32_t *room) {
   void (*stage)(Planes, Planes, const Pairs *, int64_t, const int32_t *, int, int32_t *);
   if (cols > 16) stage = rows > 8 ? stage_12_1 : rows > 4 ? stage_8_1 : stage_4_1;
   else stage = rows > 8 ? stage_12_0 : rows > 4 ? stage_8_0 : stage_4_0;
@@ -292,6 +296,10 @@ static AVX512 void tile_vnni(Planes a, Planes b, int64_t k4, int slices, int wit
     stage(a, b, &CROSS_1, k4, top, 7, top);
     stage(a, b, &CROSS_2, k4, NULL, 0, end);
     if (slices > 3) stage(a, b, &CROSS_3, k4, end, 7, end);
+    if (slices == 6) {
+      stage(a, b, &CROSS_4, k4, NULL, 0, low);
+      stage(a, b, &CROSS_5, k4, low, 7, low);
+    }
     return;
   }
   int32_t *p00 = room, *p11 = room + MR * NR, *p22 = room + 2 * MR * NR;
@@ -321,49 +329,67 @@ static AVX512 void tile_vnni(Planes a, Planes b, int64_t k4, int slices, int wit
   stage(a, b, &S12_ENDS_3, k4, end, 0, end);
 }
 
-/* The 64s of B in top and end of a row, from the sums of its digits: P_st has 64 sum_s more, S_st 128 (sum_s + sum_t). */
-static inline void offsets_of(const int32_t *total, int slices, int with_sums, uint32_t *in_top, uint32_t *in_end) {
-  uint32_t s0 = 64u * (uint32_t)total[0], s1 = 64u * (uint32_t)total[1], s2 = 64u * (uint32_t)total[2];
-  uint32_t s3 = slices > 3 ? 64u * (uint32_t)total[3] : 0u;
-  *in_top = 128u * s0 + s0 + s1;
-  *in_end = slices > 3 ? 128u * (s0 + s1 + s2) + s0 + s1 + s2 + s3 : s0 + s1 + s2;
-  if (!with_sums) return;
-  *in_top = 127u * s0 - s1 + 2u * (s0 + s1);
-  if (with_sums == 1) return;
-  *in_end = slices > 3 ? 128u * (2u * (s0 + s2) + s1 - s0 - s2) + 2u * (s1 + s2) - s1 - s2 + s0 + s3 : s1 + s0 + s2;
+/* The 64s of B in top, end and low of a row, from the sums of its digits: P_st has 64 sum_s more, S_st 128 (sum_s + sum_t). */
+static inline void offsets_of(const int32_t *total, int slices, int with_sums, uint32_t *in) {
+  uint32_t s[MAX_SLICES];
+  for (int i = 0; i < MAX_SLICES; i++) s[i] = i < slices ? 64u * (uint32_t)total[i] : 0u;
+  uint32_t three = s[0] + s[1] + s[2], four = three + s[3], five = four + s[4];
+  in[0] = with_sums ? 127u * s[0] - s[1] + 2u * (s[0] + s[1]) : 129u * s[0] + s[1];
+  if (slices == 3) in[1] = three;
+  else if (with_sums < 2) in[1] = 128u * three + four;
+  else in[1] = 128u * (2u * (s[0] + s[2]) + s[1] - s[0] - s[2]) + 2u * (s[1] + s[2]) - s[1] - s[2] + s[0] + s[3];
+  in[2] = 129u * five + s[5];
 }
 
-/* What a tile's integers become: C, or with `part` more of the float64 sum of a longer K. */
-static AVX512 void finish_tile(const int32_t *top, const int32_t *end, const int32_t *total, int slices, int with_sums, int rows,
-                               int cols, const double *row_scale, const double *col_scale, double *part, float *C, int64_t ldc) {
+static inline __attribute__((always_inline)) AVX512 __m512d half_of(__m512i x, const int upper) {
+  return _mm512_cvtepi32_pd(upper ? _mm512_extracti32x8_epi32(x, 1) : _mm512_castsi512_si256(x));
+}
+
+/* What a tile's integers ([row][NR]: top, end, low) become: C, or with `part` more of the float64 sums of a longer K; the parts for
+ * low come `apart` numbers behind. */
+static inline __attribute__((always_inline)) AVX512 void finish_tile_of(const int32_t *sums[3], const int32_t *total,
+                                                                        const int slices, int with_sums, int rows, int cols,
+                                                                        const double *row_scale, const double *col_scale,
+                                                                        double *part, int64_t apart, float *C, int64_t ldc) {
   const __m512d weight = _mm512_set1_pd(slices > 3 ? 16384.0 : 128.0);
   for (int r = 0; r < rows; r++) {
-    uint32_t in_top, in_end;
-    offsets_of(total + 4 * r, slices, with_sums, &in_top, &in_end);
-    __m512i less_top = _mm512_set1_epi32((int)in_top), less_end = _mm512_set1_epi32((int)in_end);
-    __m512d scale = _mm512_set1_pd(row_scale[r]);
+    uint32_t in[3];
+    offsets_of(total + TOTALS * r, slices, with_sums, in);
+    __m512d scale = _mm512_set1_pd(row_scale[r]), value[2];
     for (int c = 0; c < cols; c += 16) {
-      __m512i t = _mm512_sub_epi32(_mm512_load_si512(top + r * NR + c), less_top);
-      __m512i e = _mm512_sub_epi32(_mm512_load_si512(end + r * NR + c), less_end);
-      __m512d low = _mm512_add_pd(_mm512_mul_pd(_mm512_cvtepi32_pd(_mm512_castsi512_si256(t)), weight),
-                                  _mm512_cvtepi32_pd(_mm512_castsi512_si256(e)));
-      __m512d high = _mm512_add_pd(_mm512_mul_pd(_mm512_cvtepi32_pd(_mm512_extracti32x8_epi32(t, 1)), weight),
-                                   _mm512_cvtepi32_pd(_mm512_extracti32x8_epi32(e, 1)));
-      if (part) {
-        double *to = part + r * NR + c;
-        low = _mm512_add_pd(low, _mm512_load_pd(to)), high = _mm512_add_pd(high, _mm512_load_pd(to + 8));
+      __m512i x[3];
+      for (int i = 0; i < (slices > 4 ? 3 : 2); i++)
+        x[i] = _mm512_sub_epi32(_mm512_load_si512(sums[i] + r * NR + c), _mm512_set1_epi32((int)in[i]));
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; h++) {
+        double *to = part + r * NR + c + 8 * h;
+        __m512d high = _mm512_add_pd(_mm512_mul_pd(half_of(x[0], h), weight), half_of(x[1], h)), low = high;
+        if (slices > 4) low = half_of(x[2], h);
+        if (part) {
+          high = _mm512_add_pd(high, _mm512_load_pd(to));
+          if (slices > 4) low = _mm512_add_pd(low, _mm512_load_pd(to + apart));
+        }
         if (!C) {
-          _mm512_store_pd(to, low), _mm512_store_pd(to + 8, high);
+          _mm512_store_pd(to, high);
+          if (slices > 4) _mm512_store_pd(to + apart, low);
           continue;
         }
+        if (slices > 4) high = _mm512_add_pd(_mm512_mul_pd(high, weight), low);
+        value[h] = _mm512_mul_pd(_mm512_mul_pd(high, scale), _mm512_load_pd(col_scale + c + 8 * h));
       }
-      low = _mm512_mul_pd(_mm512_mul_pd(low, scale), _mm512_load_pd(col_scale + c));
-      high = _mm512_mul_pd(_mm512_mul_pd(high, scale), _mm512_load_pd(col_scale + c + 8));
-      __m512 both = _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
+      if (!C) continue;
+      __m512 both = _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(value[0])), _mm512_cvtpd_ps(value[1]), 1);
       int n = cols - c;
       _mm512_mask_storeu_ps(C + r * ldc + c, n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff, both);
     }
   }
+}
+static AVX512 void finish_tile(const int32_t *sums[3], const int32_t *total, int slices, int with_sums, int rows, int cols,
+                               const double *row_scale, const double *col_scale, double *part, int64_t apart, float *C,
+                               int64_t ldc) {
+  if (slices == 4) finish_tile_of(sums, total, 4, with_sums, rows, cols, row_scale, col_scale, part, apart, C, ldc);
+  else if (slices == 3) finish_tile_of(sums, total, 3, with_sums, rows, cols, row_scale, col_scale, part, apart, C, ldc);
+  else finish_tile_of(sums, total, 6, with_sums, rows, cols, row_scale, col_scale, part, apart, C, ldc);
 }
 
 /* ---- scans ---- */
@@ -475,14 +501,14 @@ static char *room_of(Room *room, size_t size) {
 }
 
 typedef struct {
-  int64_t K, blocks;             /* pieces of K of at most SHORT values */
+  int64_t K, piece, blocks;      /* pieces of K, of how many values */
   int64_t rows, stride, a_block; /* of a block of rows: how many, bytes of one, bytes of its digits for one piece of K */
   int64_t b_plane, b_block;      /* bytes of a panel of columns: of a plane, of all for one piece of K */
   int64_t groups;                /* of a block of rows */
   int slices, with_sums, planes;
 } Blocking;
 
-static int64_t block_length(const Blocking *at, int64_t k) { return at->K - k * SHORT < SHORT ? at->K - k * SHORT : SHORT; }
+static int64_t block_length(const Blocking *at, int64_t k) { return at->K - k * at->piece < at->piece ? at->K - k * at->piece : at->piece; }
 
 static Planes a_planes(const Blocking *at, uint8_t *A, int64_t k, int64_t row) {
   return (Planes){A + k * at->a_block + row * at->stride, at->rows * at->stride, at->stride};
@@ -494,7 +520,7 @@ static void cut_vectors(const Blocking *at, Operand a, int64_t vectors, int64_t 
                         int64_t plane, int64_t stride, int32_t *total, uint8_t *misfit, int is_a) {
   int64_t groups = panels(vectors, GROUP), piece = a.across == 1 && K > 64 ? 64 : K, held = piece < K ? AT_ONCE : 1;
   memset(misfit, 0, (size_t)groups);
-  if (is_a) memset(total, 0, sizeof(int32_t) * 4 * vectors);
+  if (is_a) memset(total, 0, sizeof(int32_t) * TOTALS * vectors);
   for (int64_t from = 0; from < groups; from += held)
     for (int64_t k = 0; k < K; k += piece)
       for (int64_t g = from; g < groups && g < from + held; g++) {
@@ -502,15 +528,16 @@ static void cut_vectors(const Blocking *at, Operand a, int64_t vectors, int64_t 
         Operand own = {a.data + first * a.across + k * a.step, a.step, a.across};
         uint8_t *to = place + (is_a ? first * stride + k : g / 2 * at->b_block * at->blocks + g % 2 * 64 + k * NR);
         misfit[g] |= cut_group_of(own, n, K - k < piece ? K - k : piece, exponent + first, (Planes){to, plane, stride},
-                                  is_a ? total + 4 * first : NULL, is_a, at->slices, at->with_sums) != 0;
+                                  is_a ? total + TOTALS * first : NULL, is_a, at->slices, at->with_sums) != 0;
       }
 }
 
-/* C = A B with 3 or 4 digits; K is at most PIECE, so that `high` is exact in float64 (_matmul.py). -1 without memory, else 0. */
+/* C = A B with 3, 4 or 6 digits; K is at most PIECE, so that `high` is exact in float64 (_matmul.py). -1 without memory, else 0. */
 static int product_vnni(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices, const int *ea,
                         const int *eb, Room *room) {
-  int64_t longest = K < SHORT ? K : SHORT, blocks = panels(K, SHORT), stride = panels(longest, 64) * 64;
-  int with_sums = K >= KARATSUBA ? 2 : 0, planes = planes_of(slices, with_sums), bits = 12 + 7 * (slices - 1);
+  int64_t piece = slices > 4 ? SHORT / 2 : SHORT, longest = K < piece ? K : piece, blocks = panels(K, piece);
+  int64_t stride = panels(longest, 64) * 64;
+  int with_sums = K >= KARATSUBA && slices < 5 ? 2 : 0, planes = planes_of(slices, with_sums), bits = 12 + 7 * (slices - 1);
   if (stride % 512 == 0) stride += 64; /* rows in other sets of the cache */
   int64_t fit = A_BYTES / (planes * blocks * stride) / ROWS_TOGETHER * ROWS_TOGETHER;
   int64_t rows = panels(M, ROWS_TOGETHER) * ROWS_TOGETHER;
@@ -518,22 +545,22 @@ static int product_vnni(Operand a, Operand b, float *C, int64_t ldc, int64_t M, 
   int64_t b_plane = (longest + 3) / 4 * NR * 4, b_block = planes * b_plane;
   int64_t columns = B_BYTES / (b_block * blocks) * NR; /* cut at once: for one block of rows a panel will do */
   columns = (M <= rows && !room->keep_b) || columns < NR ? NR : columns > N ? panels(N, NR) * NR : columns;
-  Blocking at = {K, blocks, rows, stride, planes * rows * stride, b_plane, b_block, rows / GROUP, slices, with_sums, planes};
+  Blocking at = {K, piece, blocks, rows, stride, planes * rows * stride, b_plane, b_block, rows / GROUP, slices, with_sums, planes};
   size_t for_a = (size_t)(blocks * at.a_block), for_b = (size_t)(blocks * columns / NR * b_block);
-  size_t for_total = (size_t)(16 * blocks * rows), for_part = blocks > 1 ? sizeof(double) * rows * NR : 0;
+  size_t for_total = sizeof(int32_t) * TOTALS * blocks * rows, for_part = blocks > 1 ? sizeof(double) * rows * NR * 2 : 0;
   size_t for_unfit = (size_t)(panels(blocks * (at.groups + columns / GROUP), 64) * 64);
   uint8_t *A = (uint8_t *)room_of(room, for_a + for_b + for_total + for_part + for_unfit);
   if (!A) return -1;
   uint8_t *B = A + for_a, *unfit_a = B + for_b, *unfit_b = unfit_a + blocks * at.groups;
   int32_t *total = (int32_t *)(unfit_a + for_unfit);
   double *part = blocks > 1 ? (double *)((char *)total + for_total) : NULL;
-  int32_t top[MR * NR] __attribute__((aligned(64))), end[MR * NR] __attribute__((aligned(64)));
-  int32_t spare[3 * MR * NR] __attribute__((aligned(64)));
+  int32_t spare[6 * MR * NR] __attribute__((aligned(64))), *top = spare, *end = spare + MR * NR, *low = spare + 2 * MR * NR;
+  const int32_t *sums_of[3] = {top, end, low};
   double col_scale[NR] __attribute__((aligned(64))), row_scale[MR];
   for (int64_t N0 = 0; N0 < N; N0 += columns) {
     int64_t width = N - N0 < columns ? N - N0 : columns;
     for (int64_t k = 0; k < blocks && !room->b_is_cut; k++) {
-      Operand from = {b.data + N0 * b.across + k * SHORT * b.step, b.step, b.across};
+      Operand from = {b.data + N0 * b.across + k * piece * b.step, b.step, b.across};
       cut_vectors(&at, from, width, block_length(&at, k), eb + N0, B + k * b_block, b_plane, 0, NULL,
                   unfit_b + k * columns / GROUP, 0);
     }
@@ -542,9 +569,9 @@ static int product_vnni(Operand a, Operand b, float *C, int64_t ldc, int64_t M, 
       int64_t these = M - m < rows ? M - m : rows;
       if (!room->is_cut)
         for (int64_t k = 0; k < blocks; k++) {
-          Operand from = {a.data + m * a.across + k * SHORT * a.step, a.step, a.across};
+          Operand from = {a.data + m * a.across + k * piece * a.step, a.step, a.across};
           cut_vectors(&at, from, these, block_length(&at, k), ea + m, A + k * at.a_block, rows * stride, stride,
-                      total + 4 * k * rows, unfit_a + k * at.groups, 1);
+                      total + TOTALS * k * rows, unfit_a + k * at.groups, 1);
         }
       room->is_cut = rows >= M;
       for (int64_t n = 0; n < width; n += NR) {
@@ -558,10 +585,11 @@ static int product_vnni(Operand a, Operand b, float *C, int64_t ldc, int64_t M, 
             int height = these - r < MR ? (int)(these - r) : MR;
             int unfit = of_b[0] || (cols > GROUP && of_b[1]) || of_a[r / GROUP] || of_a[(r + height - 1) / GROUP];
             int sums = with_sums && unfit ? 1 : with_sums;
-            tile_vnni(a_planes(&at, A, k, r), panel, (block_length(&at, k) + 3) / 4, slices, sums, height, cols, top, end, spare);
+            tile_vnni(a_planes(&at, A, k, r), panel, (block_length(&at, k) + 3) / 4, slices, sums, height, cols, top, end, low,
+                      spare + 3 * MR * NR);
             for (int i = 0; i < height; i++) row_scale[i] = power_f64(ea[m + r + i] - bits);
-            finish_tile(top, end, total + 4 * (k * rows + r), slices, sums, height, cols, row_scale, col_scale,
-                        part ? part + r * NR : NULL, k + 1 == blocks ? C + (m + r) * ldc + N0 + n : NULL, ldc);
+            finish_tile(sums_of, total + TOTALS * (k * rows + r), slices, sums, height, cols, row_scale, col_scale,
+                        part ? part + r * NR : NULL, rows * NR, k + 1 == blocks ? C + (m + r) * ldc + N0 + n : NULL, ldc);
           }
         }
       }
