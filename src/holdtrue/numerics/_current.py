@@ -1,8 +1,6 @@
 """What the mode of this thread says to the forms below it: digits of products, and the random stream."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -54,12 +52,8 @@ def torch_stream(key: int) -> RandomStream:
     return RandomStream(key, next_call=lambda: int(torch.empty((), dtype=torch.int64).random_()))
 
 
-@contextmanager
-def using(stream: RandomStream, slices: int) -> Iterator[None]:
-    """Use a stream and a number of digits in this thread."""
+def use(stream: RandomStream | None, slices: int) -> tuple[RandomStream | None, int]:
+    """Use a stream and a number of digits in this thread from here on; returns those before."""
     before = _current.stream, _current.slices
     _current.stream, _current.slices = stream, slices
-    try:
-        yield
-    finally:
-        _current.stream, _current.slices = before
+    return before

@@ -26,7 +26,7 @@ from . import (  # noqa: F401 - importing fills the registry
     _windows,
 )
 from ._composites import take_over
-from ._current import DEFAULT_SLICES, check_slices, torch_stream, using
+from ._current import DEFAULT_SLICES, check_slices, torch_stream, use
 from ._narrow import has_unusual, run_widened
 from ._philox import RandomStream
 from ._registry import FORMS, IEEE, MOVES, RUNNERS, nearest
@@ -112,11 +112,19 @@ def _knows(name: str) -> bool:
     return name in FORMS or name in IEEE or name in MOVES
 
 
+def _unknown(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    raise AssertionError(f"{func} has not been looked up")
+
+
+_UNKNOWN: Runner = _unknown
+
+
 def _find_runner(func: Any) -> Runner | None:
     """How to run an operator, or None if it is not covered; remembered until the next registration."""
-    if func not in RUNNERS:
-        RUNNERS[func] = _decide_runner(func)
-    return RUNNERS[func]
+    found = RUNNERS.get(func, _UNKNOWN)  # one look: the hash of an operator is Python code
+    if found is _UNKNOWN:
+        found = RUNNERS[func] = _decide_runner(func)
+    return found
 
 
 def _decide_runner(func: Any) -> Runner | None:
@@ -194,6 +202,11 @@ class PortableDispatch(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own
         self._stream, self.slices, self._models, self._survey = stream, slices, models or {}, survey
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: torch would wrap each operator in `torch._dynamo.disable`, some 10 us, for compiled code that is refused here."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -206,17 +219,21 @@ class PortableDispatch(TorchDispatchMode):
         runner = _find_runner(func)
         if runner is _run_plain:
             return func(*args, **kwargs)
-        with torch._C.DisableTorchFunction(), using(self._stream, self.slices):
-            if runner is None:
-                if _only_integers(args, kwargs) and not func._schema.name.startswith("aten::multinomial"):
+        before = use(self._stream, self.slices)
+        try:
+            with torch._C.DisableTorchFunction():
+                if runner is None:
+                    if _only_integers(args, kwargs) and not func._schema.name.startswith("aten::multinomial"):
+                        return func(*args, **kwargs)
+                    self._refuse(func, f"operator {func._schema.name.removeprefix('aten::')!r}")
                     return func(*args, **kwargs)
-                self._refuse(func, f"operator {func._schema.name.removeprefix('aten::')!r}")
-                return func(*args, **kwargs)
-            try:
-                return runner(func, args, kwargs)
-            except NotImplementedError as error:
-                self._refuse(func, str(error), error)
-                return func(*args, **kwargs)
+                try:
+                    return runner(func, args, kwargs)
+                except NotImplementedError as error:
+                    self._refuse(func, str(error), error)
+                    return func(*args, **kwargs)
+        finally:
+            use(*before)
 
     def _refuse(self, func: Any, what: str, cause: Exception | None = None) -> None:
         """Raise for what is not covered, or tell the survey of it. Any: an overload of an operator."""
