@@ -248,6 +248,16 @@ static Operand sort_vectors(Operand a, int64_t vectors, int64_t K, const Scan *s
   return to;
 }
 
+/* Where the results of sorted vectors belong; an operand without wide ones stays where it is (NULL). */
+static void put_back(const float *D, float *C, int64_t M, int64_t N, const int64_t *row, const int64_t *column) {
+  for (int64_t i = 0; i < M; i++) {
+    float *to = C + (row ? row[i] : i) * N;
+    if (!column) memcpy(to, D + i * N, sizeof(float) * (size_t)N);
+    else
+      for (int64_t j = 0; j < N; j++) to[column[j]] = D[i * N + j];
+  }
+}
+
 /* A product in which some vectors are wide: their elements with MAX_SLICES, the others with `slices`. */
 static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, int64_t K, int slices, const Scan *sa,
                          const Scan *sb, int engine, Room *room) {
@@ -255,22 +265,30 @@ static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, i
   if (sa->wides == M || sb->wides == N)
     return some_product(a, b, C, N, M, N, K, MAX_SLICES, sa->exponent, sb->exponent, engine, room);
   int64_t m = M - sa->wides, n = N - sb->wides, *order = malloc(sizeof(int64_t) * (M + N));
-  float *rows = malloc(sizeof(float) * M * K), *columns = malloc(sizeof(float) * N * K), *D = malloc(sizeof(float) * M * N);
-  int *ea = malloc(sizeof(int) * (M + N + MR + NR)), *eb = ea + M + MR, status = -1;
-  if (order && rows && columns && D && ea) {
-    Operand usual_a = sort_vectors(a, M, K, sa, rows, order, ea), all_b = sort_vectors(b, N, K, sb, columns, order + M, eb);
-    Operand wide_a = {rows + m * usual_a.across, usual_a.step, usual_a.across};
-    Operand wide_b = {columns + n * all_b.across, all_b.step, all_b.across};
-    status = some_product(usual_a, all_b, D, N, m, n, K, slices, ea, eb, engine, room);
+  float *rows = m < M ? malloc(sizeof(float) * M * K) : NULL, *columns = n < N ? malloc(sizeof(float) * N * K) : NULL;
+  float *D = malloc(sizeof(float) * M * N);
+  int *exponents = malloc(sizeof(int) * (M + N + MR + NR)), *ea = exponents, *eb = exponents + M + MR, status = -1;
+  if (order && D && exponents && (rows || m == M) && (columns || n == N)) {
+    Operand all_a = a, all_b = b;
+    if (rows) all_a = sort_vectors(a, M, K, sa, rows, order, ea);
+    else ea = sa->exponent;
+    if (columns) all_b = sort_vectors(b, N, K, sb, columns, order + M, eb);
+    else eb = sb->exponent;
+    Operand wide_a = {all_a.data + m * all_a.across, all_a.step, all_a.across};
+    Operand wide_b = {all_b.data + n * all_b.across, all_b.step, all_b.across};
+    status = some_product(all_a, all_b, D, N, m, n, K, slices, ea, eb, engine, room);
     room->is_cut = room->b_is_cut = 0;
-    if (!status && m < M) status = some_product(wide_a, all_b, D + m * N, N, M - m, N, K, MAX_SLICES, ea + m, eb, engine, room);
-    room->is_cut = room->b_is_cut = 0;
-    if (!status && n < N) status = some_product(usual_a, wide_b, D + n, N, m, N - n, K, MAX_SLICES, ea, eb + n, engine, room);
-    room->is_cut = room->b_is_cut = 0;
-    for (int64_t i = 0; i < M && !status; i++)
-      for (int64_t j = 0; j < N; j++) C[order[i] * N + order[M + j]] = D[i * N + j];
+    if (!status && m < M) {
+      status = some_product(wide_a, all_b, D + m * N, N, M - m, N, K, MAX_SLICES, ea + m, eb, engine, room);
+      room->is_cut = room->b_is_cut = 0;
+    }
+    if (!status && n < N) {
+      status = some_product(all_a, wide_b, D + n, N, m, N - n, K, MAX_SLICES, ea, eb + n, engine, room);
+      room->is_cut = room->b_is_cut = 0;
+    }
+    if (!status) put_back(D, C, M, N, rows ? order : NULL, columns ? order + M : NULL);
   }
-  free(order), free(rows), free(columns), free(D), free(ea);
+  free(order), free(rows), free(columns), free(D), free(exponents);
   return status;
 }
 

@@ -8,19 +8,20 @@
  * For long K fewer products do (Karatsuba): with S_st the product of the digit sums (A_s + A_t) and (B_s + B_t),
  * P_st + P_ts = S_st - P_ss - P_tt, so that
  *   top = 127 P_00 - P_11 + S_01;   end = 128 (S_02 + P_11 - P_00 - P_22) + S_12 - P_11 - P_22 + P_03 + P_30:
- * eight products in place of ten; with three digits P_01 + P_10 alone: five in place of six. A sum of two digits fits a byte:
- * a digit of 64 in magnitude behind another one is a tie, whose remainder is 0, or follows a digit 0 of at most 63 in
- * magnitude unless they have unlike signs. Digits 0 and 2 can both be 64: tiles with such a value make nine products, with S_01
- * alone (`with_sums` is 1 there, 2 for eight, 0 for ten).
+ * eight products in place of ten; with three digits P_01 + P_10 alone: five in place of six; with six, whose D_4 has P_22 too,
+ * eighteen in place of 21. A sum of two digits fits a
+ * byte: a digit of 64 in magnitude behind another one is a tie, whose remainder is 0, or follows a digit 0 of at most 63 in
+ * magnitude unless they have unlike signs. Digits 0 and 2 can both be 64: tiles with such a value make one or two products more, with S_01
+ * alone (`with_sums` is 1 there, 2 with all sums, 0 without).
  *
  * A lies in rows, [plane][row][k]; B in panels of NR columns, [plane][k / 4][column][4], with 64 added to each digit. */
 
-#define MAX_PLANES 7
+#define MAX_PLANES 9
 #define KARATSUBA 96 /* shortest K for which the sums of digits pay */
 #define GROUP 16     /* vectors that are cut together */
 
 /* Which planes there are. */
-static inline int planes_of(int slices, int sums) { return sums ? (slices > 3 ? 7 : 4) : slices; }
+static inline int planes_of(int slices, int sums) { return slices + (!sums ? 0 : slices > 3 ? 3 : 1); }
 #define TOTALS MAX_SLICES /* sums of the digits of a row of A */
 
 typedef struct {
@@ -87,9 +88,10 @@ static inline __attribute__((always_inline)) AVX512 uint64_t digit_sums(__m512i 
     p[3] = _mm512_add_epi8(p[0], p[1]);
     return 0;
   }
-  p[4] = _mm512_add_epi8(p[0], p[1]), p[5] = _mm512_add_epi8(p[0], p[2]), p[6] = _mm512_add_epi8(p[1], p[2]);
+  p[slices] = _mm512_add_epi8(p[0], p[1]), p[slices + 1] = _mm512_add_epi8(p[0], p[2]);
+  p[slices + 2] = _mm512_add_epi8(p[1], p[2]);
   __m512i held = offset ? _mm512_adds_epu8(p[0], p[2]) : _mm512_adds_epi8(p[0], p[2]);
-  return _mm512_cmpneq_epi8_mask(held, p[5]);
+  return _mm512_cmpneq_epi8_mask(held, p[slices + 1]);
 }
 
 /* 64 values of one vector, of which n are there: digits in p[s], in order. */
@@ -141,7 +143,7 @@ static inline __attribute__((always_inline)) AVX512 void cut_across(const float 
 static inline __attribute__((always_inline)) AVX512 uint64_t cut_group(Operand a, int64_t vectors, int64_t K,
                                                                        const int *exponent, Planes to, int32_t *total,
                                                                        const int is_a, const int slices, const int with_sums) {
-  const int offset = is_a ? 0 : 64, planes = with_sums ? (slices > 3 ? 7 : 4) : slices;
+  const int offset = is_a ? 0 : 64, planes = planes_of(slices, with_sums);
   const __m512i ones = _mm512_set1_epi8(1);
   __m512i held[MAX_PLANES][GROUP], p[MAX_PLANES], along[GROUP][MAX_SLICES], across[MAX_SLICES];
   __mmask16 there = (__mmask16)((1u << vectors) - 1);
@@ -164,7 +166,7 @@ static inline __attribute__((always_inline)) AVX512 uint64_t cut_group(Operand a
       for (int w = 0; w < words; w++) {
         cut_across(x + 4 * w * a.step, a.step, n - 4 * w, there, e, slices, offset, p);
         if (with_sums) misfit |= digit_sums(p, slices, offset);
-#pragma GCC unroll 7
+#pragma GCC unroll 9
         for (int s = 0; s < planes; s++) {
           if (is_a) held[s][w] = p[s];
           else _mm512_store_si512(to.data + s * to.plane + (k0 / 4 + w) * NR * 4, p[s]);
@@ -188,7 +190,7 @@ static inline __attribute__((always_inline)) AVX512 uint64_t cut_group(Operand a
       }
       cut_along(y, n, e_of[v], slices, offset, p);
       if (with_sums) misfit |= digit_sums(p, slices, offset);
-#pragma GCC unroll 7
+#pragma GCC unroll 9
       for (int s = 0; s < planes; s++) {
         if (is_a) _mm512_store_si512(to.data + s * to.plane + v * to.stride + k0, p[s]);
         else held[s][v] = p[s];
@@ -218,15 +220,18 @@ static inline __attribute__((always_inline)) AVX512 uint64_t cut_group(Operand a
 
 static AVX512 uint64_t cut_group_of(Operand a, int64_t vectors, int64_t K, const int *exponent, Planes to, int32_t *total,
                                     int is_a, int slices, int with_sums) {
-  if (slices == 6) return is_a ? cut_group(a, vectors, K, exponent, to, total, 1, 6, 0) : cut_group(a, vectors, K, exponent, to, total, 0, 6, 0);
   if (is_a) {
     if (slices == 4 && with_sums) return cut_group(a, vectors, K, exponent, to, total, 1, 4, 1);
     if (slices == 4) return cut_group(a, vectors, K, exponent, to, total, 1, 4, 0);
+    if (slices == 6 && with_sums) return cut_group(a, vectors, K, exponent, to, total, 1, 6, 1);
+    if (slices == 6) return cut_group(a, vectors, K, exponent, to, total, 1, 6, 0);
     if (with_sums) return cut_group(a, vectors, K, exponent, to, total, 1, 3, 1);
     return cut_group(a, vectors, K, exponent, to, total, 1, 3, 0);
   }
   if (slices == 4 && with_sums) return cut_group(a, vectors, K, exponent, to, total, 0, 4, 1);
   if (slices == 4) return cut_group(a, vectors, K, exponent, to, total, 0, 4, 0);
+  if (slices == 6 && with_sums) return cut_group(a, vectors, K, exponent, to, total, 0, 6, 1);
+  if (slices == 6) return cut_group(a, vectors, K, exponent, to, total, 0, 6, 0);
   if (with_sums) return cut_group(a, vectors, K, exponent, to, total, 0, 3, 1);
   return cut_group(a, vectors, K, exponent, to, total, 0, 3, 0);
 }
@@ -281,13 +286,16 @@ STAGE(12, 1) STAGE(8, 1) STAGE(4, 1) STAGE(12, 0) STAGE(8, 0) STAGE(4, 0)
 
 static const Pairs P00 = {1, {0}, {0}}, P11 = {1, {1}, {1}}, P22 = {1, {2}, {2}}, CROSS_1 = {2, {0, 1}, {1, 0}};
 static const Pairs CROSS_2 = {3, {0, 1, 2}, {2, 1, 0}}, ENDS_2 = {2, {0, 2}, {2, 0}};
-static const Pairs CROSS_3 = {4, {0, 1, 2, 3}, {3, 2, 1, 0}}, S01_OF_4 = {1, {4}, {4}}, S01_OF_3 = {1, {3}, {3}};
-static const Pairs CROSS_4 = {5, {0, 1, 2, 3, 4}, {4, 3, 2, 1, 0}}, CROSS_5 = {6, {0, 1, 2, 3, 4, 5}, {5, 4, 3, 2, 1, 0}};
-static const Pairs S02 = {1, {5}, {5}}, S12_ENDS_3 = {3, {6, 0, 3}, {6, 3, 0}};
+static const Pairs CROSS_3 = {4, {0, 1, 2, 3}, {3, 2, 1, 0}}, CROSS_4 = {5, {0, 1, 2, 3, 4}, {4, 3, 2, 1, 0}};
+static const Pairs ENDS_4 = {4, {0, 1, 3, 4}, {4, 3, 1, 0}}, CROSS_5 = {6, {0, 1, 2, 3, 4, 5}, {5, 4, 3, 2, 1, 0}};
+/* with 3, 4 and 6 digits */
+static const Pairs S01[] = {{1, {3}, {3}}, {1, {4}, {4}}, {1, {6}, {6}}}, S02[] = {{0}, {1, {5}, {5}}, {1, {7}, {7}}};
+static const Pairs S12_ENDS_3[] = {{0}, {3, {6, 0, 3}, {6, 3, 0}}, {3, {8, 0, 3}, {8, 3, 0}}};
 
 /* top, end and low of a tile, with the 64s of B still in them; `room` holds three tiles. */
 static AVX512 void tile_vnni(Planes a, Planes b, int64_t k4, int slices, int with_sums, int rows, int cols, int32_t *top,
                              int32_t *end, int32_t *low, int32_t *room) {
+  int of = slices == 3 ? 0 : slices == 4 ? 1 : 2;
   void (*stage)(Planes, Planes, const Pairs *, int64_t, const int32_t *, int, int32_t *);
   if (cols > 16) stage = rows > 8 ? stage_12_1 : rows > 4 ? stage_8_1 : stage_4_1;
   else stage = rows > 8 ? stage_12_0 : rows > 4 ? stage_8_0 : stage_4_0;
@@ -296,10 +304,7 @@ static AVX512 void tile_vnni(Planes a, Planes b, int64_t k4, int slices, int wit
     stage(a, b, &CROSS_1, k4, top, 7, top);
     stage(a, b, &CROSS_2, k4, NULL, 0, end);
     if (slices > 3) stage(a, b, &CROSS_3, k4, end, 7, end);
-    if (slices == 6) {
-      stage(a, b, &CROSS_4, k4, NULL, 0, low);
-      stage(a, b, &CROSS_5, k4, low, 7, low);
-    }
+    if (slices > 4) stage(a, b, &CROSS_4, k4, NULL, 0, low), stage(a, b, &CROSS_5, k4, low, 7, low);
     return;
   }
   int32_t *p00 = room, *p11 = room + MR * NR, *p22 = room + 2 * MR * NR;
@@ -310,10 +315,11 @@ static AVX512 void tile_vnni(Planes a, Planes b, int64_t k4, int slices, int wit
     first = _mm512_sub_epi32(_mm512_slli_epi32(first, 7), first);
     _mm512_store_si512(top + i, _mm512_sub_epi32(first, _mm512_load_si512(p11 + i)));
   }
-  stage(a, b, slices > 3 ? &S01_OF_4 : &S01_OF_3, k4, top, 0, top);
+  stage(a, b, &S01[of], k4, top, 0, top);
   if (slices == 3 || with_sums == 1) {
     stage(a, b, &ENDS_2, k4, p11, 0, end);
     if (slices > 3) stage(a, b, &CROSS_3, k4, end, 7, end);
+    if (slices > 4) stage(a, b, &CROSS_4, k4, NULL, 0, low), stage(a, b, &CROSS_5, k4, low, 7, low);
     return;
   }
   stage(a, b, &P22, k4, NULL, 0, p22);
@@ -321,12 +327,13 @@ static AVX512 void tile_vnni(Planes a, Planes b, int64_t k4, int slices, int wit
     __m512i less = _mm512_add_epi32(_mm512_load_si512(p00 + i), _mm512_load_si512(p22 + i));
     _mm512_store_si512(end + i, _mm512_sub_epi32(_mm512_load_si512(p11 + i), less));
   }
-  stage(a, b, &S02, k4, end, 0, end);
+  stage(a, b, &S02[of], k4, end, 0, end);
   for (int i = 0; i < rows * NR; i += 16) {
     __m512i less = _mm512_add_epi32(_mm512_load_si512(p11 + i), _mm512_load_si512(p22 + i));
     _mm512_store_si512(end + i, _mm512_sub_epi32(_mm512_slli_epi32(_mm512_load_si512(end + i), 7), less));
   }
-  stage(a, b, &S12_ENDS_3, k4, end, 0, end);
+  stage(a, b, &S12_ENDS_3[of], k4, end, 0, end);
+  if (slices > 4) stage(a, b, &ENDS_4, k4, p22, 0, low), stage(a, b, &CROSS_5, k4, low, 7, low);
 }
 
 /* The 64s of B in top, end and low of a row, from the sums of its digits: P_st has 64 sum_s more, S_st 128 (sum_s + sum_t). */
@@ -537,7 +544,7 @@ static int product_vnni(Operand a, Operand b, float *C, int64_t ldc, int64_t M, 
                         const int *eb, Room *room) {
   int64_t piece = slices > 4 ? SHORT / 2 : SHORT, longest = K < piece ? K : piece, blocks = panels(K, piece);
   int64_t stride = panels(longest, 64) * 64;
-  int with_sums = K >= KARATSUBA && slices < 5 ? 2 : 0, planes = planes_of(slices, with_sums), bits = 12 + 7 * (slices - 1);
+  int with_sums = K >= KARATSUBA ? 2 : 0, planes = planes_of(slices, with_sums), bits = 12 + 7 * (slices - 1);
   if (stride % 512 == 0) stride += 64; /* rows in other sets of the cache */
   int64_t fit = A_BYTES / (planes * blocks * stride) / ROWS_TOGETHER * ROWS_TOGETHER;
   int64_t rows = panels(M, ROWS_TOGETHER) * ROWS_TOGETHER;
