@@ -8,7 +8,7 @@ import torch
 
 from . import _coefficients as c
 from . import _functions as f
-from ._registry import form
+from ._registry import IN_PLACE, form
 
 Number = int | float
 Value = torch.Tensor | Number
@@ -38,7 +38,7 @@ def through64(x: torch.Tensor, core: Callable[[torch.Tensor], torch.Tensor]) -> 
 @form("sqrt")
 def sqrt(x: torch.Tensor) -> torch.Tensor:
     """Correctly rounded square root."""
-    return through64(x, f.sqrt64)
+    return f.sqrt(x.float() if _is_plain(x) else x)
 
 
 @form("reciprocal")
@@ -120,6 +120,34 @@ def lerp(start: torch.Tensor, end: torch.Tensor, weight: Value) -> torch.Tensor:
         return end - (end - start) * (1 - weight)
     near = start + (end - start) * weight
     return torch.where(weight.abs() < 0.5, near, end - (end - start) * (1 - weight))
+
+
+def _add_into(a: torch.Tensor, b: Value, *, alpha: Number = 1) -> None:
+    a.add_(_times(b, alpha))
+
+
+def _sub_into(a: torch.Tensor, b: Value, *, alpha: Number = 1) -> None:
+    a.sub_(_times(b, alpha))
+
+
+def _addcmul_into(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, value: Number = 1) -> None:
+    x.add_(_times(a * b, value))
+
+
+def _addcdiv_into(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, value: Number = 1) -> None:
+    x.add_(_times(div(a, b), value))
+
+
+def _lerp_into(start: torch.Tensor, end: torch.Tensor, weight: Value) -> None:
+    if isinstance(weight, torch.Tensor) or abs(weight) >= 0.5:
+        start.copy_(lerp(start, end, weight))
+    else:
+        start.add_((end - start) * weight)
+
+
+IN_PLACE.update(
+    add=_add_into, sub=_sub_into, addcmul=_addcmul_into, addcdiv=_addcdiv_into, lerp=_lerp_into
+)
 
 
 @form("maximum", "max_other")

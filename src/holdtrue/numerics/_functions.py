@@ -243,5 +243,10 @@ def function(name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def sqrt(x: torch.Tensor) -> torch.Tensor:
-    """Square root, correctly rounded: rounded twice, which for a square root gives the same."""
-    return sqrt64(x.double()).to(x.dtype)
+    """Square root, correctly rounded: rounded twice, which for a square root gives the same as once."""
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return sqrt64(x.double()).to(x.dtype)
+    out = torch.empty_like(x)
+    with np.errstate(invalid="ignore"):
+        np.sqrt(x.detach().numpy(), out=out.numpy())
+    return out

@@ -29,7 +29,7 @@ from ._composites import take_over
 from ._current import DEFAULT_SLICES, check_slices, torch_stream, use
 from ._narrow import has_unusual, run_widened
 from ._philox import RandomStream
-from ._registry import FORMS, IEEE, MOVES, RUNNERS, nearest
+from ._registry import FORMS, IEEE, IN_PLACE, MOVES, RUNNERS, nearest
 from ._selftest import check_engine
 
 Runner = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -57,10 +57,13 @@ def _run_form(name: str) -> Runner:
 
 
 def _run_in_place(name: str) -> Runner:
-    run = _run_form(name)
+    run, own = _run_form(name), IN_PLACE.get(name)
 
     def into(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        args[0].copy_(run(func, args, kwargs))
+        if own is None or any(isinstance(x, torch.Tensor) and x.dtype != torch.float32 for x in args):
+            args[0].copy_(run(func, args, kwargs))
+        else:
+            own(*args, **kwargs)
         return args[0]
 
     return into
