@@ -115,7 +115,8 @@ def _run_layer(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One direction of one layer; x is [T, N, E]."""
     w_ih, w_hh, b_ih, b_hh = weights
-    assert w_ih is not None and w_hh is not None, "a layer has weights"
+    assert w_ih is not None, "a layer has weights"
+    assert w_hh is not None, "a layer has weights"
     gates = torch.nn.functional.linear(x, w_ih, b_ih)
     slices = _slices_here()
     if slices is not None:

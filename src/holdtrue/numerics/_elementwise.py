@@ -145,9 +145,7 @@ def _lerp_into(start: torch.Tensor, end: torch.Tensor, weight: Value) -> None:
         start.add_((end - start) * weight)
 
 
-IN_PLACE.update(
-    add=_add_into, sub=_sub_into, addcmul=_addcmul_into, addcdiv=_addcdiv_into, lerp=_lerp_into
-)
+IN_PLACE.update(add=_add_into, sub=_sub_into, addcmul=_addcmul_into, addcdiv=_addcdiv_into, lerp=_lerp_into)
 
 
 @form("maximum", "max_other")

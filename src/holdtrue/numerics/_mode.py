@@ -185,6 +185,10 @@ def _module_in_stack(names: Mapping[int, str]) -> str:
     return "code outside a module, or a backward"
 
 
+_eval_frame: Any = getattr(torch._C._dynamo, "eval_frame", None)  # Any: torch's own, without types
+_set_eval_frame: Any = getattr(_eval_frame, "set_eval_frame", None) if hasattr(_eval_frame, "skip_code") else None
+
+
 class PortableDispatch(TorchDispatchMode):
     """Runs operators by their portable forms.
 
@@ -207,8 +211,8 @@ class PortableDispatch(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """False: torch would wrap each operator in `torch._dynamo.disable`, some 10 us, for compiled code that is refused here."""
-        return False
+        """Whether torch is to run each operator within `torch._dynamo.disable`: it takes 10 us; two calls below do the same."""
+        return _set_eval_frame is None
 
     def __torch_dispatch__(
         self,
@@ -222,6 +226,8 @@ class PortableDispatch(TorchDispatchMode):
         runner = _find_runner(func)
         if runner is _run_plain:
             return func(*args, **kwargs)
+        # Within a compiled function that runs uncompiled here, dynamo would otherwise trace what follows.
+        callback = None if _set_eval_frame is None else _set_eval_frame(None)
         before = use(self._stream, self.slices)
         try:
             with torch._C.DisableTorchFunction():
@@ -237,6 +243,8 @@ class PortableDispatch(TorchDispatchMode):
                     return func(*args, **kwargs)
         finally:
             use(*before)
+            if _set_eval_frame is not None:
+                _set_eval_frame(callback)
 
     def _refuse(self, func: Any, what: str, cause: Exception | None = None) -> None:
         """Raise for what is not covered, or tell the survey of it. Any: an overload of an operator."""
@@ -258,6 +266,10 @@ class PortableDispatch(TorchDispatchMode):
         if self._survey is None:
             raise NumericsError(sentence) from cause
         self._survey(name, module, sentence)
+
+
+if _set_eval_frame is not None:
+    _eval_frame.skip_code(PortableDispatch.__torch_dispatch__.__code__)
 
 
 def active_slices() -> int | None:

@@ -8,7 +8,7 @@ import ctypes
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -37,12 +37,17 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def load(path: Path) -> ctypes.CDLL:
+def load(path: Path | str) -> ctypes.CDLL:
     """Kernels in a file, with the types of the arguments of those that are called most: they take plain integers."""
     found = ctypes.CDLL(str(path))
     place, number, kind = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    a_side, b_side = [place, number, number, number], [place, number, number, number]
-    found.ht_products.argtypes = [*a_side, *b_side, place, *[number] * 4, kind, place, kind]
+    side: list[Any] = [
+        place,
+        number,
+        number,
+        number,
+    ]  # Any: types of ctypes have no common one that it exports
+    found.ht_products.argtypes = [*side, *side, place, *[number] * 4, kind, place, kind]
     for name in ("ht_sum_f32", "ht_sum_f64"):
         getattr(found, name).argtypes = [place, place, number, number, number, kind]
     found.ht_function.argtypes = [kind, place, place, number, kind]

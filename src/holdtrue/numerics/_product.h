@@ -324,3 +324,26 @@ int ht_products(const float *a, int64_t a_step, int64_t a_across, int64_t a_batc
 void ht_diagonal(const uint8_t *a, const uint8_t *b, int64_t k4, int rows, int cols, int32_t *acc, int engine) {
   PICK_DIAGONAL(engine)(a, 0, b, 0, 0, k4, rows, cols, acc);
 }
+
+/* What an engine makes of whole planes of digits: top, end and low of a tile, [3][MR][NR], for the self-test. a: [plane][MR][4 k4],
+ * b: [plane][k4][NR][4] + 64 (sums + 128), total: [MR][MAX_SLICES]. Returns 0 where the engine makes none, else 1. */
+int ht_tile(const uint8_t *a, const uint8_t *b, int64_t k4, int slices, int with_sums, int rows, int cols, const int32_t *total,
+            int32_t *out, int engine) {
+#ifdef HT_X86
+  int32_t sums[6 * MR * NR] __attribute__((aligned(64)));
+  if (engine != ENGINE_VNNI) return 0;
+  memset(sums, 0, sizeof sums);
+  tile_vnni((Planes){(uint8_t *)a, MR * k4 * 4, k4 * 4}, (Planes){(uint8_t *)b, NR * k4 * 4, 0}, k4, slices, with_sums, rows, cols,
+            sums, sums + MR * NR, sums + 2 * MR * NR, sums + 3 * MR * NR);
+  for (int r = 0; r < MR; r++) {
+    uint32_t in[3];
+    offsets_of(total + r * MAX_SLICES, slices, with_sums, in);
+    for (int i = 0; i < 3; i++)
+      for (int c = 0; c < NR; c++) out[(i * MR + r) * NR + c] = (int32_t)((uint32_t)sums[(i * MR + r) * NR + c] - in[i]);
+  }
+  return 1;
+#else
+  (void)a, (void)b, (void)k4, (void)slices, (void)with_sums, (void)rows, (void)cols, (void)total, (void)out, (void)engine;
+  return 0;
+#endif
+}

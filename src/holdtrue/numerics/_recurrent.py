@@ -130,8 +130,10 @@ def run_layer(
     if done is None:
         return None
     T = gates.shape[0]
-    past = [state[0]] if layer.kind == "gru" else []  # the same tensor by two ways, in the order of their gradients
-    out, *last = _Steps.apply(
+    past = (
+        [state[0]] if layer.kind == "gru" else []
+    )  # the same tensor by two ways, in the order of their gradients
+    out, *last = _Steps.apply(  # type: ignore[no-untyped-call]  # torch's own
         layer, done, b is not None, gates, *past, *state, *[w] * T, *([] if b is None else [b] * T)
     )
     return out, tuple(last)
@@ -177,7 +179,7 @@ class _Steps(torch.autograd.Function):
         return found.out, *last
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # Any: as above
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # Any: as above
         """Gradients of gates, state, and of weight and bias for each step, the last step first."""
         *given, out, cells, act, more = ctx.saved_tensors
         found = _Found(out=out, cells=cells, act=act, more=more)
@@ -189,7 +191,8 @@ class _Steps(torch.autograd.Function):
             if done is None:
                 done = _by_operators(ctx.layer, ctx.has_bias, given, grads, wanted)
         if torch.is_grad_enabled():
-            done = [None if g is None else _Once.apply(g, *given, *grads) for g in done]
+            once = _Once.apply
+            done = [None if g is None else once(g, *given, *grads) for g in done]  # type: ignore[no-untyped-call]  # torch's
         return None, None, None, *done
 
 
@@ -268,7 +271,10 @@ def _by_operators(
     first, T = _split(layer, has_bias, given)
     with torch.enable_grad():
         aliases = [x.detach().requires_grad_(need) for x, need in zip(given, wanted, strict=True)]
-        steps, biases = aliases[first : first + T][::-1], aliases[first + T :][::-1] if has_bias else [None] * T
+        steps, biases = (
+            aliases[first : first + T][::-1],
+            aliases[first + T :][::-1] if has_bias else [None] * T,
+        )
         out, last = layer.operators(
             layer.kind, aliases[0], tuple(aliases[1:first]), steps, biases, layer.backwards
         )
