@@ -540,6 +540,7 @@ def test_the_mode_leaves_torch_as_it_was() -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch's own, when dynamo is imported
 def test_a_compiled_function_runs_uncompiled_and_dynamo_traces_nothing_of_the_mode() -> None:
     """Without the step aside in `__torch_dispatch__` dynamo compiled the forms themselves, for half a minute."""
     from torch._dynamo.utils import counters
