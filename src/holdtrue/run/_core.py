@@ -79,7 +79,7 @@ class Core:
 
     def __init__(self, *, plan: Plan, settings: Settings, membership: Membership) -> None:
         self.plan, self.settings, self.membership = plan, settings, membership
-        apply_numerics(plan.numerics, threads=settings.threads)
+        apply_numerics(plan.numerics, threads=settings.threads, is_training=True)
         keep_freed_memory()
         self.device = choose_device(membership, settings)
         self.mapping: Mapping = membership.mapping_of(plan)
