@@ -1,4 +1,4 @@
-"""Portable numerics against ordinary float32 on the same thread: products, sums, exp, and steps of two models.
+"""Portable numerics against ordinary float32 on the same thread: products, sums, exp, and steps of three models.
 
     python benchmarks/numerics.py --out benchmarks/raw/numerics.json
 
@@ -96,13 +96,30 @@ def step_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor, portable: bool) 
     return inside if portable else run
 
 
+class Reader(nn.Module):
+    """The recurrent network of the reference trainings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(8, 24), nn.Linear(48, 4)
+        self.lstm = nn.LSTM(24, 48, 2, dropout=0.1, batch_first=True)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        """Scores of the classes."""
+        return self.out(self.lstm(self.embed(words))[0][:, -1])
+
+
 def steps(seconds: float) -> dict[str, Any]:
-    """Training steps of a CNN and of transformers."""
+    """Training steps of a CNN, a recurrent network and transformers."""
     found: dict[str, Any] = {}
     build, data, b = models("cnn", 2)
     x, y = data[:b]
     found[f"cnn, {b} images of 28x28"] = pair(
         step_of(build(), x, y, True), step_of(build(), x, y, False), seconds
+    )
+    words, labels = torch.randint(0, 8, (32, 12)), torch.randint(0, 4, (32,))
+    found["lstm, 2 layers of 48, 32 sequences of 12"] = pair(
+        step_of(Reader(), words, labels, True), step_of(Reader(), words, labels, False), seconds
     )
     for width in (64, 256):
         x, y = torch.randint(0, 1000, (8, 64)), torch.randint(0, 10, (8,))

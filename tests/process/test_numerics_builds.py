@@ -14,10 +14,10 @@ pytestmark = pytest.mark.process
 
 KERNELS = Path(_native.__file__).parent / "_kernels.c"
 SELF_TEST = """
-import ctypes, sys
+import sys
 from holdtrue.errors import NumericsError
 from holdtrue.numerics import _native, _selftest
-built = ctypes.CDLL(sys.argv[1])
+built = _native.load(sys.argv[1])
 _native.library = lambda: built
 for name in _native.engines():
     _native.force_engine(name)
@@ -28,9 +28,9 @@ for name in _native.engines():
         print(name, error)
 """
 PRODUCTS = """
-import ctypes, sys, torch
+import sys, torch
 from holdtrue.numerics import _native, engines, force_engine, matmul
-built = ctypes.CDLL(sys.argv[1])
+built = _native.load(sys.argv[1])
 _native.library = lambda: built
 for name in engines():
     force_engine(name)

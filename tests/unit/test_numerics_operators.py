@@ -538,3 +538,34 @@ def test_the_mode_leaves_torch_as_it_was() -> None:
         raise ZeroDivisionError
     assert torch.equal(torch.sqrt(A), before)
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch's own, when dynamo is imported
+def test_a_compiled_function_runs_uncompiled_and_dynamo_traces_nothing_of_the_mode() -> None:
+    """Without the step aside in `__torch_dispatch__` dynamo compiled the forms themselves, for half a minute."""
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    with portable_mode(key=1):
+        model, x = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4)), torch.randn(5, 8)
+        assert torch.equal(torch.compile(model)(x), model(x))
+    assert counters["stats"]["unique_graphs"] == 0
+
+
+def test_operators_that_write_to_their_argument_have_the_bits_of_the_others() -> None:
+    a, b, c = (torch.randn(1000) for _ in range(3))
+    pairs: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+        ("add", (b,), {"alpha": 0.3}),
+        ("add", (0.7,), {}),
+        ("sub", (b,), {"alpha": 0.3}),
+        ("addcmul", (b, c), {"value": 0.1}),
+        ("addcdiv", (b, c), {"value": -0.1}),
+        ("lerp", (b, 0.1), {}),
+        ("lerp", (b, 0.9), {}),
+        ("lerp", (b, c), {}),
+    ]
+    with portable_mode():
+        for name, given, more in pairs:
+            x = a.clone()
+            assert getattr(x, name + "_")(*given, **more) is x
+            assert torch.equal(x, getattr(a, name)(*given, **more)), name

@@ -215,6 +215,58 @@ def test_an_engine_that_is_inexact_on_one_tile_alone_is_refused(
         _selftest._check_products("generic", 1, 64, 64)
 
 
+@pytest.mark.parametrize("digits", _selftest.WHOLE)
+def test_an_engine_whose_tiles_are_wrong_with_some_digits_alone_is_refused(
+    digits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _native.native()
+    if found is None:
+        pytest.skip("the kernels are not built")
+    library, number = found
+
+    class Wrong:
+        def ht_tile(self, *arguments: Any) -> int:  # Any: what ctypes is given
+            library.ht_tile(*arguments)
+            if arguments[3:5] == digits:
+                ctypes.cast(arguments[8], ctypes.POINTER(ctypes.c_int32))[12 * 32] += 1
+            return 1
+
+    monkeypatch.setattr(_selftest, "native", lambda *_: (Wrong(), number))
+    with pytest.raises(NumericsError, match=r"is not exact here: a tile of 12 x 32"):
+        _selftest._check_tiles("vnni", *digits, _selftest.WHOLE[digits])
+
+
+def grid(rows: int, columns: int, seed: int) -> torch.Tensor:
+    """Some values have the digits 64, -10, 64: the sum of the first and the third does not fit a byte."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.rand(rows, columns, generator=g) - 0.5
+    x[torch.rand(rows, columns, generator=g) < 0.02] = (64 * 2**14 - 10 * 2**7 + 64) * 2.0**-20
+    return torch.where(torch.rand(rows, columns, generator=g) < 0.5, -x, x)
+
+
+@pytest.mark.parametrize("slices", [3, 4])
+@pytest.mark.parametrize("K", [95, 96, 200, 1024, 1025, 2500])
+def test_sums_of_digits_that_do_not_fit_a_byte_change_nothing(K: int, slices: int) -> None:
+    a, b = grid(30, K, 1), grid(K, 50, 2)
+    q = list(digits(a, exponents(a), 4))
+    assert ((q[0] + q[2]).abs() >= 128).any(), "no value tests what is tested here"
+    for second in (b, sample("plain", K, 50, 3), sample("wide", K, 50, 4)):
+        same_for_all_engines(lambda second=second: matmul(a, second, slices=slices))
+        same_for_all_engines(lambda second=second: matmul(second.t(), a.t(), slices=slices))
+
+
+def test_a_matrix_larger_than_the_caches_has_one_answer() -> None:
+    """Several blocks of rows, columns and K."""
+    a, b = torch.rand(600, 1100) - 0.5, torch.rand(1100, 1300) - 0.5
+    a[7], b[:, 5] = sample("wide", 1, 1100, 0)[0], sample("wide", 1, 1100, 1)[0]
+    whole = matmul(a, b)
+    rows, columns = [0, 7, 47, 48, 383, 384, 599], [0, 5, 31, 32, 1023, 1279, 1280, 1299]
+    picked = same_for_all_engines(lambda: matmul(a[rows], b[:, columns]))
+    assert torch.equal(bits(whole[rows][:, columns]), bits(picked))
+    three = torch.stack([a[:60], a[60:120], a[120:180]])
+    assert torch.equal(bits(matmul(three, b[None])), bits(whole[:180].reshape(3, 60, 1300)))
+
+
 def test_every_engine_here_passes_its_self_test() -> None:
     for name in each_engine():
         _selftest._check.cache_clear()

@@ -12,17 +12,19 @@ RECOMPILE_LIMIT = 64
 """Shapes that one compiled function may be specialised for; a plan has at most a handful of pass shapes."""
 
 
-def apply_numerics(level: NumericsLevel, *, threads: int) -> None:
+def apply_numerics(level: NumericsLevel, *, threads: int, is_training: bool = False) -> None:
     """Pin what the bits of a pass depend on besides its inputs.
 
     Args:
-        level: `"exact"` and `"portable"` pin kernels; `"fast"` leaves torch its choice of them. `"portable"` also opens
-            portable draws in this thread, for initial weights; `PassNumerics` closes them, and has the rest.
+        level: `"exact"` and `"portable"` pin kernels; `"fast"` leaves torch its choice of them. What else `"portable"`
+            asks for is around each pass: see `PassNumerics`.
         threads: Intra-op threads; on CPU their number changes bits, so it is pinned at every level.
+        is_training: Whether this thread will build a model and train it: at `"portable"` its initial arithmetic has one
+            answer from here until `PassNumerics.begin_training`.
 
     """
     torch.set_num_threads(threads)
-    (open_initial if level == "portable" else close_initial)()
+    (open_initial if level == "portable" and is_training else close_initial)()
     if level == "fast":
         torch.use_deterministic_algorithms(False)
         return

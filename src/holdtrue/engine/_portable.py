@@ -23,7 +23,10 @@ class PassNumerics:
     def __init__(self, level: NumericsLevel, state: TrainingState) -> None:
         self.is_portable, self._state = level == "portable", state
         self._told: set[tuple[str, str]] = set()
-        close_initial()  # the model is built; from here on draws are those of passes
+
+    def begin_training(self) -> None:
+        """The model is built: outside passes, arithmetic is torch's own from here on."""
+        close_initial()
 
     @contextmanager
     def around_pass(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from ._matmul import matmul
 from ._mode import portable_mode
 from ._native import ENGINES, engine, engines, force_engine
 from ._philox import RandomStream
+from ._recurrent import unfused_layers
 from ._registry import covered_operators, register_operator
 from ._scalars import COVERED_OPTIMIZERS, steady_optimizer, steady_scheduler
 from ._sums import sum64
@@ -43,4 +44,5 @@ __all__ = [
     "steady_optimizer",
     "steady_scheduler",
     "sum64",
+    "unfused_layers",
 ]

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from holdtrue.errors import NumericsError
 
+from ._recurrent import Layer, run_layer
+
 # T time, N sequences, E features in, H features of the state
 
 
@@ -66,12 +68,12 @@ def _lstm_step(
 def _gru_step(
     gates: Tensor, state: tuple[Tensor, ...], w_hh: Tensor, b_hh: Tensor | None
 ) -> tuple[Tensor, ...]:
-    (h,) = state
+    past, h = state[0], state[-1]  # the same, unless their gradients are asked for one by one
     xr, xz, xn = gates.chunk(3, -1)
     hr, hz, hn = torch.nn.functional.linear(h, w_hh, b_hh).chunk(3, -1)
     r, z = (xr + hr).sigmoid(), (xz + hz).sigmoid()
     n = (xn + r * hn).tanh()
-    return (n + z * (h - n),)
+    return (n + z * (past - n),)
 
 
 def _plain_step(act: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, ...]]:
@@ -91,19 +93,39 @@ STEPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
 }
 
 
+def _run_steps(
+    kind: str,
+    gates: Tensor,
+    state: tuple[Tensor, ...],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    backwards: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """All steps by operators; `weights` and `biases` are those of each step, as they come."""
+    out: list[Tensor] = []
+    times = range(gates.shape[0])
+    for t, w, b in zip(reversed(times) if backwards else times, weights, biases, strict=True):
+        state = STEPS[kind](gates[t], state, w, b)
+        out.append(state[0])
+    return torch.stack(out[::-1] if backwards else out), state
+
+
 def _run_layer(
     kind: str, x: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor | None], backwards: bool
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One direction of one layer; x is [T, N, E]."""
     w_ih, w_hh, b_ih, b_hh = weights
     assert w_ih is not None, "a layer has weights"
+    assert w_hh is not None, "a layer has weights"
     gates = torch.nn.functional.linear(x, w_ih, b_ih)
-    out: list[Tensor] = []
-    times = range(x.shape[0])
-    for t in reversed(times) if backwards else times:
-        state = STEPS[kind](gates[t], state, w_hh, b_hh)
-        out.append(state[0])
-    return torch.stack(out[::-1] if backwards else out), state
+    slices = _slices_here()
+    if slices is not None:
+        layer = Layer(kind=kind, backwards=backwards, slices=slices, operators=_run_steps)
+        done = run_layer(layer, gates, state, w_hh, b_hh)
+        if done is not None:
+            return done
+    T = x.shape[0]
+    return _run_steps(kind, gates, state, [w_hh] * T, [b_hh] * T, backwards)
 
 
 def _run_packed(
@@ -210,12 +232,25 @@ def _choose(
     return either
 
 
-def take_over(is_active: Callable[[], bool]) -> None:
+def _nowhere() -> int | None:
+    return None
+
+
+_slices_here: Callable[[], int | None] = _nowhere
+
+
+def take_over(slices_here: Callable[[], int | None]) -> None:
     """Put the composites where torch's modules find them, once in a process.
 
     Args:
-        is_active: Whether the mode is open here; elsewhere torch's own functions run.
+        slices_here: Digits of the mode that is open here, or None: there torch's own functions run.
     """
+    global _slices_here
+    _slices_here = slices_here
+
+    def is_active() -> bool:
+        return slices_here() is not None
+
     for place, name, portable in _places():
         plain = getattr(place, name)
         if not getattr(plain, "is_portable_choice", False):

@@ -1,8 +1,6 @@
 """What the mode of this thread says to the forms below it: digits of products, and the random stream."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -16,7 +14,6 @@ DEFAULT_SLICES = 4
 class _Current(threading.local):
     slices = DEFAULT_SLICES
     stream: RandomStream | None = None
-    depth = 0
 
 
 _current = _Current()
@@ -41,20 +38,18 @@ def check_slices(slices: int) -> None:
 
 def stream() -> RandomStream:
     """The random stream in use."""
-    if _current.stream is None:
-        _current.stream = torch_stream(0)
-    return _current.stream
+    return torch_stream(0) if _current.stream is None else _current.stream
 
 
 def is_in_form() -> bool:
     """Whether a portable form is at work in this thread: what it is made of is torch's own."""
-    return _current.depth > 0
+    return _current.stream is not None
 
 
 def torch_stream(key: int, generator: torch.Generator | None = None) -> RandomStream:
     """A stream whose calls are numbered by words of a generator: torch's CPU generator if none is given.
 
-    Those of the CPU are integers (Mersenne twister), the same everywhere; what saves and restores it, such as activation
+    Those of the CPU are integers (Mersenne twister), the same everywhere; what saves and restores them, such as activation
     checkpointing, so repeats the draws of this stream.
     """
     device = torch.device("cpu") if generator is None else generator.device
@@ -65,14 +60,8 @@ def torch_stream(key: int, generator: torch.Generator | None = None) -> RandomSt
     return RandomStream(key, next_call)
 
 
-@contextmanager
-def using(stream: RandomStream, slices: int) -> Iterator[None]:
-    """Use a stream and a number of digits in this thread."""
+def use(stream: RandomStream | None, slices: int) -> tuple[RandomStream | None, int]:
+    """Use a stream and a number of digits in this thread from here on; returns those before."""
     before = _current.stream, _current.slices
     _current.stream, _current.slices = stream, slices
-    _current.depth += 1
-    try:
-        yield
-    finally:
-        _current.stream, _current.slices = before
-        _current.depth -= 1
+    return before

@@ -8,7 +8,7 @@ import torch
 
 from . import _coefficients as c
 from . import _functions as f
-from ._registry import form
+from ._registry import IN_PLACE, form
 
 Number = int | float
 Value = torch.Tensor | Number
@@ -38,7 +38,7 @@ def through64(x: torch.Tensor, core: Callable[[torch.Tensor], torch.Tensor]) -> 
 @form("sqrt")
 def sqrt(x: torch.Tensor) -> torch.Tensor:
     """Correctly rounded square root."""
-    return through64(x, f.sqrt64)
+    return f.sqrt(x.float() if _is_plain(x) else x)
 
 
 @form("reciprocal")
@@ -122,6 +122,32 @@ def lerp(start: torch.Tensor, end: torch.Tensor, weight: Value) -> torch.Tensor:
     return torch.where(weight.abs() < 0.5, near, end - (end - start) * (1 - weight))
 
 
+def _add_into(a: torch.Tensor, b: Value, *, alpha: Number = 1) -> None:
+    a.add_(_times(b, alpha))
+
+
+def _sub_into(a: torch.Tensor, b: Value, *, alpha: Number = 1) -> None:
+    a.sub_(_times(b, alpha))
+
+
+def _addcmul_into(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, value: Number = 1) -> None:
+    x.add_(_times(a * b, value))
+
+
+def _addcdiv_into(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, value: Number = 1) -> None:
+    x.add_(_times(div(a, b), value))
+
+
+def _lerp_into(start: torch.Tensor, end: torch.Tensor, weight: Value) -> None:
+    if isinstance(weight, torch.Tensor) or abs(weight) >= 0.5:
+        start.copy_(lerp(start, end, weight))
+    else:
+        start.add_((end - start) * weight)
+
+
+IN_PLACE.update(add=_add_into, sub=_sub_into, addcmul=_addcmul_into, addcdiv=_addcdiv_into, lerp=_lerp_into)
+
+
 @form("maximum", "max_other")
 def maximum(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The larger; of zeros of unlike signs +0; NaN if one is."""
@@ -203,6 +229,11 @@ def power(base: Value, exponent: Value) -> torch.Tensor:
         simple = _simple_power(base.float() if _is_plain(base) else base, float(exponent))
         if simple is not None:
             return simple
+    if not any(
+        t.is_floating_point() if isinstance(t, torch.Tensor) else isinstance(t, float)
+        for t in (base, exponent)
+    ):
+        return torch.pow(base, exponent)  # type: ignore[arg-type]  # integers, at least one of them a tensor
     like = base if isinstance(base, torch.Tensor) else exponent
     assert isinstance(like, torch.Tensor), "one of them is a tensor"
     x = torch.as_tensor(base, dtype=torch.float64, device=like.device)
@@ -357,6 +388,6 @@ def linspace(
     where.pop("layout", None), where.pop("pin_memory", None)
     index = torch.arange(steps, **where).double()
     width = (float(end) - float(start)) / (steps - 1) if steps > 1 else 0.0
-    return torch.where(index == steps - 1, float(end), index * width + float(start)).to(
+    return torch.where((index == steps - 1) & (steps > 1), float(end), index * width + float(start)).to(
         dtype or torch.float32
     )

@@ -28,6 +28,40 @@ static inline double FN(exp64)(double x) {
   return FN(exp_poly)(r) * FN(from_bits)((power + 1023) << 52);
 }
 
+/* exp64 of CUT numbers, in place: the steps of several vectors in turn, since each waits for the one before. */
+#define CUT 32
+#define CHAINS 4
+#define EACH_CHAIN _Pragma("GCC unroll 4") for (int i = 0; i < CHAINS; i++)
+static inline __attribute__((always_inline)) void FN(exp_many)(double *x) {
+  for (double *at = x; at < x + CUT; at += CHAINS * WIDTH) {
+    FN(doubles) y[CHAINS], k[CHAINS], r[CHAINS], p[CHAINS];
+    FN(longs) power[CHAINS];
+#if WIDTH == 8
+    EACH_CHAIN y[i] = (FN(doubles))_mm512_min_pd(_mm512_set1_pd(700.0), _mm512_loadu_pd(at + i * WIDTH));
+    EACH_CHAIN y[i] = (FN(doubles))_mm512_max_pd(_mm512_set1_pd(-700.0), (__m512d)y[i]);
+#elif WIDTH == 4
+    EACH_CHAIN y[i] = (FN(doubles))_mm256_min_pd(_mm256_set1_pd(700.0), _mm256_loadu_pd(at + i * WIDTH));
+    EACH_CHAIN y[i] = (FN(doubles))_mm256_max_pd(_mm256_set1_pd(-700.0), (__m256d)y[i]);
+#else
+    for (int i = 0; i < CHAINS * WIDTH; i++) {
+      double held = at[i] > 700.0 ? 700.0 : at[i];
+      at[i] = held < -700.0 ? -700.0 : held;
+    }
+    EACH_CHAIN y[i] = FN(take_f64)(at + i * WIDTH);
+#endif
+    EACH_CHAIN k[i] = y[i] * LOG2E + MAGIC;
+    EACH_CHAIN power[i] = (FN(longs))k[i] - FN(to_bits)(MAGIC);
+    EACH_CHAIN k[i] = k[i] - MAGIC;
+    EACH_CHAIN r[i] = (y[i] - k[i] * LN2[0]) - k[i] * LN2[1];
+    EACH_CHAIN p[i] = r[i] * EXP[11] + EXP[10];
+    _Pragma("GCC unroll 16") for (int c = 9; c >= 0; c--) EACH_CHAIN p[i] = p[i] * r[i] + EXP[c];
+    EACH_CHAIN p[i] = p[i] * (FN(doubles))((power[i] + 1023) << 52);
+    EACH_CHAIN memcpy(at + i * WIDTH, &p[i], sizeof p[i]);
+  }
+}
+#undef EACH_CHAIN
+#undef CHAINS
+
 /* 2 atanh(f) = log((1 + f) / (1 - f)), |f| <= 0.172 */
 static inline double FN(two_atanh)(double f) {
   double s = f * f;
@@ -57,53 +91,73 @@ static inline double FN(expm164)(double x) {
   return (x < 0.25 && x > -0.25) ? small : y;
 }
 
-static inline double FN(tanh64)(double x) {
-  double a = x < 0.0 ? -x : x, s = x * x;
-  double e = FN(exp64)(a > 40.0 ? 80.0 : 2.0 * a), large = (e - 1.0) / (e + 1.0);
+/* Functions of an exponential come in two parts, so that many exponentials can be computed together: the argument of exp,
+ * and what becomes of x and e = exp of that argument. */
+static inline double FN(itself)(double x) { return x; }
+static inline double FN(exp_of)(double x, double e) { return (void)x, e; }
+
+static inline double FN(tanh_argument)(double x) {
+  double a = x < 0.0 ? -x : x;
+  return a > 40.0 ? 80.0 : 2.0 * a;
+}
+static inline double FN(tanh_of)(double x, double e) {
+  double a = x < 0.0 ? -x : x, s = x * x, large = (e - 1.0) / (e + 1.0);
   double small = x * (1.0 + s * (-0x1.5555555555555p-2 + s * 0x1.1111111111111p-3));
   large = x < 0.0 ? -large : large;
   double y = a < 0.015625 ? small : large;
   return x != x ? x : y;
 }
 
-static inline double FN(sigmoid64)(double x) { return 1.0 / (1.0 + FN(exp64)(-x)); }
-static inline double FN(silu64)(double x) {
-  double y = x * FN(sigmoid64)(x);
+static inline double FN(minus)(double x) { return -x; }
+static inline double FN(sigmoid_of)(double x, double e) { return (void)x, 1.0 / (1.0 + e); }
+static inline double FN(silu_of)(double x, double e) {
+  double y = x * (1.0 / (1.0 + e));
   return x == -INFINITY ? -0.0 : y;
 }
-static inline double FN(silu_slope64)(double x) {
-  double s = FN(sigmoid64)(x), y = s * (1.0 + x * (1.0 - s));
+static inline double FN(silu_slope_of)(double x, double e) {
+  double s = 1.0 / (1.0 + e), y = s * (1.0 + x * (1.0 - s));
   y = x == -INFINITY ? 0.0 : y;
   return x == INFINITY ? 1.0 : y;
 }
 
 /* erfc for a >= 1, a multiple of a decaying exponential; a is held at 28, where float32 has 0 */
-static inline double FN(erfc_far)(double a) {
+static inline double FN(erfc_argument)(double a) {
+  a = a < 1.0 ? 1.0 : a;
+  a = a > 28.0 ? 28.0 : a;
+  return -(a * a);
+}
+static inline double FN(erfc_far)(double a, double e) {
+  a = a < 1.0 ? 1.0 : a;
   a = a > 28.0 ? 28.0 : a;
   double t = (a - 3.0) / (a + 3.0);
-  return FN(exp64)(-(a * a)) * FN(erfc_poly)(t);
+  return e * FN(erfc_poly)(t);
 }
-static inline double FN(erf64)(double x) {
-  double a = x < 0.0 ? -x : x, far = 1.0 - FN(erfc_far)(a < 1.0 ? 1.0 : a), near = x * FN(erf_poly)(x * x);
+static inline double FN(erf_argument)(double x) { return FN(erfc_argument)(x < 0.0 ? -x : x); }
+static inline double FN(erf_of)(double x, double e) {
+  double a = x < 0.0 ? -x : x, far = 1.0 - FN(erfc_far)(a, e), near = x * FN(erf_poly)(x * x);
   far = x < 0.0 ? -far : far;
   double y = a < 1.0 ? near : far;
   return x != x ? x : y;
 }
+static inline double FN(erf64)(double x) { return FN(erf_of)(x, FN(exp64)(FN(erf_argument)(x))); }
 /* The normal distribution function: erfc(-x / sqrt 2) / 2 without cancellation. */
-static inline double FN(normal_below)(double x) {
+static inline double FN(normal_argument)(double x) { return FN(erf_argument)(x * ROOT_HALF); }
+static inline double FN(normal_below)(double x, double e) {
   double z = x * ROOT_HALF, a = z < 0.0 ? -z : z;
-  double tail = 0.5 * FN(erfc_far)(a < 1.0 ? 1.0 : a), near = 0.5 + 0.5 * (z * FN(erf_poly)(z * z));
+  double tail = 0.5 * FN(erfc_far)(a, e), near = 0.5 + 0.5 * (z * FN(erf_poly)(z * z));
   double far = z < 0.0 ? tail : 1.0 - tail, y = a < 1.0 ? near : far;
   return x != x ? x : y;
 }
-static inline double FN(gelu64)(double x) {
-  double y = x * FN(normal_below)(x);
+static inline double FN(gelu_of)(double x, double e) {
+  double y = x * FN(normal_below)(x, e);
   return x == -INFINITY ? -0.0 : y;
 }
+static inline double FN(gelu64)(double x) { return FN(gelu_of)(x, FN(exp64)(FN(normal_argument)(x))); }
 static inline double FN(gelu_slope64)(double x) {
   double held = x > 40.0 ? 40.0 : x;
   held = held < -40.0 ? -40.0 : held;
-  return FN(normal_below)(x) + held * (FN(exp64)(-0.5 * (held * held)) * INV_ROOT_2PI);
+  double below = FN(normal_below)(x, FN(exp64)(FN(normal_argument)(x)));
+  return below + held * (FN(exp64)(-0.5 * (held * held)) * INV_ROOT_2PI);
 }
 
 static inline double FN(rsqrt64)(double x) { return 1.0 / __builtin_sqrt(x); }

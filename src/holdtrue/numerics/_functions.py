@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from . import _coefficients as c
-from ._native import count, native, pointer
+from ._native import native
 
 Core = Callable[[torch.Tensor], torch.Tensor]
 
@@ -219,6 +219,8 @@ CORES: dict[str, Core] = {
 }
 """Functions by name, in the order of their numbers in `_lanes.h`."""
 
+NUMBERS = {name: number for number, name in enumerate(CORES)}
+
 
 def function(name: str, x: torch.Tensor) -> torch.Tensor:
     """A function of CORES, element by element.
@@ -237,10 +239,15 @@ def function(name: str, x: torch.Tensor) -> torch.Tensor:
         return CORES[name](x.double()).float()
     x = x.contiguous()
     out = torch.empty_like(x)
-    found[0].ht_function(list(CORES).index(name), pointer(x), pointer(out), count(x.numel()), found[1])
+    found[0].ht_function(NUMBERS[name], x.data_ptr(), out.data_ptr(), x.numel(), found[1])
     return out
 
 
 def sqrt(x: torch.Tensor) -> torch.Tensor:
-    """Square root, correctly rounded: rounded twice, which for a square root gives the same."""
-    return sqrt64(x.double()).to(x.dtype)
+    """Square root, correctly rounded: rounded twice, which for a square root gives the same as once."""
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return sqrt64(x.double()).to(x.dtype)
+    out = torch.empty_like(x)
+    with np.errstate(invalid="ignore"):
+        np.sqrt(x.detach().numpy(), out=out.numpy())
+    return out

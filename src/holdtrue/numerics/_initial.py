@@ -4,111 +4,156 @@
 
 torch's kernels for random numbers, functions, products and sums differ by the processor (uniform numbers, for one, are scaled
 with a fused multiply-add where there is one), so that a model which a script builds differs by the machine. While this is
-open in a thread, the operators below have their portable forms there, and torch's own where a form does not cover the
-arguments; all other operators, and all other threads, are torch's own.
+open in a thread, what has a portable form goes by it there, if the arguments are those for which the form means exactly what
+torch does. All else is torch's own, and nothing is refused: a script may compute what it likes before it trains.
 
-A dispatch mode would do this too, and cannot: what `init` opens is closed in another call, and modes are a stack.
+What `init` opens is closed by another call, so it is no context manager, and is taken from torch's stack of modes wherever
+it lies. That stack belongs to one thread.
 """
 
+import os
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
-from ._current import is_in_form, torch_stream, using
-from ._mode import find_runner
+from holdtrue.errors import HoldtrueError
 
-DRAWS = ("bernoulli", "exponential", "normal", "uniform")
-FUNCTIONS = (
-    "addcdiv", "addcmul", "arange", "cos", "cosh", "erf", "erfc", "erfinv", "exp", "exp2", "expm1", "lerp", "linspace", "log",
-    "log10", "log1p", "log2", "pow", "rsqrt", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh",
-)  # fmt: skip
-PRODUCTS = ("addmm", "addmv", "baddbmm", "bmm", "dot", "mm", "mv", "vdot")
-SUMS = (
-    "_log_softmax", "_softmax", "_weight_norm_interface", "cumprod", "cumsum", "linalg_vector_norm", "logsumexp", "mean", "prod",
-    "std", "std_mean", "sum", "var", "var_mean",
-)  # fmt: skip
+from ._current import DEFAULT_SLICES, is_in_form, torch_stream, use
+from ._mode import Runner, find_runner, is_by_form
 
-_Kernel = Callable[..., Any]  # Any: as the operator's schema says
+DRAWS = frozenset(
+    (
+        "bernoulli",
+        "bernoulli_",
+        "exponential_",
+        "normal",
+        "normal_",
+        "rand",
+        "rand_like",
+        "randn",
+        "randn_like",
+        "uniform_",
+    )
+)
+"""Operators whose numbers come from a generator, in any floating type."""
+
+WHOLE = frozenset(("randint", "randint_like", "randperm"))
+"""Draws of integers, which have one answer already."""
+
+DRAWN = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+
+_NOT_MEANT = (
+    HoldtrueError,
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a form raises for arguments that it does not cover, or that are wrong: then torch's own kernel is asked."""
+
+
+class InitialDispatch(TorchDispatchMode):
+    """Runs operators by their portable forms where those mean what torch does, and by torch elsewhere."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # saves 10 us an operator; nothing is compiled here
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run one operator. Any: torch's own signature."""
+        kwargs = kwargs or {}
+        if is_in_form():
+            return func(*args, **kwargs)
+        runner = find_runner(func)
+        if runner is None or not is_by_form(runner) or not _is_ordinary(func, args, kwargs):
+            return func(*args, **kwargs)
+        return _run(runner, func, args, kwargs)
+
+
+def _run(runner: Runner, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """By the form, or by torch where it raises. Any: as above."""
+    own = {name: value for name, value in kwargs.items() if name != "generator"}
+    before = use(torch_stream(0, kwargs.get("generator")), DEFAULT_SLICES)
+    try:
+        with torch._C.DisableTorchFunction():
+            return runner(func, args, own)
+    except _NOT_MEANT:
+        use(*before)  # torch's kernel is no part of a form
+        return func(*args, **kwargs)
+    finally:
+        use(*before)
+
+
+def _is_ordinary(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a form means exactly what torch does for such arguments. Any: as above."""
+    name = func._schema.name.removeprefix("aten::")
+    if "out" in kwargs or name in WHOLE or name.startswith("_foreach_"):
+        return False
+    types = DRAWN if name in DRAWS else frozenset((torch.float32,))
+    tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
+    for x in args:
+        if isinstance(x, list | tuple):
+            tensors += [y for y in x if isinstance(y, torch.Tensor)]
+    if any(not _is_plain(x, types) for x in tensors):
+        return False
+    named = kwargs.get("dtype")
+    if named is None and not tensors:
+        if name == "arange" and all(isinstance(x, int) for x in args):
+            return False  # integers have one answer
+        named = torch.get_default_dtype()
+    return named is None or named in types
+
+
+def _is_plain(x: torch.Tensor, types: frozenset[torch.dtype]) -> bool:
+    return (
+        type(x) in (torch.Tensor, torch.nn.Parameter)
+        and x.dtype in types
+        and x.layout == torch.strided
+        and not x.is_neg()
+    )
 
 
 class _Here(threading.local):
-    is_open = False
+    mode: InitialDispatch | None = None
 
 
 _here = _Here()
-_lock = threading.Lock()
-_library: torch.library.Library | None = None
-_threads = 0
-"""How many threads have it open; the operators are torch's own again where none has."""
 
 
 def open_initial() -> None:
     """From here on this thread's initial arithmetic has one answer; draws are numbered by torch's CPU generator, or the given."""
-    global _library, _threads
-    with _lock:
-        if _here.is_open:
-            return
-        if _library is None:
-            _library = _take_over()
-        _here.is_open = True
-        _threads += 1
+    if _here.mode is None:
+        _here.mode = InitialDispatch()  # type: ignore[no-untyped-call]  # torch's own
+        _push_mode(_here.mode)
 
 
 def close_initial() -> None:
     """This thread's arithmetic outside the mode is torch's own again."""
-    global _library, _threads
-    with _lock:
-        if not _here.is_open:
-            return
-        _here.is_open = False
-        _threads -= 1
-        if _threads == 0 and _library is not None:
-            _library._destroy()
-            _library = None
+    mode, _here.mode = _here.mode, None
+    if mode is None:
+        return
+    above = []
+    while torch._C._len_torch_dispatch_stack():
+        top = _pop_mode()
+        if top is mode:
+            break
+        above.append(top)
+    for other in reversed(above):
+        _push_mode(other)
 
 
-def _take_over() -> torch.library.Library:
-    library = torch.library.Library("aten", "IMPL")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a kernel is overridden is what is meant
-        for kind in ("CPU", "CUDA") if torch.cuda.is_available() else ("CPU",):
-            for operator in _operators(kind):
-                kernel = _choose(operator, kind)
-                library.impl(operator, kernel, kind, with_keyset=True, allow_override=True)
-    return library
-
-
-def _operators(kind: str) -> Iterator[Any]:
-    """Overloads of the operators that have a kernel of their own on a kind of device. Any: torch's type has no name."""
-    names = [f"{name}_" for name in DRAWS]
-    names += [f"{name}{end}" for name in FUNCTIONS for end in ("", "_")] + [*PRODUCTS, *SUMS]
-    for name in names:
-        packet = getattr(torch.ops.aten, name, None)
-        for overload in packet.overloads() if packet is not None else ():
-            operator = getattr(packet, overload)
-            if not any("Tensor" in str(found.type) for found in operator._schema.returns):
-                continue  # a function of Python's numbers, for scripts that torch compiles
-            if torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), kind):
-                yield operator
-
-
-def _choose(operator: Any, kind: str) -> _Kernel:
-    """The portable kernel where it is open in this thread, else torch's. Any: as above."""
-    plain = torch.library.get_kernel(operator, kind)
-    run = find_runner(operator)
-
-    def either(keys: Any, *args: Any, **kwargs: Any) -> Any:
-        if run is None or not _here.is_open or is_in_form():
-            return plain.call_boxed(keys, *args, **kwargs)
-        generator = kwargs.get("generator")
-        own = {name: value for name, value in kwargs.items() if name != "generator"}
-        try:
-            with torch._C.DisableTorchFunction(), using(torch_stream(0, generator), 4):
-                return run(operator, args, own)
-        except NotImplementedError:
-            return plain.call_boxed(keys, *args, **kwargs)
-
-    return either
+os.register_at_fork(
+    after_in_child=close_initial
+)  # workers of a DataLoader read data as they would after the first step

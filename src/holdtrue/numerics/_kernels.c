@@ -22,7 +22,7 @@
 #define ENGINE_AVX2 1
 #define ENGINE_VNNI 2
 
-#define ABI_VERSION 5
+#define ABI_VERSION 6
 int ht_abi_version(void) { return ABI_VERSION; }
 
 /* The best engine of this processor. */
@@ -47,26 +47,32 @@ int ht_best_engine(void) {
 #include "_operands.h"
 
 #define ISA generic
+#define WIDTH 2 /* float64 numbers in a vector */
 #include "_lanes.h"
 #include "_digits.h"
 #include "_rows.h"
 #undef ISA
+#undef WIDTH
 #ifdef HT_X86
 #pragma GCC push_options
 #pragma GCC target("avx2")
 #define ISA avx2
+#define WIDTH 4
 #include "_lanes.h"
 #include "_digits.h"
 #include "_rows.h"
 #undef ISA
+#undef WIDTH
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 #define ISA avx512
+#define WIDTH 8
 #include "_lanes.h"
 #include "_digits.h"
 #include "_rows.h"
 #undef ISA
+#undef WIDTH
 #pragma GCC pop_options
 #define PICK(engine, base) \
   ((engine) == ENGINE_VNNI ? base##_avx512 : (engine) == ENGINE_AVX2 ? base##_avx2 : base##_generic)
@@ -131,3 +137,4 @@ void ht_take_and_reset(int64_t n, void *const *pieces, const void *const *starts
 }
 
 #include "_product.h"
+#include "_recurrent.h"

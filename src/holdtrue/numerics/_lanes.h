@@ -8,37 +8,74 @@
 #define LANES 64
 #define BLOCK 4096
 
-static inline double FN(fold)(double *lane) {
-  for (int half = LANES / 2; half; half /= 2)
+/* Vectors of the compiler: WIDTH numbers, eight of them at once. What runs beside each other is never reordered. */
+#define TOGETHER 8
+typedef double FN(doubles) __attribute__((vector_size(8 * WIDTH)));
+typedef int64_t FN(longs) __attribute__((vector_size(8 * WIDTH)));
+typedef float FN(floats) __attribute__((vector_size(4 * WIDTH)));
+
+static inline __attribute__((always_inline)) FN(doubles) FN(take_f32)(const float *x) {
+#if WIDTH == 8 /* one instruction, which GCC 12 does not find */
+  return (FN(doubles))_mm512_cvtps_pd(_mm256_loadu_ps(x));
+#elif WIDTH == 4
+  return (FN(doubles))_mm256_cvtps_pd(_mm_loadu_ps(x));
+#else
+  FN(floats) y;
+  memcpy(&y, x, sizeof y);
+  return __builtin_convertvector(y, FN(doubles));
+#endif
+}
+static inline __attribute__((always_inline)) FN(doubles) FN(take_f64)(const double *x) {
+  FN(doubles) y;
+  memcpy(&y, x, sizeof y);
+  return y;
+}
+
+static inline double FN(fold)(double *lane, int lanes) {
+  for (int half = lanes / 2; half; half /= 2)
     for (int l = 0; l < half; l++) lane[l] += lane[l + half];
   return lane[0];
 }
 
-#define ROW_SUM(NAME, TYPE)                                                            \
-  static double FN(NAME)(const TYPE *x, int64_t n) {                                   \
-    if (n > BLOCK) {                                                                   \
-      int64_t blocks = (n + BLOCK - 1) / BLOCK;                                        \
-      double *sums = malloc(sizeof(double) * blocks);                                  \
-      for (int64_t b = 0; b < blocks; b++)                                             \
-        sums[b] = FN(NAME)(x + b * BLOCK, n - b * BLOCK < BLOCK ? n - b * BLOCK : BLOCK); \
-      double total = FN(row_f64)(sums, blocks);                                        \
-      free(sums);                                                                      \
-      return total;                                                                    \
-    }                                                                                  \
-    double lane[LANES] __attribute__((aligned(64))) = {0};                             \
-    int64_t k = 0;                                                                     \
-    for (; k + LANES <= n; k += LANES)                                                 \
-      for (int l = 0; l < LANES; l++) lane[l] += (double)x[k + l];                     \
-    for (int64_t l = 0; k + l < n; l++) lane[l] += (double)x[k + l];                   \
-    return FN(fold)(lane);                                                             \
+#define ROW_SUM(NAME, TYPE, TAKE)                                                                  \
+  static double FN(NAME)(const TYPE *x, int64_t n) {                                               \
+    if (n > BLOCK) {                                                                               \
+      int64_t blocks = (n + BLOCK - 1) / BLOCK;                                                    \
+      double *sums = malloc(sizeof(double) * blocks);                                              \
+      for (int64_t b = 0; b < blocks; b++)                                                         \
+        sums[b] = FN(NAME)(x + b * BLOCK, n - b * BLOCK < BLOCK ? n - b * BLOCK : BLOCK);          \
+      double total = FN(row_f64)(sums, blocks);                                                    \
+      free(sums);                                                                                  \
+      return total;                                                                                \
+    }                                                                                              \
+    double lane[LANES] __attribute__((aligned(64)));                                               \
+    int64_t whole = n / LANES * LANES;                                                             \
+    for (int first = 0; first < LANES; first += TOGETHER * WIDTH) {                                \
+      FN(doubles) sum[TOGETHER];                                                                   \
+      _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++) sum[i] = (FN(doubles)){0};        \
+      for (int64_t k = first; k < whole; k += LANES)                                               \
+        _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++) sum[i] += FN(TAKE)(x + k + i * WIDTH); \
+      if (TOGETHER * WIDTH == LANES && whole == n) { /* the first halves without going through memory */ \
+        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) sum[i] += sum[i + 4];                  \
+        sum[0] += sum[2], sum[1] += sum[3], sum[0] += sum[1];                                      \
+        memcpy(lane, &sum[0], sizeof sum[0]);                                                      \
+        return FN(fold)(lane, WIDTH);                                                              \
+      }                                                                                            \
+      _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++)                                   \
+        memcpy(lane + first + i * WIDTH, &sum[i], sizeof sum[i]);                                  \
+    }                                                                                              \
+    for (int64_t l = 0; whole + l < n; l++) lane[l] += (double)x[whole + l];                       \
+    return FN(fold)(lane, LANES);                                                                         \
   }
 static double FN(row_f64)(const double *x, int64_t n);
-ROW_SUM(row_f64, double)
-ROW_SUM(row_f32, float)
+ROW_SUM(row_f64, double, take_f64)
+ROW_SUM(row_f32, float, take_f32)
 
-/* The same for columns: `width` of them side by side (at most COLUMNS), `stride` values from row to row. */
-#define COLUMNS 16
-#define COLUMN_SUM(NAME, TYPE)                                                                           \
+/* The same for columns: `width` of them side by side (at most COLUMNS), `stride` values from row to row. A lane is summed whole,
+ * and lanes come in the order in which folding needs them (their numbers' bits reversed), so that at most one sum of each
+ * level waits for its partner. A lane without values is +0, and adding it changes nothing: no sum that starts from +0 is -0. */
+#define COLUMNS (TOGETHER * WIDTH)
+#define COLUMN_SUM(NAME, TYPE, TAKE)                                                                     \
   static void FN(NAME)(const TYPE *x, double *out, int64_t n, int64_t stride, int64_t width) {           \
     if (n > BLOCK) {                                                                                     \
       int64_t blocks = (n + BLOCK - 1) / BLOCK;                                                          \
@@ -50,22 +87,39 @@ ROW_SUM(row_f32, float)
       free(sums);                                                                                        \
       return;                                                                                            \
     }                                                                                                    \
-    double lane[LANES][COLUMNS] __attribute__((aligned(64)));                                            \
-    memset(lane, 0, sizeof lane);                                                                        \
-    if (width == COLUMNS)                                                                                \
-      for (int64_t k = 0; k < n; k++)                                                                    \
-        for (int c = 0; c < COLUMNS; c++) lane[k % LANES][c] += (double)x[k * stride + c];               \
-    else                                                                                                 \
-      for (int64_t k = 0; k < n; k++)                                                                    \
-        for (int64_t c = 0; c < width; c++) lane[k % LANES][c] += (double)x[k * stride + c];             \
-    for (int half = LANES / 2; half; half /= 2)                                                          \
-      for (int l = 0; l < half; l++)                                                                     \
-        for (int c = 0; c < COLUMNS; c++) lane[l][c] += lane[l + half][c];                               \
-    for (int64_t c = 0; c < width; c++) out[c] = lane[0][c];                                             \
+    double waiting[7][COLUMNS] __attribute__((aligned(64)));                                             \
+    int has_values[7];                                                                                   \
+    for (int i = 0; i < LANES; i++) {                                                                    \
+      int lane = (i & 1) << 5 | (i & 2) << 3 | (i & 4) << 1 | (i & 8) >> 1 | (i & 16) >> 3 | (i & 32) >> 5; \
+      int level = 0, is_there = lane < n;                                                                \
+      double tail[COLUMNS] __attribute__((aligned(64))) = {0};                                           \
+      FN(doubles) sum[TOGETHER];                                                                         \
+      if (is_there && width < COLUMNS)                                                                   \
+        for (int64_t k = lane; k < n; k += LANES)                                                        \
+          for (int64_t c = 0; c < width; c++) tail[c] += (double)x[k * stride + c];                      \
+      _Pragma("GCC unroll 8") for (int c = 0; c < TOGETHER; c++)                                         \
+        memcpy(&sum[c], tail + c * WIDTH, sizeof sum[c]);                                                \
+      if (is_there && width == COLUMNS)                                                                  \
+        for (int64_t k = lane; k < n; k += LANES)                                                        \
+          _Pragma("GCC unroll 8") for (int c = 0; c < TOGETHER; c++)                                     \
+            sum[c] += FN(TAKE)(x + k * stride + c * WIDTH);                                              \
+      for (int at = i; at & 1; at >>= 1, level++) {                                                      \
+        _Pragma("GCC unroll 8") for (int c = 0; c < TOGETHER; c++) {                                     \
+          FN(doubles) before;                                                                            \
+          memcpy(&before, waiting[level] + c * WIDTH, sizeof before);                                    \
+          sum[c] = is_there ? before + sum[c] : before;                                                  \
+        }                                                                                                \
+        is_there = is_there || has_values[level];                                                        \
+      }                                                                                                  \
+      has_values[level] = is_there;                                                                      \
+      _Pragma("GCC unroll 8") for (int c = 0; c < TOGETHER; c++)                                         \
+        memcpy(waiting[level] + c * WIDTH, &sum[c], sizeof sum[c]);                                      \
+    }                                                                                                    \
+    memcpy(out, waiting[6], sizeof(double) * width);                                                     \
   }
 static void FN(columns_f64)(const double *x, double *out, int64_t n, int64_t stride, int64_t width);
-COLUMN_SUM(columns_f64, double)
-COLUMN_SUM(columns_f32, float)
+COLUMN_SUM(columns_f64, double, take_f64)
+COLUMN_SUM(columns_f32, float, take_f32)
 
 #define SUM(NAME, TYPE, ROW, COLUMN)                                                                    \
   static void FN(NAME)(const TYPE *x, double *out, int64_t outer, int64_t n, int64_t inner) {           \
@@ -79,6 +133,8 @@ COLUMN_SUM(columns_f32, float)
   }
 SUM(sum_f32, float, row_f32, columns_f32)
 SUM(sum_f64, double, row_f64, columns_f64)
+#undef COLUMNS
+#undef TOGETHER
 #undef ROW_SUM
 #undef COLUMN_SUM
 #undef SUM
@@ -100,26 +156,54 @@ static inline int64_t FN(to_bits)(double d) {
   for (int64_t i = 0; i < n; i++) y[i] = (float)CORE((double)x[i]); \
   return 0
 
+/* The same for a function of an exponential, CUT numbers at a time. */
+#define WITH_EXP(NAME, ARGUMENT, REST)                                                        \
+  static void FN(NAME)(const float *restrict x, float *restrict y, int64_t n) {               \
+    double u[CUT] __attribute__((aligned(64))), e[CUT] __attribute__((aligned(64)));          \
+    float line[CUT] = {0};                                                                    \
+    for (int64_t at = 0; at < n; at += CUT) {                                                 \
+      int is_whole = n - at >= CUT;                                                           \
+      const float *from = is_whole ? x + at : line;                                           \
+      float *to = is_whole ? y + at : line;                                                   \
+      if (!is_whole) memcpy(line, x + at, sizeof(float) * (size_t)(n - at));                  \
+      for (int i = 0; i < CUT; i += WIDTH) {                                                  \
+        FN(doubles) v = FN(take_f32)(from + i);                                               \
+        memcpy(u + i, &v, sizeof v);                                                          \
+      }                                                                                       \
+      for (int i = 0; i < CUT; i++) e[i] = FN(ARGUMENT)(u[i]);                                \
+      FN(exp_many)(e);                                                                        \
+      for (int i = 0; i < CUT; i++) to[i] = (float)FN(REST)(u[i], e[i]);                      \
+      if (!is_whole) memcpy(y + at, line, sizeof(float) * (size_t)(n - at));                  \
+    }                                                                                         \
+  }
+WITH_EXP(exp_f32, itself, exp_of)
+WITH_EXP(tanh_f32, tanh_argument, tanh_of)
+WITH_EXP(sigmoid_f32, minus, sigmoid_of)
+WITH_EXP(silu_f32, minus, silu_of)
+WITH_EXP(silu_slope_f32, minus, silu_slope_of)
+#undef WITH_EXP
+
 static int FN(function)(int which, const float *restrict x, float *restrict y, int64_t n) {
   switch (which) {
-    case 0: EACH(FN(exp64));
+    case 0: FN(exp_f32)(x, y, n); return 0;
     case 1: EACH(FN(log64));
-    case 2: EACH(FN(tanh64));
-    case 3: EACH(FN(sigmoid64));
+    case 2: FN(tanh_f32)(x, y, n); return 0;
+    case 3: FN(sigmoid_f32)(x, y, n); return 0;
     case 4: EACH(FN(erf64));
     case 5: EACH(FN(gelu64));
-    case 6: EACH(FN(silu64));
+    case 6: FN(silu_f32)(x, y, n); return 0;
     case 7: EACH(FN(rsqrt64));
     case 8: EACH(FN(sin64));
     case 9: EACH(FN(cos64));
     case 10: EACH(FN(log1p64));
     case 11: EACH(FN(expm164));
     case 12: EACH(FN(gelu_slope64));
-    case 13: EACH(FN(silu_slope64));
+    case 13: FN(silu_slope_f32)(x, y, n); return 0;
     default: return 1;
   }
 }
 #undef EACH
+#undef CUT
 
 /* ---- Philox4x32-10 (Salmon and others, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) ---- */
 static void FN(philox)(uint64_t key, uint64_t call, int64_t first, int64_t blocks, uint32_t *restrict out) {

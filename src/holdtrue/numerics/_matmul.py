@@ -25,7 +25,7 @@ Special values. Infinities and NaN go by the rules of IEEE addition, which need 
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -33,7 +33,7 @@ from holdtrue.errors import NumericsError
 
 from ._current import check_slices
 from ._current import slices as current_slices
-from ._native import count, native, pointer
+from ._native import native
 
 PIECE = 65_536
 """Longest K of one integer sum: 6 * 64 * 64 * 65536 < 2^31."""
@@ -59,24 +59,31 @@ def matmul(a: torch.Tensor, b: torch.Tensor, *, slices: int | None = None) -> to
     Guarantee:
         The bits depend on the values alone: not on engine, device, threads, strides or the rest of the batch.
     """
-    if a.dim() == 2 and b.dim() == 2:
-        return matmul(a.unsqueeze(0), b.unsqueeze(0), slices=slices)[0]
     wanted = current_slices() if slices is None else slices
     check_slices(wanted)
-    _check_operands(a, b)
-    batch = a.shape[0] if b.shape[0] == 1 else b.shape[0]
-    out = torch.empty((batch, a.shape[1], b.shape[2]), device=a.device)
+    flat = a.dim() == 2 and b.dim() == 2
+    if not flat:
+        _check_operands(a, b)
+    elif a.dtype != torch.float32 or b.dtype != torch.float32 or a.shape[1] != b.shape[0]:
+        _check_operands(a.unsqueeze(0), b.unsqueeze(0))
+    M, K = a.shape[-2:]
+    batch = 1 if flat else a.shape[0] if b.shape[0] == 1 else b.shape[0]
+    out = torch.empty((M, b.shape[-1]) if flat else (batch, M, b.shape[-1]), device=a.device)
     if out.numel() == 0:
         return out
-    if a.shape[2] == 0:
+    if K == 0:
         return out.zero_()
     found = native(a, b)
     if found is None:
-        for at in range(batch):
-            out[at] = _reference(a[at % a.shape[0]], b[at % b.shape[0]], wanted)
-        return out
-    for at in _finite_products(found, a, b, out, wanted):
-        out[at] = _with_specials(a[at % a.shape[0]], b[at % b.shape[0]], wanted)
+        left: Iterable[int] = range(batch)
+        compute = _reference
+    else:
+        left = _finite_products(found, a, b, out, (batch, M, b.shape[-1], K), wanted)
+        compute = _with_specials
+    for at in left:
+        if flat:
+            return compute(a, b, wanted)
+        out[at] = compute(a[at % a.shape[0]], b[at % b.shape[0]], wanted)
     return out
 
 
@@ -105,31 +112,29 @@ def _check_operands(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def _finite_products(
-    found: tuple[ctypes.CDLL, int], a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, slices: int
-) -> list[int]:
-    """Compute those of a batch whose values are all finite, with the kernels `found`; returns which are left to do."""
-    done = torch.zeros(len(out), dtype=torch.int32)
+    found: tuple[ctypes.CDLL, int],
+    a: torch.Tensor,
+    b: torch.Tensor,
+    out: torch.Tensor,
+    sizes: tuple[int, int, int, int],
+    slices: int,
+) -> Sequence[int]:
+    """Compute those of a batch whose values are all finite, with the kernels `found`; returns which are left to do.
+
+    `sizes` are batch, M, N and K.
+    """
+    done = (ctypes.c_int32 * sizes[0])()
+    *before_a, row_a, step_a = a.stride()
+    *before_b, step_b, column_b = b.stride()
+    next_a = before_a[0] if before_a and a.shape[0] > 1 else 0
+    next_b = before_b[0] if before_b and b.shape[0] > 1 else 0
     status = found[0].ht_products(
-        pointer(a),
-        count(a.stride(2)),
-        count(a.stride(1)),
-        count(a.stride(0) if a.shape[0] > 1 else 0),
-        pointer(b),
-        count(b.stride(1)),
-        count(b.stride(2)),
-        count(b.stride(0) if b.shape[0] > 1 else 0),
-        pointer(out),
-        count(len(out)),
-        count(a.shape[1]),
-        count(b.shape[2]),
-        count(a.shape[2]),
-        slices,
-        pointer(done),
+        a.data_ptr(), step_a, row_a, next_a, b.data_ptr(), step_b, column_b, next_b, out.data_ptr(), *sizes, slices, done,
         found[1],
-    )
+    )  # fmt: skip
     if status < 0:
         raise MemoryError("no memory for the digits of a matrix product")
-    return [at for at, is_done in enumerate(done.tolist()) if not is_done]
+    return () if status == 0 else [at for at, is_done in enumerate(done) if not is_done]
 
 
 def _reference(a: torch.Tensor, b: torch.Tensor, slices: int) -> torch.Tensor:

@@ -26,10 +26,10 @@ from . import (  # noqa: F401 - importing fills the registry
     _windows,
 )
 from ._composites import take_over
-from ._current import DEFAULT_SLICES, check_slices, torch_stream, using
+from ._current import DEFAULT_SLICES, check_slices, torch_stream, use
 from ._narrow import has_unusual, run_widened
 from ._philox import RandomStream
-from ._registry import FORMS, IEEE, MOVES, RUNNERS, nearest
+from ._registry import FORMS, IEEE, IN_PLACE, MOVES, RUNNERS, nearest
 from ._selftest import check_engine
 
 Runner = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -57,10 +57,13 @@ def _run_form(name: str) -> Runner:
 
 
 def _run_in_place(name: str) -> Runner:
-    run = _run_form(name)
+    run, own = _run_form(name), IN_PLACE.get(name)
 
     def into(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        args[0].copy_(run(func, args, kwargs))
+        if own is None or any(isinstance(x, torch.Tensor) and x.dtype != torch.float32 for x in args):
+            args[0].copy_(run(func, args, kwargs))
+        else:
+            own(*args, **kwargs)
         return args[0]
 
     return into
@@ -112,11 +115,19 @@ def _knows(name: str) -> bool:
     return name in FORMS or name in IEEE or name in MOVES
 
 
+def _unknown(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    raise AssertionError(f"{func} has not been looked up")
+
+
+_UNKNOWN: Runner = _unknown
+
+
 def find_runner(func: Any) -> Runner | None:
     """How to run an operator, or None if it is not covered; remembered until the next registration."""
-    if func not in RUNNERS:
-        RUNNERS[func] = _decide_runner(func)
-    return RUNNERS[func]
+    found = RUNNERS.get(func, _UNKNOWN)  # one look: the hash of an operator is Python code
+    if found is _UNKNOWN:
+        found = RUNNERS[func] = _decide_runner(func)
+    return found
 
 
 def _decide_runner(func: Any) -> Runner | None:
@@ -150,6 +161,11 @@ def _decide_runner(func: Any) -> Runner | None:
     return None
 
 
+def is_by_form(runner: Runner) -> bool:
+    """Whether a runner computes by a portable form, and not as torch has it."""
+    return runner is not _run_plain and runner is not _run_ieee
+
+
 def _only_integers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether an operator works on integers alone, which have one answer."""
     leaves = pytree.tree_leaves((args, kwargs))
@@ -174,6 +190,12 @@ def _module_in_stack(names: Mapping[int, str]) -> str:
     return "code outside a module, or a backward"
 
 
+_eval_frame: Any = getattr(torch._C._dynamo, "eval_frame", None)  # Any: torch's own, without types
+_set_eval_frame: Any = (
+    getattr(_eval_frame, "set_eval_frame", None) if hasattr(_eval_frame, "skip_code") else None
+)
+
+
 class PortableDispatch(TorchDispatchMode):
     """Runs operators by their portable forms.
 
@@ -192,7 +214,12 @@ class PortableDispatch(TorchDispatchMode):
         survey: Survey | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's own
-        self._stream, self._slices, self._models, self._survey = stream, slices, models or {}, survey
+        self._stream, self.slices, self._models, self._survey = stream, slices, models or {}, survey
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch is to run each operator within `torch._dynamo.disable`: it takes 10 us; two calls below do the same."""
+        return _set_eval_frame is None
 
     def __torch_dispatch__(
         self,
@@ -206,17 +233,25 @@ class PortableDispatch(TorchDispatchMode):
         runner = find_runner(func)
         if runner is _run_plain:
             return func(*args, **kwargs)
-        with torch._C.DisableTorchFunction(), using(self._stream, self._slices):
-            if runner is None:
-                if _only_integers(args, kwargs) and not func._schema.name.startswith("aten::multinomial"):
+        # Within a compiled function that runs uncompiled here, dynamo would otherwise trace what follows.
+        callback = None if _set_eval_frame is None else _set_eval_frame(None)
+        before = use(self._stream, self.slices)
+        try:
+            with torch._C.DisableTorchFunction():
+                if runner is None:
+                    if _only_integers(args, kwargs) and not func._schema.name.startswith("aten::multinomial"):
+                        return func(*args, **kwargs)
+                    self._refuse(func, f"operator {func._schema.name.removeprefix('aten::')!r}")
                     return func(*args, **kwargs)
-                self._refuse(func, f"operator {func._schema.name.removeprefix('aten::')!r}")
-                return func(*args, **kwargs)
-            try:
-                return runner(func, args, kwargs)
-            except NotImplementedError as error:
-                self._refuse(func, str(error), error)
-                return func(*args, **kwargs)
+                try:
+                    return runner(func, args, kwargs)
+                except NotImplementedError as error:
+                    self._refuse(func, str(error), error)
+                    return func(*args, **kwargs)
+        finally:
+            use(*before)
+            if _set_eval_frame is not None:
+                _set_eval_frame(callback)
 
     def _refuse(self, func: Any, what: str, cause: Exception | None = None) -> None:
         """Raise for what is not covered, or tell the survey of it. Any: an overload of an operator."""
@@ -240,11 +275,18 @@ class PortableDispatch(TorchDispatchMode):
         self._survey(name, module, sentence)
 
 
-def is_active() -> bool:
-    """Whether the mode is open here: in this thread, or in a backward that autograd runs for it."""
+if _set_eval_frame is not None:
+    _eval_frame.skip_code(PortableDispatch.__torch_dispatch__.__code__)
+
+
+def active_slices() -> int | None:
+    """Digits of the mode that is open here, in this thread or in a backward that autograd runs for it; None if none is."""
     if torch._C._len_torch_dispatch_stack() == 0:
-        return False
-    return any(isinstance(mode, PortableDispatch) for mode in _get_current_dispatch_mode_stack())
+        return None
+    for mode in reversed(_get_current_dispatch_mode_stack()):
+        if isinstance(mode, PortableDispatch):
+            return mode.slices
+    return None
 
 
 _fast_path_lock = threading.Lock()
@@ -291,7 +333,7 @@ def portable_mode(
     """
     check_slices(slices)
     check_engine()
-    take_over(is_active)
+    take_over(active_slices)
     stream = torch_stream(0 if key is None else key)
     state = None if key is None else torch.get_rng_state()
     if key is not None:

@@ -58,7 +58,7 @@ def run_widened(
     found = function(*wide_args, **wide_kwargs)
     if name.endswith("_"):
         return args[0].copy_(found)
-    dtype = _dtype_of_result(tensors)
+    dtype = kwargs.get("dtype") or _dtype_of_result(tensors)
     if dtype is None:
         return found
     if name in KEEPS_STATISTICS:

@@ -8,7 +8,7 @@ import ctypes
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -22,7 +22,7 @@ ENGINES: tuple[EngineName, ...] = ("reference", "generic", "avx2", "vnni")
 VARIABLE = "HOLDTRUE_NUMERICS_ENGINE"
 """Environment variable that names an engine; by default the fastest that this processor has."""
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 
 _forced: EngineName | None = None
 
@@ -31,10 +31,29 @@ _forced: EngineName | None = None
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they were not built."""
     for path in sorted(Path(__file__).parent.glob("_kernels*.so")):
-        found = ctypes.CDLL(str(path))
+        found = load(path)
         if found.ht_abi_version() == ABI_VERSION:
             return found
     return None
+
+
+def load(path: Path | str) -> ctypes.CDLL:
+    """Kernels in a file, with the types of the arguments of those that are called most: they take plain integers."""
+    found = ctypes.CDLL(str(path))
+    place, number, kind = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    side: list[Any] = [
+        place,
+        number,
+        number,
+        number,
+    ]  # Any: types of ctypes have no common one that it exports
+    found.ht_products.argtypes = [*side, *side, place, *[number] * 4, kind, place, kind]
+    for name in ("ht_sum_f32", "ht_sum_f64"):
+        getattr(found, name).argtypes = [place, place, number, number, number, kind]
+    found.ht_function.argtypes = [kind, place, place, number, kind]
+    found.ht_recurrent.argtypes = [kind, *[place] * 9, *[number] * 3, kind, kind, kind]
+    found.ht_recurrent_back.argtypes = [kind, *[place] * 16, *[number] * 3, kind, kind, kind]
+    return found
 
 
 @lru_cache(maxsize=1)

@@ -105,6 +105,18 @@ static AVX512 void diagonal_vnni(const uint8_t *a, int64_t a_bytes, const uint8_
 /* How many panels of so many vectors hold them all; the last may be partly filled. */
 static int64_t panels(int64_t vectors, int64_t width) { return (vectors + width - 1) / width; }
 
+/* Memory that grows, kept through the products of one call, and what of it the next product can use again. */
+typedef struct {
+  char *data;
+  size_t size;
+  int is_cut, b_is_cut; /* the digits of A, or of B, in it are those of the next product too */
+  int keep_b;           /* B will come again */
+} Room;
+
+#ifdef HT_X86
+#include "_vnni.h"
+#endif
+
 /* C = A B with so many slices for every vector. For each piece of K, A's digits are cut once, in panels of MR rows, and B's
  * one panel of NR columns at a time. Returns -1 without memory, else 0. */
 static int one_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices,
@@ -165,6 +177,17 @@ static int one_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, i
   return 0;
 }
 
+/* The same by the engine's own way, if it has one for such a product. */
+static int some_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices, const int *ea,
+                        const int *eb, int engine, Room *room) {
+#ifdef HT_X86
+  if (engine == ENGINE_VNNI && K && K <= PIECE)
+    return product_vnni(a, b, C, ldc, M, N, K, slices, ea, eb, room);
+#endif
+  (void)room;
+  return one_product(a, b, C, ldc, M, N, K, slices, ea, eb, engine);
+}
+
 /* What is known of the vectors of an operand before they are cut. */
 typedef struct {
   int *exponent;
@@ -187,7 +210,10 @@ static void scan_close(Scan *s) {
 /* Exponents, and which vectors are wide; returns 1 if a value is not finite, else 0. */
 static int scan_operand(Operand a, int64_t vectors, int64_t K, Scan *s, int engine) {
   int status = 0;
-  PICK(engine, scan)(a, vectors, K, s->most, s->spread);
+#ifdef HT_X86
+  if (engine != ENGINE_VNNI || !scan_vnni(a, vectors, K, s->most, s->spread))
+#endif
+    PICK(engine, scan)(a, vectors, K, s->most, s->spread);
   s->wides = 0;
   for (int64_t v = 0; v < vectors; v++) {
     Spread at = s->spread[v];
@@ -222,50 +248,102 @@ static Operand sort_vectors(Operand a, int64_t vectors, int64_t K, const Scan *s
   return to;
 }
 
+/* Where the results of sorted vectors belong; an operand without wide ones stays where it is (NULL). */
+static void put_back(const float *D, float *C, int64_t M, int64_t N, const int64_t *row, const int64_t *column) {
+  for (int64_t i = 0; i < M; i++) {
+    float *to = C + (row ? row[i] : i) * N;
+    if (!column) memcpy(to, D + i * N, sizeof(float) * (size_t)N);
+    else
+      for (int64_t j = 0; j < N; j++) to[column[j]] = D[i * N + j];
+  }
+}
+
 /* A product in which some vectors are wide: their elements with MAX_SLICES, the others with `slices`. */
 static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, int64_t K, int slices, const Scan *sa,
-                         const Scan *sb, int engine) {
+                         const Scan *sb, int engine, Room *room) {
+  room->is_cut = room->b_is_cut = 0;
   if (sa->wides == M || sb->wides == N)
-    return one_product(a, b, C, N, M, N, K, MAX_SLICES, sa->exponent, sb->exponent, engine);
+    return some_product(a, b, C, N, M, N, K, MAX_SLICES, sa->exponent, sb->exponent, engine, room);
   int64_t m = M - sa->wides, n = N - sb->wides, *order = malloc(sizeof(int64_t) * (M + N));
-  float *rows = malloc(sizeof(float) * M * K), *columns = malloc(sizeof(float) * N * K), *D = malloc(sizeof(float) * M * N);
-  int *ea = malloc(sizeof(int) * (M + N + MR + NR)), *eb = ea + M + MR, status = -1;
-  if (order && rows && columns && D && ea) {
-    Operand usual_a = sort_vectors(a, M, K, sa, rows, order, ea), all_b = sort_vectors(b, N, K, sb, columns, order + M, eb);
-    Operand wide_a = {rows + m * usual_a.across, usual_a.step, usual_a.across};
-    Operand wide_b = {columns + n * all_b.across, all_b.step, all_b.across};
-    status = one_product(usual_a, all_b, D, N, m, n, K, slices, ea, eb, engine);
-    if (!status && m < M) status = one_product(wide_a, all_b, D + m * N, N, M - m, N, K, MAX_SLICES, ea + m, eb, engine);
-    if (!status && n < N) status = one_product(usual_a, wide_b, D + n, N, m, N - n, K, MAX_SLICES, ea, eb + n, engine);
-    for (int64_t i = 0; i < M && !status; i++)
-      for (int64_t j = 0; j < N; j++) C[order[i] * N + order[M + j]] = D[i * N + j];
+  float *rows = m < M ? malloc(sizeof(float) * M * K) : NULL, *columns = n < N ? malloc(sizeof(float) * N * K) : NULL;
+  float *D = malloc(sizeof(float) * M * N);
+  int *exponents = malloc(sizeof(int) * (M + N + MR + NR)), *ea = exponents, *eb = exponents + M + MR, status = -1;
+  if (order && D && exponents && (rows || m == M) && (columns || n == N)) {
+    Operand all_a = a, all_b = b;
+    if (rows) all_a = sort_vectors(a, M, K, sa, rows, order, ea);
+    else ea = sa->exponent;
+    if (columns) all_b = sort_vectors(b, N, K, sb, columns, order + M, eb);
+    else eb = sb->exponent;
+    Operand wide_a = {all_a.data + m * all_a.across, all_a.step, all_a.across};
+    Operand wide_b = {all_b.data + n * all_b.across, all_b.step, all_b.across};
+    status = some_product(all_a, all_b, D, N, m, n, K, slices, ea, eb, engine, room);
+    room->is_cut = room->b_is_cut = 0;
+    if (!status && m < M) {
+      status = some_product(wide_a, all_b, D + m * N, N, M - m, N, K, MAX_SLICES, ea + m, eb, engine, room);
+      room->is_cut = room->b_is_cut = 0;
+    }
+    if (!status && n < N) {
+      status = some_product(all_a, wide_b, D + n, N, m, N - n, K, MAX_SLICES, ea, eb + n, engine, room);
+      room->is_cut = room->b_is_cut = 0;
+    }
+    if (!status) put_back(D, C, M, N, rows ? order : NULL, columns ? order + M : NULL);
   }
-  free(order), free(rows), free(columns), free(D), free(ea);
+  free(order), free(rows), free(columns), free(D), free(exponents);
   return status;
 }
 
 /* A batch of products; done[i] is 1 where all values are finite, and C[i] (M x N, contiguous) is written.
- * Where a value is not finite the caller has the rules. Returns -1 without memory, else 0. */
+ * Where a value is not finite the caller has the rules. Returns -1 without memory, else how many are not done. */
 int ht_products(const float *a, int64_t a_step, int64_t a_across, int64_t a_batch, const float *b, int64_t b_step,
                 int64_t b_across, int64_t b_batch, float *C, int64_t batch, int64_t M, int64_t N, int64_t K, int slices,
                 int32_t *done, int engine) {
   Scan sa, sb;
-  int status = scan_open(&sa, M) | scan_open(&sb, N), special_a = 0, special_b = 0;
+  Room room = {.keep_b = batch > 1 && !b_batch};
+  int status = scan_open(&sa, M) | scan_open(&sb, N), special_a = 0, special_b = 0, left = 0;
   for (int64_t i = 0; i < batch && status >= 0; i++) {
     Operand x = {a + i * a_batch, a_step, a_across}, y = {b + i * b_batch, b_step, b_across};
+    if (a_batch) room.is_cut = 0;
+    if (b_batch) room.b_is_cut = 0;
     if (!i || a_batch) special_a = scan_operand(x, M, K, &sa, engine);
     if (!i || b_batch) special_b = scan_operand(y, N, K, &sb, engine);
     done[i] = !special_a && !special_b;
+    left += !done[i];
     if (!done[i]) continue;
     float *to = C + i * M * N;
-    if (sa.wides || sb.wides) status = mixed_product(x, y, to, M, N, K, slices, &sa, &sb, engine);
-    else status = one_product(x, y, to, N, M, N, K, slices, sa.exponent, sb.exponent, engine);
+    if (sa.wides || sb.wides) {
+      status = mixed_product(x, y, to, M, N, K, slices, &sa, &sb, engine, &room);
+      room.is_cut = room.b_is_cut = 0;
+    }
+    else status = some_product(x, y, to, N, M, N, K, slices, sa.exponent, sb.exponent, engine, &room);
   }
-  scan_close(&sa), scan_close(&sb);
-  return status;
+  scan_close(&sa), scan_close(&sb), free(room.data);
+  return status < 0 ? status : left;
 }
 
 /* What one engine makes of a diagonal of digits: for the self-test at the bounds. a: [k][MR][4], b: [k][NR][4] + 64. */
 void ht_diagonal(const uint8_t *a, const uint8_t *b, int64_t k4, int rows, int cols, int32_t *acc, int engine) {
   PICK_DIAGONAL(engine)(a, 0, b, 0, 0, k4, rows, cols, acc);
+}
+
+/* What an engine makes of whole planes of digits: top, end and low of a tile, [3][MR][NR], for the self-test. a: [plane][MR][4 k4],
+ * b: [plane][k4][NR][4] + 64 (sums + 128), total: [MR][MAX_SLICES]. Returns 0 where the engine makes none, else 1. */
+int ht_tile(const uint8_t *a, const uint8_t *b, int64_t k4, int slices, int with_sums, int rows, int cols, const int32_t *total,
+            int32_t *out, int engine) {
+#ifdef HT_X86
+  int32_t sums[6 * MR * NR] __attribute__((aligned(64)));
+  if (engine != ENGINE_VNNI) return 0;
+  memset(sums, 0, sizeof sums);
+  tile_vnni((Planes){(uint8_t *)a, MR * k4 * 4, k4 * 4}, (Planes){(uint8_t *)b, NR * k4 * 4, 0}, k4, slices, with_sums, rows, cols,
+            sums, sums + MR * NR, sums + 2 * MR * NR, sums + 3 * MR * NR);
+  for (int r = 0; r < MR; r++) {
+    uint32_t in[3];
+    offsets_of(total + r * MAX_SLICES, slices, with_sums, in);
+    for (int i = 0; i < 3; i++)
+      for (int c = 0; c < NR; c++) out[(i * MR + r) * NR + c] = (int32_t)((uint32_t)sums[(i * MR + r) * NR + c] - in[i]);
+  }
+  return 1;
+#else
+  (void)a, (void)b, (void)k4, (void)slices, (void)with_sums, (void)rows, (void)cols, (void)total, (void)out, (void)engine;
+  return 0;
+#endif
 }

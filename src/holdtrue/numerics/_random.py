@@ -1,5 +1,6 @@
 """Portable forms of operators that draw random numbers: from the stream of the mode, never from torch's generators."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,27 +105,67 @@ def uniform(x: torch.Tensor, low: float = 0, high: float = 1, *, generator: Any 
     """Numbers low + u * (high - low) in float64, u uniform in [0, 1), rounded once: to high too, where that is next."""
     _refuse_generator(generator)
     _check(low <= high, f"uniform_ from {low} to {high}; the first is at most the second. Turn them round.")
-    u = stream().uniform(x.shape, x.device, torch.float32).double()
+    _check(
+        x.is_floating_point() and math.isfinite(high - low),
+        f"uniform_ of {x.dtype} from {low} to {high}; floats, finite.",
+    )
+    u = (
+        stream()
+        .uniform(x.shape, x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
+        .double()
+    )
     return (u * (float(high) - float(low)) + float(low)).to(x.dtype)
 
 
-@form("normal")
-def normal(x: torch.Tensor, mean: float = 0, std: float = 1, *, generator: Any = None) -> torch.Tensor:
-    """Normal numbers: mean + std * z in float64, rounded once."""
+@form("normal_")
+def normal_in_place(
+    x: torch.Tensor, mean: float = 0, std: float = 1, *, generator: Any = None
+) -> torch.Tensor:
+    """Fills x with normal numbers: mean + std * z in float64, rounded once."""
     _refuse_generator(generator)
-    if not isinstance(mean, int | float) or not isinstance(std, int | float):
-        raise NotImplementedError(
-            "normal numbers with tensors for mean or std; use mean + std * torch.randn(...)"
-        )
+    _check(
+        x.is_floating_point(), f"normal numbers in {x.dtype}; they are no integers. Fill a tensor of floats."
+    )
     _check(std >= 0, f"normal numbers with std {std}; it is 0 or more. Pass such a number.")
     z = stream().normal(x.shape, x.device, torch.float64)
-    return (z * float(std) + float(mean)).to(x.dtype)
+    return x.copy_(z * float(std) + float(mean))
+
+
+@form("normal")
+def normal(
+    mean: Any,
+    std: Any = 1.0,
+    size: Sequence[int] | None = None,
+    *,
+    generator: Any = None,
+    dtype: torch.dtype | None = None,
+    device: Any = None,
+    **_: Any,
+) -> torch.Tensor:  # Any: numbers or tensors; a device; layout
+    """Normal numbers of given means and deviations, numbers or tensors: mean + std * z in float64, rounded once."""
+    _refuse_generator(generator)
+    given = [t for t in (mean, std) if isinstance(t, torch.Tensor)]
+    least = (
+        min(float(std.min()) if std.numel() else 0.0, 0.0) if isinstance(std, torch.Tensor) else float(std)
+    )
+    _check(least >= 0, f"normal numbers with std {least}; it is 0 or more. Pass such numbers.")
+    if not given:
+        empty = torch.empty(size or (), dtype=dtype or torch.get_default_dtype(), device=_device(device))
+        return normal_in_place(empty, mean, std)
+    shape = torch.broadcast_shapes(*(t.shape for t in given))
+    z = stream().normal(shape, given[0].device, torch.float64)
+    wide = [t.double() if isinstance(t, torch.Tensor) else float(t) for t in (mean, std)]
+    return (z * wide[1] + wide[0]).to(given[0].dtype)
 
 
 @form("exponential")
 def exponential(x: torch.Tensor, lambd: float = 1, *, generator: Any = None) -> torch.Tensor:
     """Exponential numbers by inversion."""
     _refuse_generator(generator)
+    _check(
+        x.is_floating_point(),
+        f"exponential numbers in {x.dtype}; they are no integers. Fill a tensor of floats.",
+    )
     _check(lambd > 0, f"exponential numbers with lambd {lambd}; it is above 0. Pass such a number.")
     u = stream().uniform(x.shape, x.device, torch.float64)
     return (-f.log1p64(-u) / float(lambd)).to(x.dtype)

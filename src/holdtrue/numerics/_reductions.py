@@ -19,7 +19,27 @@ Dims = Sequence[int] | int | None
 def _dims(x: torch.Tensor, dims: Dims) -> list[int]:
     if isinstance(dims, int):
         dims = [dims]
-    return sorted({d % max(x.dim(), 1) for d in dims}) if dims else list(range(x.dim()))
+    if not dims:
+        return list(range(x.dim()))
+    found = sorted(_dim(x, d) for d in dims)
+    if len(set(found)) < len(found):
+        raise RuntimeError(f"dimensions {list(dims)} name one twice; each is summed once. Name it once.")
+    return found
+
+
+def _dim(x: torch.Tensor, d: int) -> int:
+    """A dimension of x counted from the first; a single number has one."""
+    n = max(x.dim(), 1)
+    if not -n <= d < n:
+        raise IndexError(
+            f"dimension {d} of a tensor with {x.dim()} dimensions; it is from {-n} to {n - 1}. Name one of those."
+        )
+    return d % n
+
+
+def _refuse_integers(x: torch.Tensor, what: str) -> None:
+    if not x.is_floating_point():
+        raise RuntimeError(f"{what} of {x.dtype}; it has values that are no integers. Make it float first.")
 
 
 def _count(x: torch.Tensor, dims: Dims) -> int:
@@ -49,6 +69,8 @@ def mean(
     x: torch.Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
     """Mean in float64, rounded once."""
+    if dtype is None:
+        _refuse_integers(x, "the mean")
     return (sum64(x, _dims(x, dim), keepdim=keepdim) / float(_count(x, dim))).to(_kind(x, dtype))
 
 
@@ -62,6 +84,7 @@ def moments(x: torch.Tensor, dims: Sequence[int]) -> tuple[torch.Tensor, torch.T
 
 def _spread(x: torch.Tensor, dim: Any, arguments: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Variance and mean, float64; dimensions kept if asked for. Any: overloads differ in their arguments."""
+    _refuse_integers(x, "a variance")
     keepdim, correction = arguments.get("keepdim", False), arguments.get("correction", 1)
     if isinstance(dim, bool):  # var(x, unbiased)
         dim, correction = None, int(dim)
@@ -225,6 +248,8 @@ def cumsum(x: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None) -> to
     """Running sum in float64 by doubling: after step s each value is the sum of the 2^s before it, in that tree's order."""
     if not x.is_floating_point():
         return torch.cumsum(x, dim, dtype=dtype)
+    if x.dim() == 0:
+        return cumsum(x[None], dim, dtype=dtype)[0]
     y, reach = x.double().movedim(dim, -1), 1
     while reach < y.shape[-1]:
         y = torch.cat([y[..., :reach], y[..., reach:] + y[..., :-reach]], -1)
@@ -239,6 +264,8 @@ def product(
     """Product in float64, by halves: the first half of the values times the second, filled up with ones."""
     if not x.is_floating_point():
         return torch.prod(x, dtype=dtype) if dim is None else torch.prod(x, dim, keepdim, dtype=dtype)
+    if x.dim() == 0 and dim is not None:
+        return product(x[None], dim, dtype=dtype)
     y = x.double().reshape(-1) if dim is None else x.double().movedim(dim, -1)
     while y.shape[-1] > 1:
         half = 1 << (y.shape[-1] - 1).bit_length() - 1
@@ -253,6 +280,8 @@ def cumprod(x: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None) -> t
     """Running product in float64, by doubling as `cumsum`."""
     if not x.is_floating_point():
         return torch.cumprod(x, dim, dtype=dtype)
+    if x.dim() == 0:
+        return cumprod(x[None], dim, dtype=dtype)[0]
     y, reach = x.double().movedim(dim, -1), 1
     while reach < y.shape[-1]:
         y = torch.cat([y[..., :reach], y[..., reach:] * y[..., :-reach]], -1)
@@ -300,9 +329,15 @@ def _exp_or_0(y: torch.Tensor) -> torch.Tensor:
     return torch.where(y < -700.0, 0.0, f.exp64(y))
 
 
+def _check_softmax(x: torch.Tensor, dim: int) -> None:
+    _refuse_integers(x, "softmax")
+    _dim(x, dim)
+
+
 @form("_softmax")
 def softmax(x: torch.Tensor, dim: int, half_to_float: bool = False) -> torch.Tensor:
     """exp(x - max) / sum, in float64, rounded once."""
+    _check_softmax(x, dim)
     if x.dim() == 0 or x.numel() == 0:
         return torch.ones_like(x)
     done = rows.softmax(x, dim, is_log=False)
@@ -322,6 +357,7 @@ def safe_softmax(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) ->
 @form("_log_softmax")
 def log_softmax(x: torch.Tensor, dim: int, half_to_float: bool = False) -> torch.Tensor:
     """(x - max) - log(sum(exp(x - max))), in float64, rounded once."""
+    _check_softmax(x, dim)
     if x.dim() == 0 or x.numel() == 0:
         return torch.zeros_like(x)
     done = rows.softmax(x, dim, is_log=True)

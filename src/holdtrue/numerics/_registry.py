@@ -19,6 +19,9 @@ IEEE: set[str] = set()
 """Operators that are one IEEE operation for each element, for float32 and float64."""
 
 
+IN_PLACE: dict[str, Form] = {}
+"""Forms that write to their first argument, for float32 alone: the same bits as the form and a copy, without the copy."""
+
 ADDED: dict[str, Form] = {}
 """Those of FORMS that a user registered."""
 

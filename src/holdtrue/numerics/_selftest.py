@@ -7,11 +7,23 @@ import torch
 from holdtrue.errors import NumericsError
 
 from . import _rows as rows
-from ._matmul import PIECE
+from ._matmul import MORE_SLICES, PIECE
 from ._native import EngineName, count, engine, native, pointer
 
 ROWS, COLUMNS = 12, 32
-TILES = ((12, 32), (8, 32), (4, 32), (12, 16), (4, 16))
+PLANES = 9
+WHOLE = {
+    (3, 0): 1024,
+    (3, 2): 1024,
+    (4, 0): 1024,
+    (4, 1): 1024,
+    (4, 2): 1024,
+    (6, 0): 512,
+    (6, 1): 512,
+    (6, 2): 512,
+}
+"""Longest K of a tile by digits and by how many sums of digits help; see `_vnni.h`."""
+TILES = ((12, 32), (8, 32), (4, 32), (12, 16), (8, 16), (4, 16))
 """Rows and columns of tiles for which engines have code of their own."""
 
 
@@ -29,7 +41,37 @@ def _check(name: EngineName) -> None:
     for k4 in (1, 3, PIECE // 4):
         for a_digit, b_digit in ((64, 64), (-64, 64), (64, -64), (-64, -64)):
             _check_products(name, k4, a_digit, b_digit)
+    for (slices, sums), K in WHOLE.items():
+        _check_tiles(name, slices, sums, K)
     _check_arithmetic(name)
+
+
+def _check_tiles(name: EngineName, slices: int, sums: int, K: int) -> None:
+    """Whole tiles of the largest digits: 64, and 63 where sums of two must fit a byte."""
+    found = native()
+    if found is None:
+        return
+    most = 63 if sums else 64
+    for a_digit, b_digit in ((most, most), (most, -most)):
+        a = torch.full((PLANES, ROWS, K), a_digit, dtype=torch.int8)
+        b = torch.full((PLANES, K // 4, COLUMNS, 4), b_digit + 64, dtype=torch.uint8)
+        if sums:
+            a[slices:], b[slices:] = 2 * a_digit, 2 * b_digit + 128
+        total = torch.full((ROWS, MORE_SLICES), a_digit * K, dtype=torch.int32)
+        one = a_digit * b_digit * K
+        expected = [128 * one + 2 * one, (128 * 3 + 4) * one if slices > 3 else 3 * one, (128 * 5 + 6) * one]
+        for height, width in TILES:
+            out = torch.zeros((3, ROWS, COLUMNS), dtype=torch.int32)
+            is_made = found[0].ht_tile(
+                pointer(a), pointer(b), count(K // 4), slices, sums, height, width, pointer(total), pointer(out), found[1]
+            )  # fmt: skip
+            got = [out[i, :height, :width].unique().tolist() for i in range(3 if slices > 4 else 2)]
+            if is_made and got != [[value] for value in expected[: len(got)]]:
+                raise NumericsError(
+                    f"the numerics engine {name!r} is not exact here: a tile of {height} x {width} with {slices} digits over "
+                    f"{K} values gave {got}, not {expected[: len(got)]}. Name another engine in HOLDTRUE_NUMERICS_ENGINE, such "
+                    f"as 'reference', or pass numerics='exact'."
+                )
 
 
 def _check_products(name: EngineName, k4: int, a_digit: int, b_digit: int) -> None:

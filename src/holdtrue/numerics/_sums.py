@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ._native import count, native, pointer
+from ._native import native
 
 LANES = 64
 BLOCK = 4096
@@ -25,9 +25,9 @@ def sum64(x: torch.Tensor, dims: Sequence[int] | None = None, *, keepdim: bool =
     Returns:
         float64, on the same device.
     """
-    axes = sorted({d % x.dim() for d in dims}) if dims else list(range(x.dim()))
     if x.dim() == 0:
         return x.double() + 0.0
+    axes = sorted({d % x.dim() for d in dims}) if dims else list(range(x.dim()))
     if x.dtype not in (torch.float32, torch.float64):
         x = x.double()
     first, last = axes[0], axes[-1]
@@ -56,7 +56,7 @@ def _sum_middle(x: torch.Tensor, first: int, last: int) -> torch.Tensor:
         return _reference(x.reshape(outer, n, inner)).reshape(shape)
     out = torch.empty(shape, dtype=torch.float64)
     function = found[0].ht_sum_f32 if x.dtype == torch.float32 else found[0].ht_sum_f64
-    function(pointer(x), pointer(out), count(outer), count(n), count(inner), found[1])
+    function(x.data_ptr(), out.data_ptr(), outer, n, inner, found[1])
     return out
 
 

@@ -80,7 +80,7 @@ class Core:
 
     def __init__(self, *, plan: Plan, settings: Settings, membership: Membership) -> None:
         self.plan, self.settings, self.membership = plan, settings, membership
-        apply_numerics(plan.numerics, threads=settings.threads)
+        apply_numerics(plan.numerics, threads=settings.threads, is_training=True)
         keep_freed_memory()
         self.device = choose_device(membership, settings)
         limit_memory(self.device, settings.device_percent)

@@ -79,6 +79,7 @@ class Loop:
             agree_on_call(core, self._call)
         self._feed.change_nodes(core.engine.held)
         self._start()
+        core.engine.numerics.begin_training()
         core.is_looping = True
         core.loop = self
         try:
