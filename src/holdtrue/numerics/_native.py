@@ -40,6 +40,8 @@ def library() -> ctypes.CDLL | None:
 def load(path: Path | str) -> ctypes.CDLL:
     """Kernels in a file, with the types of the arguments of those that are called most: they take plain integers."""
     found = ctypes.CDLL(str(path))
+    if found.ht_abi_version() != ABI_VERSION:
+        return found  # an older build, which library() leaves alone
     place, number, kind = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     side: list[Any] = [
         place,

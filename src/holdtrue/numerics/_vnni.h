@@ -238,9 +238,9 @@ static AVX512 uint64_t cut_group_of(Operand a, int64_t vectors, int64_t K, const
 
 /* ---- tiles ---- */
 
-/* One product of two planes, or the first of several that are added: A's plane, B's plane. */
+/* Products of planes of A and B that are added; before number `times_128` what is there is multiplied by 128. */
 typedef struct {
-  int8_t count, a[6], b[6];
+  int8_t count, a[8], b[8], times_128;
 } Pairs;
 
 /* out = start * 2^shift + the products of planes, modulo 2^32: [row][NR]. */
@@ -256,6 +256,12 @@ static inline __attribute__((always_inline)) AVX512 void stage_of(Planes a, Plan
     if (wide) sum[r][1] = start ? _mm512_sll_epi32(_mm512_load_si512(start + r * NR + 16), by) : _mm512_setzero_si512();
   }
   for (int i = 0; i < pairs->count; i++) {
+    if (i && i == pairs->times_128)
+#pragma GCC unroll 12
+      for (int r = 0; r < rows; r++) {
+        sum[r][0] = _mm512_slli_epi32(sum[r][0], 7);
+        if (wide) sum[r][1] = _mm512_slli_epi32(sum[r][1], 7);
+      }
     const uint8_t *x = a.data + pairs->a[i] * a.plane, *y = b.data + pairs->b[i] * b.plane;
     for (int64_t k = 0; k < k4; k++, x += 4, y += NR * 4) {
       __m512i y0 = _mm512_load_si512(y), y1 = wide ? _mm512_load_si512(y + 64) : y0;
@@ -284,13 +290,14 @@ static inline __attribute__((always_inline)) AVX512 void stage_of(Planes a, Plan
 STAGE(12, 1) STAGE(8, 1) STAGE(4, 1) STAGE(12, 0) STAGE(8, 0) STAGE(4, 0)
 #undef STAGE
 
-static const Pairs P00 = {1, {0}, {0}}, P11 = {1, {1}, {1}}, P22 = {1, {2}, {2}}, CROSS_1 = {2, {0, 1}, {1, 0}};
-static const Pairs CROSS_2 = {3, {0, 1, 2}, {2, 1, 0}}, ENDS_2 = {2, {0, 2}, {2, 0}};
-static const Pairs CROSS_3 = {4, {0, 1, 2, 3}, {3, 2, 1, 0}}, CROSS_4 = {5, {0, 1, 2, 3, 4}, {4, 3, 2, 1, 0}};
-static const Pairs ENDS_4 = {4, {0, 1, 3, 4}, {4, 3, 1, 0}}, CROSS_5 = {6, {0, 1, 2, 3, 4, 5}, {5, 4, 3, 2, 1, 0}};
+static const Pairs P00 = {1, {0}, {0}, 0}, P11 = {1, {1}, {1}, 0}, P22 = {1, {2}, {2}, 0};
+static const Pairs TOP = {3, {0, 0, 1}, {0, 1, 0}, 1}, END = {7, {0, 1, 2, 0, 1, 2, 3}, {2, 1, 0, 3, 2, 1, 0}, 3};
+static const Pairs CROSS_2 = {3, {0, 1, 2}, {2, 1, 0}, 0}, ENDS_2 = {2, {0, 2}, {2, 0}, 0};
+static const Pairs CROSS_3 = {4, {0, 1, 2, 3}, {3, 2, 1, 0}, 0}, CROSS_4 = {5, {0, 1, 2, 3, 4}, {4, 3, 2, 1, 0}, 0};
+static const Pairs ENDS_4 = {4, {0, 1, 3, 4}, {4, 3, 1, 0}, 0}, CROSS_5 = {6, {0, 1, 2, 3, 4, 5}, {5, 4, 3, 2, 1, 0}, 0};
 /* with 3, 4 and 6 digits */
-static const Pairs S01[] = {{1, {3}, {3}}, {1, {4}, {4}}, {1, {6}, {6}}}, S02[] = {{0}, {1, {5}, {5}}, {1, {7}, {7}}};
-static const Pairs S12_ENDS_3[] = {{0}, {3, {6, 0, 3}, {6, 3, 0}}, {3, {8, 0, 3}, {8, 3, 0}}};
+static const Pairs S01[] = {{1, {3}, {3}, 0}, {1, {4}, {4}, 0}, {1, {6}, {6}, 0}}, S02[] = {{0, {0}, {0}, 0}, {1, {5}, {5}, 0}, {1, {7}, {7}, 0}};
+static const Pairs S12_ENDS_3[] = {{0, {0}, {0}, 0}, {3, {6, 0, 3}, {6, 3, 0}, 0}, {3, {8, 0, 3}, {8, 3, 0}, 0}};
 
 /* top, end and low of a tile, with the 64s of B still in them; `room` holds three tiles. */
 static AVX512 void tile_vnni(Planes a, Planes b, int64_t k4, int slices, int with_sums, int rows, int cols, int32_t *top,
@@ -300,10 +307,8 @@ static AVX512 void tile_vnni(Planes a, Planes b, int64_t k4, int slices, int wit
   if (cols > 16) stage = rows > 8 ? stage_12_1 : rows > 4 ? stage_8_1 : stage_4_1;
   else stage = rows > 8 ? stage_12_0 : rows > 4 ? stage_8_0 : stage_4_0;
   if (!with_sums) {
-    stage(a, b, &P00, k4, NULL, 0, top);
-    stage(a, b, &CROSS_1, k4, top, 7, top);
-    stage(a, b, &CROSS_2, k4, NULL, 0, end);
-    if (slices > 3) stage(a, b, &CROSS_3, k4, end, 7, end);
+    stage(a, b, &TOP, k4, NULL, 0, top);
+    stage(a, b, slices > 3 ? &END : &CROSS_2, k4, NULL, 0, end);
     if (slices > 4) stage(a, b, &CROSS_4, k4, NULL, 0, low), stage(a, b, &CROSS_5, k4, low, 7, low);
     return;
   }
