@@ -26,6 +26,7 @@ Special values. Infinities and NaN go by the rules of IEEE addition, which need 
 
 import ctypes
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 import torch
 
@@ -111,6 +112,12 @@ def _check_operands(a: torch.Tensor, b: torch.Tensor) -> None:
         )
 
 
+@lru_cache(maxsize=256)
+def _flags(size: int) -> type[ctypes.Array[ctypes.c_int32]]:
+    """The type of so many integers, kept: ctypes makes it anew each time, and only the garbage collector takes it away."""
+    return ctypes.c_int32 * size
+
+
 def _finite_products(
     found: tuple[ctypes.CDLL, int],
     a: torch.Tensor,
@@ -123,7 +130,7 @@ def _finite_products(
 
     `sizes` are batch, M, N and K.
     """
-    done = (ctypes.c_int32 * sizes[0])()
+    done = _flags(sizes[0])()
     *before_a, row_a, step_a = a.stride()
     *before_b, step_b, column_b = b.stride()
     next_a = before_a[0] if before_a and a.shape[0] > 1 else 0
