@@ -115,6 +115,7 @@ typedef struct {
 
 #ifdef HT_X86
 #include "_vnni.h"
+#include "_blocks.h"
 #endif
 
 /* C = A B with so many slices for every vector. For each piece of K, A's digits are cut once, in panels of MR rows, and B's
