@@ -128,6 +128,16 @@ class Run:
         return self._core.settings.trace
 
     @property
+    def is_ending(self) -> bool:
+        """Whether no step follows: training was stopped, or all steps that were asked for are begun.
+
+        Known on every worker alike, from `step.update` on.
+        """
+        core, limit = self._core, self._core.settings.max_steps
+        begun = core.calls.position.step + (core.open_step is not None)
+        return core.wishes.is_stopping or bool(limit and begun >= limit)
+
+    @property
     def is_closed(self) -> bool:
         """Whether this worker has left the group; the process may then start another run."""
         return self._core.is_closed
@@ -443,9 +453,7 @@ class Run:
     def _save(self, path: str) -> None:
         weights = list(self._core.state.weights().values())
         for i, tensors in enumerate(weights):
-            target = Path(path)
-            if self._core.settings.trace and self._core.settings.run_dir is not None:
-                target = Path(self._core.settings.run_dir) / "saved" / target.name
+            target = self.path_for(path)
             if len(weights) > 1:
                 target = target.with_name(f"{target.stem}.{i}{target.suffix}")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -454,6 +462,17 @@ class Run:
             safetensors.torch.save_file(own, aside, metadata={"format": "pt"})
             aside.chmod(0o644)  # safetensors leaves it to its owner alone
             aside.replace(target)
+
+    def path_for(self, path: str | Path) -> Path:
+        """Where a file that the script names belongs: under `holdtrue verify` in the trial's own folder, else where it says.
+
+        Args:
+            path: A file or folder.
+        """
+        settings = self._core.settings
+        if not settings.trace or settings.run_dir is None:
+            return Path(path)
+        return Path(settings.run_dir).absolute() / "saved" / Path(path).name
 
     def digest(self, what: str = "all") -> str:
         """SHA-256 of the training state, 64 hex digits: equal for every mapping and device of one type.
