@@ -1,9 +1,9 @@
 """A LightningModule whose later steps depend on what it logged before: for jobs that grow, shrink and lose workers.
 
-    python lightning_train.py --epochs 40 [--cut 0.6] [--max-steps 100] [--check 0.5] [--forget results] [--hold 3] [--slow-from 9]
+    python lightning_train.py --epochs 40 [--cut 0.6] [--max-steps 100] [--check 0.5] [--forget results] [--hold 3]
 
 Steps are slow until the file `go` is there, from the step `--slow-from` on. `--check` validates in the middle of epochs: after
-a part of one (0.5), or after so many steps whatever the epoch (10). `--forget` leaves out a part of what a joiner is given: the
+a part of one (0.5), or after so many steps whatever the epoch (5). `--forget` leaves out a part of what a joiner is given: the
 control.
 """
 

@@ -111,7 +111,7 @@ def test_growth_shrinking_and_the_death_of_the_main_worker_change_no_bit(tmp_pat
         (("--max-steps", "100", "--cut", "0.3"), 100, 2 * 15 + 3),
         (("--max-steps", "100"), 100, 9),  # ends in the middle of an epoch
         (("--epochs", "20", "--check", "0.5"), 20 * IN_EPOCH, 9),  # after batches 3 and 6 of 7
-        (("--max-steps", "100", "--check", "10"), 100, 9),  # anywhere in an epoch
+        (("--max-steps", "100", "--check", "5"), 100, 9),  # anywhere in an epoch
     ],
     ids=[
         "whole",
