@@ -146,13 +146,13 @@ def test_a_joiner_goes_on_alone(tmp_path: Path, words: tuple[str, ...], steps: i
 
 
 @pytest.mark.parametrize(
-    "batch", [2, 3, IN_EPOCH - 1], ids=["after a validation", "between two", "between epochs"]
+    "last", [2, 3, IN_EPOCH - 1], ids=["after a validation", "between two", "between epochs"]
 )
-def test_a_joiner_comes_at_each_kind_of_boundary(tmp_path: Path, batch: int) -> None:
-    """The others are held in one batch of each epoch until it is ready: so it joins after that one."""
+def test_a_joiner_comes_at_each_kind_of_boundary(tmp_path: Path, last: int) -> None:
+    """The others are held after batch `last - 1` until it is ready; in the next one they agree, and it joins."""
     words = ("--epochs", "10", "--check", "0.5")
     run_alone(tmp_path, *words)
-    job = start(tmp_path, 1, *words, "--hold", str(batch))
+    job = start(tmp_path, 1, *words, "--hold", str(last - 1))
     try:
         job.wait_for_workers(1, step=1)
         assert job.command("resize", job.name, "2", "--wait").status == 0
@@ -165,7 +165,7 @@ def test_a_joiner_comes_at_each_kind_of_boundary(tmp_path: Path, batch: int) -> 
     assert status == 0, out + err
     assert compare_runs(read_run(tmp_path / "alone/run"), read_run(job.folder / "run")).equal
     whole_lines, joiner_lines = said(tmp_path / "alone"), said(job.folder)
-    assert joiner_lines[1][2] == (batch + 1) % IN_EPOCH, "it joined at that boundary"
+    assert joiner_lines[1][2] == (last + 1) % IN_EPOCH, "it joined at that boundary"
     assert joiner_lines[1:] == whole_lines[whole_lines.index(joiner_lines[1]) :]
     mine, other = (
         torch.load(tmp_path / run / "out/last.ckpt", weights_only=True) for run in ("alone", "elastic")
@@ -191,7 +191,7 @@ def test_sigterm_to_a_worker_is_its_leave_and_not_a_death(tmp_path: Path) -> Non
 
 def test_a_joiner_that_is_not_given_what_was_logged_is_found_out(tmp_path: Path) -> None:
     """The control: the learning rate follows the mean loss of an epoch, which a joiner has seen a part of."""
-    # It is ready while the others are held, and joins after batch 3 of an epoch.
+    # It is ready while the others are held after batch 3, and joins after batch 4 of an epoch.
     job = start(tmp_path, 1, "--forget", "results", "--hold", "3")
     try:
         job.wait_for_workers(1, step=2)
