@@ -247,6 +247,51 @@ def test_a_run_that_a_callback_stops_ends_without_empty_epochs(lit: Any, tmp_pat
     assert (len(module.seen), stopper.epochs) == (4, 2)
 
 
+@pytest.mark.parametrize("version", [None, 0], ids=["a new version", "a version of its own"])
+def test_a_run_that_goes_on_after_a_kill_has_each_row_of_its_log_once(
+    lit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int | None
+) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Killed(lit.Callback):  # type: ignore[misc, name-defined]  # lightning is loaded late
+        """A batch that does not come back, three steps beyond the newest checkpoint."""
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 8:
+                trainer.loggers[0].save()
+                raise KeyboardInterrupt
+
+    def run(folder: str, callbacks: list[Any]) -> list[dict[str, str]]:
+        strategy = strategy_of()
+        trainer = lit.Trainer(
+            default_root_dir=tmp_path,
+            accelerator="cpu",
+            devices=1,
+            strategy=strategy,
+            max_epochs=4,
+            log_every_n_steps=1,
+            logger=CSVLogger(str(tmp_path / folder), name="net", version=version, flush_logs_every_n_steps=1),
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        with contextlib.suppress(KeyboardInterrupt, SystemExit, UsageError):
+            trainer.fit(validating(lit), loader(), loader())
+        with contextlib.suppress(UsageError):  # of the step that the kill left open
+            strategy.run.close()
+        (path,) = (tmp_path / folder / "net").glob("version_0/metrics.csv")
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    whole = run("whole", [])
+    for name, value in (("RUN_DIR", str(tmp_path / "run")), ("CHECKPOINT_EVERY", "5")):
+        monkeypatch.setenv(f"HOLDTRUE_{name}", value)
+    assert len([row for row in run("log", [Killed()]) if row["train_loss"]]) == 7
+    monkeypatch.setenv("HOLDTRUE_RESUME", "1")
+    assert run("log", []) == whole
+
+
 def test_a_callback_whose_state_cannot_travel_is_named_where_it_is_needed(lit: Any, tmp_path: Path) -> None:
     class Odd(lit.Callback):  # type: ignore[misc, name-defined]  # lightning is loaded late
         def state_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from holdtrue.plan import NumericsLevel
 from holdtrue.run import Run, Step
 
 from ._loader import StepLoader
-from ._loggers import can_take_over, share_places, take_over
+from ._loggers import can_take_over, keep_first_log, share_places, take_over
 from ._optimization import PassOptimization
 from ._record import LoopRecord
 from ._trial import find_saved, keep_apart, place_saved
@@ -78,8 +78,11 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         self._root_device = self.run.device
         self.global_rank = self.local_rank = 0 if self.is_global_zero else 1
         rank_zero_only.rank = self.global_rank
+        trainer = self.lightning_module.trainer
         if self.run.is_trial:
-            keep_apart(self.lightning_module.trainer, self.run)
+            keep_apart(trainer, self.run)
+        if self.is_global_zero and self.run.resumed_step is not None:
+            keep_first_log(trainer.loggers, self.run.resumed_step)
         super().setup_environment()
 
     @property
@@ -162,7 +165,8 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         Blocks:
             Until all workers know where each logger writes, at most the group's time-out for each.
         """
-        share_places(self.lightning_module.trainer.loggers, self.run.share, is_main=self.is_global_zero)
+        loggers = self.lightning_module.trainer.loggers
+        share_places(loggers, self.run.share, is_main=self.is_global_zero, step=self.run.resumed_step)
         self.run.prepare(self.lightning_module, *self.optimizers)
         for i, config in enumerate(self.lr_scheduler_configs):
             self.run.register(f"scheduler-{i}", config.scheduler)  # Lightning steps it
