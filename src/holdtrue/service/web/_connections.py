@@ -26,7 +26,7 @@ def bounded(
     Returns:
         A class of its own, with a count of its own: one for each server.
     """
-    bounds = {"most": most, "idle_s": idle_s, "life_s": life_s, "others": {}}
+    bounds: dict[str, object] = {"most": most, "idle_s": idle_s, "life_s": life_s, "others": {}}
     return cast(type[asyncio.Protocol], type("BoundedProtocol", (_BoundedProtocol,), bounds))
 
 
