@@ -50,7 +50,8 @@ demo-cluster: $(STAMP) ## three live jobs share two devices, under static priori
 test: $(STAMP) ## the default tests and the examples in docstrings
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) src tests
 
-test-slow: $(STAMP) ## the default tests and those that take minutes
+test-slow: $(STAMP) ## the default tests and those that take minutes; installs the loggers first
+	@$(PIP_INSTALL) -e ".[loggers]"
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak and not browser and not slurm and not ray" src tests
 
 soak: $(STAMP) ## randomised tests that run long

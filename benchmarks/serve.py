@@ -58,7 +58,8 @@ largest in brackets. The load is `{wrk}`, one thread, each connection asking aga
 answered; all servers run at once and are asked in turn. One worker of one thread each; load generator, HTTP side and worker
 share two cores. {note}
 
-The last row is the plain model in a FastAPI application under the same uvicorn, in one process, a pass for each request.
+The last row is the plain model in a FastAPI application under the same uvicorn with the same reader of JSON, in one process,
+a pass for each request.
 Ratios are against it: of throughput (more is better) and of the 99th percentile of the time to an answer (less is better).
 Only the first row promises the bits of an answer."""
 

@@ -1,4 +1,4 @@
-"""The plain model behind the same HTTP server: FastAPI, uvicorn with h11, one pass for each request, in one process.
+"""The plain model behind the same HTTP server: FastAPI, uvicorn with h11, the same reader of JSON, one pass for each request.
 
 python benchmarks/serve_plain.py MODEL PORT
 """
@@ -9,6 +9,7 @@ import sys
 import torch
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from pydantic_core import from_json
 
 import serve_models
 
@@ -21,7 +22,7 @@ app = FastAPI()
 @app.post("/v1/predict")
 async def predict(request: Request) -> Response:
     """Answers in the form of `holdtrue serve`."""
-    values = json.loads(await request.body())
+    values = from_json(await request.body())
     with torch.no_grad():
         found = model(torch.tensor(values["instances"], dtype=torch.float32))
     return Response(json.dumps({"predictions": found.tolist()}), media_type="application/json")

@@ -1,8 +1,10 @@
 """A LightningModule whose later steps depend on what it logged before: for jobs that grow, shrink and lose workers.
 
-    python lightning_train.py --epochs 40 [--cut 0.6] [--max-steps 100] [--forget results] [--hold 3]
+    python lightning_train.py --epochs 40 [--cut 0.6] [--max-steps 100] [--check 0.5] [--forget results] [--hold 3]
 
-Steps are slow until the file `go` is there. `--forget` leaves out a part of what a joiner is given: the control.
+Steps are slow until the file `go` is there, from the step `--slow-from` on. `--check` validates in the middle of epochs: after
+a part of one (0.5), or after so many steps whatever the epoch (5). `--forget` leaves out a part of what a joiner is given: the
+control.
 """
 
 # ruff: noqa: E402 - warnings of Lightning about torch come when it is imported
@@ -61,8 +63,8 @@ class Net(L.LightningModule):
 class Said(Callback):
     """Writes down which epochs and batches this worker saw, and is slow until it need not be."""
 
-    def __init__(self, hold):
-        self.lines, self.hold = [], hold
+    def __init__(self, hold, slow_from):
+        self.lines, self.hold, self.slow_from = [], hold, slow_from
 
     def on_train_epoch_start(self, trainer, module):
         self.lines.append(["epoch", trainer.current_epoch, trainer.global_step])
@@ -70,6 +72,8 @@ class Said(Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.lines.append(["batch", trainer.current_epoch, batch_idx, float(outputs["loss"])])
         slow_s = SLOW_S if self.hold is None else 10 * SLOW_S if self.hold == batch_idx else 0.0
+        if trainer.global_step < self.slow_from:
+            return
         until_s = time.monotonic() + slow_s
         while not Path("go").exists() and time.monotonic() < until_s:
             time.sleep(0.01)
@@ -84,10 +88,13 @@ def main():
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--cut", type=float, default=1.0)
     parser.add_argument("--max-steps", type=int, default=-1)
+    parser.add_argument("--check", default="1.0")
     parser.add_argument("--folder", default="out")
     parser.add_argument("--forget", default="")
     parser.add_argument("--hold", type=int, default=None)
+    parser.add_argument("--slow-from", type=int, default=0)
     options = parser.parse_args()
+    of_epoch = "." in options.check
     if options.forget == "results":
         LoopRecord._load_result = lambda self, key, values: None
     L.seed_everything(1, verbose=False)
@@ -103,10 +110,16 @@ def main():
         max_epochs=None if options.max_steps > 0 else options.epochs,
         max_steps=options.max_steps,
         limit_train_batches=options.cut,
+        val_check_interval=float(options.check) if of_epoch else int(options.check),
+        check_val_every_n_epoch=1 if of_epoch else None,
         gradient_clip_val=1.0,
         log_every_n_steps=1,
         logger=CSVLogger("log", name="net", flush_logs_every_n_steps=1),
-        callbacks=[checkpoints, EarlyStopping("val_loss", patience=1000), Said(options.hold)],
+        callbacks=[
+            checkpoints,
+            EarlyStopping("val_loss", patience=1000),
+            Said(options.hold, options.slow_from),
+        ],
         enable_progress_bar=False,
         enable_model_summary=False,
     )

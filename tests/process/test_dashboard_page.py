@@ -133,7 +133,7 @@ def test_a_resize_clicked_on_the_page_happens_and_needs_the_token(page: Any, das
         page.goto(f"{dashboard.url}/#/")
         page.get_by_role("link", name="live").click(timeout=LIMIT_S * 1000)
         page.locator('main:not([data-drawn="0"])[data-drawn]').wait_for(timeout=LIMIT_S * 1000)  # it trains
-        page.get_by_label("Workers").fill("2")
+        page.get_by_role("spinbutton", name="Workers").fill("2")
         page.get_by_label("Token of the dashboard").fill("wrong")
         page.get_by_role("button", name="Resize").click()
         page.get_by_text("needs its token").wait_for()

@@ -186,6 +186,112 @@ def test_who_goes_on_writes_on_in_the_first_ones_folder_of_tensorboard(lit: Any,
     assert len(list((tmp_path / "net" / "version_0").glob("events.*"))) == 2
 
 
+def validating(lit: Any) -> Any:
+    def validation_step(self: Any, batch: Any, _: int) -> None:
+        self.log("val", F.mse_loss(self.net(batch[0]), batch[1]))
+
+    return make_module(lit, validation_step=validation_step)
+
+
+def test_a_run_of_verify_writes_into_its_own_folder_and_has_a_best_checkpoint_at_its_end(
+    lit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
+
+    mine, trial = tmp_path / "mine", tmp_path / "trial"
+    (mine / "net/version_0").mkdir(parents=True)
+    (mine / "net/version_0/metrics.csv").write_text("of an earlier run")
+    for name, value in (("TRACE", "1"), ("RUN_DIR", str(trial)), ("MAX_STEPS", "2")):
+        monkeypatch.setenv(f"HOLDTRUE_{name}", value)
+    strategy = strategy_of()
+    trainer = lit.Trainer(
+        default_root_dir=mine,
+        accelerator="cpu",
+        devices=1,
+        strategy=strategy,
+        max_steps=100,  # without a number of epochs: the end is the trial's
+        log_every_n_steps=1,
+        logger=CSVLogger(str(mine), name="net", version=0, flush_logs_every_n_steps=1),
+        callbacks=[ModelCheckpoint(mine / "best", monitor="val")],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = validating(lit)
+    trainer.fit(module, loader(), loader())
+    assert trainer.global_step == 2
+    assert Path(trainer.checkpoint_callback.best_model_path).is_relative_to(trial)
+    trainer.save_checkpoint(mine / "end.ckpt")
+    for path in ("best", mine / "end.ckpt"):
+        assert "val" in trainer.validate(module, loader(), ckpt_path=path, verbose=False)[0]
+    strategy.run.close()
+    files = {path.relative_to(mine) for path in mine.rglob("*") if path.is_file()}
+    assert files == {Path("net/version_0/metrics.csv")}
+    assert (mine / "net/version_0/metrics.csv").read_text() == "of an earlier run"
+
+
+def test_a_run_that_a_callback_stops_ends_without_empty_epochs(lit: Any, tmp_path: Path) -> None:
+    class Stopper(lit.Callback):  # type: ignore[misc, name-defined]  # lightning is loaded late
+        epochs = 0
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 3:
+                trainer.strategy.run.stop("enough")  # agreed in the next step
+
+        def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+            self.epochs += 1
+
+    strategy, stopper = strategy_of(), Stopper()
+    module = fit(lit, tmp_path, make_module(lit), strategy=strategy, callbacks=[stopper])
+    strategy.run.close()
+    assert (len(module.seen), stopper.epochs) == (4, 2)
+
+
+@pytest.mark.parametrize("version", [None, 0], ids=["a new version", "a version of its own"])
+def test_a_run_that_goes_on_after_a_kill_has_each_row_of_its_log_once(
+    lit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int | None
+) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Killed(lit.Callback):  # type: ignore[misc, name-defined]  # lightning is loaded late
+        """A batch that does not come back, three steps beyond the newest checkpoint."""
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 8:
+                trainer.loggers[0].save()
+                raise KeyboardInterrupt
+
+    def run(folder: str, callbacks: list[Any]) -> list[dict[str, str]]:
+        strategy = strategy_of()
+        trainer = lit.Trainer(
+            default_root_dir=tmp_path,
+            accelerator="cpu",
+            devices=1,
+            strategy=strategy,
+            max_epochs=4,
+            log_every_n_steps=1,
+            logger=CSVLogger(str(tmp_path / folder), name="net", version=version, flush_logs_every_n_steps=1),
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        with contextlib.suppress(KeyboardInterrupt, SystemExit, UsageError):
+            trainer.fit(validating(lit), loader(), loader())
+        with contextlib.suppress(UsageError):  # of the step that the kill left open
+            strategy.run.close()
+        (path,) = (tmp_path / folder / "net").glob("version_0/metrics.csv")
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    whole = run("whole", [])
+    for name, value in (("RUN_DIR", str(tmp_path / "run")), ("CHECKPOINT_EVERY", "5")):
+        monkeypatch.setenv(f"HOLDTRUE_{name}", value)
+    assert len([row for row in run("log", [Killed()]) if row["train_loss"]]) == 7
+    monkeypatch.setenv("HOLDTRUE_RESUME", "1")
+    assert run("log", []) == whole
+
+
 def test_a_callback_whose_state_cannot_travel_is_named_where_it_is_needed(lit: Any, tmp_path: Path) -> None:
     class Odd(lit.Callback):  # type: ignore[misc, name-defined]  # lightning is loaded late
         def state_dict(self) -> dict[str, Any]:
@@ -224,6 +330,13 @@ def test_wrong_use_is_refused_in_a_sentence(lit: Any, tmp_path: Path, words: str
     assert str(error.value).endswith(".")
     with contextlib.suppress(UsageError):  # of the step that the error left open
         strategy.run.close()
+
+
+def test_a_validation_by_the_clock_is_refused(lit: Any, tmp_path: Path) -> None:
+    strategy = strategy_of()
+    with pytest.raises(UsageError, match="val_check_interval is a time; workers' clocks"):
+        fit_plain(lit, tmp_path, validating(lit), strategy, {"val_check_interval": "00:00:00:10"})
+    strategy.run.close()
 
 
 def fit_plain(lit: Any, folder: Path, module: Any, strategy: Any, options: dict[str, Any]) -> None:

@@ -109,16 +109,24 @@ def test_growth_shrinking_and_the_death_of_the_main_worker_change_no_bit(tmp_pat
         (("--epochs", "30", "--cut", "0.6"), 30 * 4, 9),
         # By then there were more epochs of 2 steps than the 15 whole ones that 100 steps are.
         (("--max-steps", "100", "--cut", "0.3"), 100, 2 * 15 + 3),
+        (("--max-steps", "100"), 100, 9),  # ends in the middle of an epoch
+        (("--epochs", "20", "--check", "0.5"), 20 * IN_EPOCH, 9),  # after batches 3 and 6 of 7
+        (("--max-steps", "100", "--check", "5"), 100, 9),  # anywhere in an epoch
     ],
-    ids=["whole", "cut", "counted in steps"],
+    ids=[
+        "whole",
+        "cut",
+        "cut, counted in steps",
+        "counted in steps",
+        "validates twice",
+        "validates by steps",
+    ],
 )
-def test_a_joiner_goes_on_alone_in_whole_and_in_cut_epochs(
-    tmp_path: Path, words: tuple[str, ...], steps: int, grows_at: int
-) -> None:
-    run_alone(tmp_path, *words)
-    job = start(tmp_path, 1, *words)
+def test_a_joiner_goes_on_alone(tmp_path: Path, words: tuple[str, ...], steps: int, grows_at: int) -> None:
+    alone = run_alone(tmp_path, *words)
+    job = start(tmp_path, 1, *words, "--slow-from", str(grows_at))
     try:
-        job.wait_for_workers(1, step=grows_at)
+        job.wait_for_workers(1, step=grows_at - 1)
         assert job.command("resize", job.name, "2", "--wait").status == 0
         job.wait_for_workers(2)
         kill_9(job.pids()[0])
@@ -127,9 +135,42 @@ def test_a_joiner_goes_on_alone_in_whole_and_in_cut_epochs(
     finally:
         job.close()
     assert status == 0, out + err
+    assert out == alone.out
     elastic = read_run(tmp_path / "elastic/run")
     assert len(elastic.steps) == steps
     assert compare_runs(read_run(tmp_path / "alone/run"), elastic).equal
+    whole_lines, joiner_lines = said(tmp_path / "alone"), said(job.folder)
+    assert joiner_lines[1:] == whole_lines[whole_lines.index(joiner_lines[1]) :], (
+        "its hooks, from its first batch"
+    )
+
+
+@pytest.mark.parametrize(
+    "last", [2, 3, IN_EPOCH - 1], ids=["after a validation", "between two", "between epochs"]
+)
+def test_a_joiner_comes_at_each_kind_of_boundary(tmp_path: Path, last: int) -> None:
+    """The others are held after batch `last - 1` until it is ready; in the next one they agree, and it joins."""
+    words = ("--epochs", "10", "--check", "0.5")
+    run_alone(tmp_path, *words)
+    job = start(tmp_path, 1, *words, "--hold", str(last - 1))
+    try:
+        job.wait_for_workers(1, step=1)
+        assert job.command("resize", job.name, "2", "--wait").status == 0
+        job.wait_for_workers(2)
+        kill_9(job.pids()[0])
+        job.wait_for_workers(1)
+        status, out, err = end(job)
+    finally:
+        job.close()
+    assert status == 0, out + err
+    assert compare_runs(read_run(tmp_path / "alone/run"), read_run(job.folder / "run")).equal
+    whole_lines, joiner_lines = said(tmp_path / "alone"), said(job.folder)
+    assert joiner_lines[1][2] == (last + 1) % IN_EPOCH, "it joined at that boundary"
+    assert joiner_lines[1:] == whole_lines[whole_lines.index(joiner_lines[1]) :]
+    mine, other = (
+        torch.load(tmp_path / run / "out/last.ckpt", weights_only=True) for run in ("alone", "elastic")
+    )
+    assert mine["loops"] == other["loops"]
 
 
 def test_sigterm_to_a_worker_is_its_leave_and_not_a_death(tmp_path: Path) -> None:
@@ -150,7 +191,7 @@ def test_sigterm_to_a_worker_is_its_leave_and_not_a_death(tmp_path: Path) -> Non
 
 def test_a_joiner_that_is_not_given_what_was_logged_is_found_out(tmp_path: Path) -> None:
     """The control: the learning rate follows the mean loss of an epoch, which a joiner has seen a part of."""
-    # It is ready while the others are held, and joins after batch 3 of an epoch.
+    # It is ready while the others are held after batch 3, and joins after batch 4 of an epoch.
     job = start(tmp_path, 1, "--forget", "results", "--hold", "3")
     try:
         job.wait_for_workers(1, step=2)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from commands import holdtrue, write_script
+from commands import holdtrue, python, write_script
 
 from holdtrue.run import Outputs
 
@@ -28,13 +28,12 @@ run.predict(outputs, data, out="out")
 
 def test_a_killed_prediction_is_completed_on_another_number_of_workers(tmp_path: Path) -> None:
     script = write_script(tmp_path, BODY)
-    options = ("--device", "cpu", "--run-dir")
-    killed = holdtrue("run", "--workers", "2", *options, "a", str(script), "first", cwd=tmp_path)
+    killed = holdtrue("run", "--device", "cpu", "--workers", "2", str(script), "first", cwd=tmp_path)
     assert killed.status == 1
     assert "SIGKILL" in killed.err
     written = {int(p.stem.removeprefix("part-")) for p in (tmp_path / "out").glob("part-*")}
     assert 0 < len(written) < 8
-    done = holdtrue("run", "--workers", "3", *options, "b", str(script), "second", cwd=tmp_path)
+    done = python(script, "second")  # one worker; other numbers are in test_predict_to_disk.py
     assert done.status == 0, done.text
     assert Outputs(tmp_path / "out").load()["i"].tolist() == list(range(500))
     lines = [int(n) for seen in tmp_path.glob("seen-second-*") for n in seen.read_text().split()]

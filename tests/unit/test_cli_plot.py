@@ -1,6 +1,7 @@
 """`holdtrue plot` draws what the records say."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from holdtrue.cli import main
 from holdtrue.cli._plot_view import curves_of
 from holdtrue.plan import Plan
-from holdtrue.record import RunRecord, StepRecord
+from holdtrue.record import EventRecord, RunRecord, StepRecord
 
 PLAN = Plan(virtual_nodes=2, global_batch_size=8)
 
@@ -28,6 +29,25 @@ def test_curves_are_the_losses_the_median_throughput_and_the_changes_of_membersh
     assert curves.losses[1] != curves.losses[1]
     assert curves.examples_per_s == (8 / 1.5, 4.0, 4.0, 2.0, 8 / 3)
     assert curves.changes == (2, 4)
+
+
+def event(kind: str, step: int | None, workers: int | None, **details: object) -> EventRecord:
+    known = {"workers": list(range(workers))} if workers is not None else {}
+    return EventRecord(kind=kind, step=step, reason="", details=known | details, time_s=0.0, generation=1)
+
+
+def test_the_workers_of_a_run_are_those_of_its_beginning_its_changes_and_its_resume() -> None:
+    events = (
+        event("started", None, 1),
+        event("resize", 3, 2),
+        event("remap", 4, 2),
+        event("checkpoint", 4, None),
+        event("loss", 6, 1),
+        event("resumed", None, 3),  # from the checkpoint: what was after it is computed again
+    )
+    curves = curves_of(replace(record([1.0] * 8, [0] * 8), events=events), smooth=1)
+    assert curves.workers == ((0, 1), (3, 2), (4, 3))
+    assert curves.moves == (4,)
 
 
 def call(*words: str) -> int:
@@ -60,6 +80,7 @@ def test_a_picture_of_two_runs_is_written(runs: Path, ending: str) -> None:
     else:
         comments = re.findall(rb"<!-- (.*?) -->", drawn)
         assert b"loss" in comments
+        assert b"workers" in comments
         assert b"one" in comments
         assert b"two" in comments
 

@@ -1,6 +1,7 @@
 """What the dashboard reads and serves, without a browser."""
 
 import asyncio
+import contextlib
 import json
 import math
 import random
@@ -283,3 +284,15 @@ def test_the_page_has_no_inline_script_or_style_and_names_no_other_host() -> Non
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(")
         if word in code
     ]
+
+
+def test_the_workers_of_a_run_are_shown_from_its_beginning(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    plan = Plan(virtual_nodes=2, global_batch_size=8)
+    with contextlib.closing(
+        RunDirectory.create(runs / "a", plan=plan, environment={}, generation=1, resume=False, workers=[0])
+    ) as run:
+        run.append_step(step=0, epoch=0, loss=1.0, seconds=1.0)
+        run.append_event("resize", step=3, reason="worker 1 joins", details={"workers": [0, 1]})
+    view = Observatory(jobs=tmp_path / "jobs", runs=runs).view("run/a")
+    assert view["workers"] == ((0, 1), (3, 2))

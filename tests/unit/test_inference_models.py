@@ -96,3 +96,27 @@ def test_a_model_comes_from_a_python_file_by_name(tmp_path: Path) -> None:
         load_model(str(path), weights=str(tmp_path / "w.safetensors"))
     with pytest.raises(UsageError, match="is no model"):
         load_model(str(tmp_path))
+
+
+class Places(torch.nn.Linear):
+    """Its program has the device of a constant and of a range written in it."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+        self.constant = torch.ones(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + torch.arange(2) + self.constant
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_program_that_was_exported_on_the_cpu_moves_whole_to_another_device(tmp_path: Path) -> None:
+    """torch's device without memory stands in for a GPU: it too refuses tensors from elsewhere."""
+    torch.export.save(
+        torch.export.export(Places().eval(), (torch.zeros(4, 3),)), path := str(tmp_path / "net.pt2")
+    )
+    device = torch.device("meta")
+    loaded = load_model(path, device=device)
+    assert loaded(torch.zeros(4, 3, device=device)).device == device
+    with pytest.raises(RuntimeError, match="not on the expected device"):  # the control: its parameters alone
+        load_model(path).module.to(device)(torch.zeros(4, 3, device=device))

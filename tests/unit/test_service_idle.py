@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
 import uvicorn
 
 from holdtrue.service import listen
-from holdtrue.service.web import BoundedProtocol, QuietServer, _idle
+from holdtrue.service.web import QuietServer, bounded
 
 LIMIT_S = 20.0
 ASK = b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -30,12 +29,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[int]:
+async def serving(protocol: type[asyncio.Protocol]) -> AsyncIterator[int]:
     """A server with the protocol; its port."""
     listener: socket.socket = listen("127.0.0.1")
     server = QuietServer(
         uvicorn.Config(
-            app, http=BoundedProtocol, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1
+            app, http=protocol, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1
         )
     )
     task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -74,11 +73,9 @@ async def end(*lines: Line) -> None:
     await asyncio.sleep(0)
 
 
-def test_a_connection_that_says_nothing_ends_and_a_stream_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_idle, "IDLE_S", 0.2)
-
+def test_a_connection_that_says_nothing_ends_and_a_stream_does_not() -> None:
     async def try_it() -> None:
-        async with serving() as port:
+        async with serving(bounded(idle_s=0.2)) as port:
             stream = await connect(port, ASK % b"/stream")
             await hear_more(stream)
             silent = await connect(port)
@@ -92,13 +89,9 @@ def test_a_connection_that_says_nothing_ends_and_a_stream_does_not(monkeypatch: 
     asyncio.run(try_it())
 
 
-def test_one_more_than_fit_takes_the_place_of_the_oldest_that_asks_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(_idle, "MOST_CONNECTIONS", 3)
-
+def test_one_more_than_fit_takes_the_place_of_the_oldest_that_asks_nothing() -> None:
     async def try_it() -> None:
-        async with serving() as port:
+        async with serving(bounded(most=3)) as port:
             stream = await connect(port, ASK % b"/stream")
             await hear_more(stream)
             oldest, other = await connect(port), await connect(port)
@@ -112,3 +105,27 @@ def test_one_more_than_fit_takes_the_place_of_the_oldest_that_asks_nothing(
             await end(stream, oldest, other, new)
 
     asyncio.run(try_it())
+
+
+def test_a_life_ends_an_answer_too_and_its_oldest_makes_room() -> None:
+    async def try_it() -> None:
+        async with serving(bounded(most=2, life_s=0.3)) as port:
+            oldest, other = await connect(port, ASK % b"/stream"), await connect(port, ASK % b"/stream")
+            await hear_more(oldest)
+            await hear_more(other)
+            new = await connect(port, ASK % b"/stream")  # all that are open are being answered
+            await hear_more(new)
+            for line in (oldest, other, new):
+                await asyncio.wait_for(hear_out(line), LIMIT_S)
+            await end(oldest, other, new)
+
+    asyncio.run(try_it())
+
+
+async def hear_out(line: Line) -> None:
+    """Until it is ended."""
+    try:
+        while await line[0].read(1024):
+            pass
+    except ConnectionResetError:
+        return

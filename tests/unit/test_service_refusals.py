@@ -8,11 +8,13 @@ import pytest
 
 from holdtrue.elastic._service import build_app as build_controller
 from holdtrue.scheduler._service import build_app as build_scheduler
+from holdtrue.serving._app import build_app as build_server
 
 NOBODY: Any = None  # nothing here is asked of the job or the cluster
 APPS = {
     "controller": lambda: build_controller(NOBODY, {}),
     "scheduler": lambda: build_scheduler(NOBODY, NOBODY, NOBODY),
+    "server": lambda: build_server(NOBODY, NOBODY, name="digits", stop=lambda reason: None),
 }
 
 

@@ -102,3 +102,18 @@ def test_a_frame_comes_back_as_it_was_sent() -> None:
     back = unpack_frame(head, body)
     assert back.head == {"pass": 3}
     assert {name: a.tolist() for name, a in back.arrays.items()} == {n: a.tolist() for n, a in arrays.items()}
+
+
+def test_numbers_of_a_body_are_read_as_the_json_of_python_reads_them() -> None:
+    """Every bit, also of digits beyond a float's and of numbers halfway between two floats."""
+    generator = np.random.default_rng(0)
+    random = [repr(float(n)) for n in generator.integers(0, 2**63, 5000).view(np.float64) if np.isfinite(n)]
+    digits = [f"{int(n)}.{int(m)}e{int(m) % 40 - 20}" for n, m in generator.integers(0, 2**62, (5000, 2))]
+    hard = [
+        "9007199254740993.0",
+        "2.4703282292062328e-324",
+        "1.7976931348623159e308",
+        "123456789012345678901234567890",
+    ]
+    body = f'{{"instances": [[{", ".join([*random, *digits, *hard])}]]}}'
+    assert read_request(body.encode()) == json.loads(body)["instances"]

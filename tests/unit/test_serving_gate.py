@@ -10,8 +10,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from holdtrue.service import SCOPES, Tokens
-from holdtrue.service.web import BoundedProtocol, _idle
-from holdtrue.service.web._idle import IDLE_S
+from holdtrue.service.web import bounded
+from holdtrue.service.web._connections import IDLE_S
 from holdtrue.serving._gate import PREDICT, Gate
 
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: here\r\nContent-Length: 10\r\n\r\n"
@@ -36,6 +36,9 @@ class Loop:
     def __init__(self) -> None:
         self.now_s = 0.0
         self._timers: list[Timer] = []
+
+    def time(self) -> float:
+        return self.now_s
 
     def call_later(self, after_s: float, act: Callable[..., None], *words: Any) -> Timer:
         self._timers.append(Timer(self.now_s + after_s, lambda: act(*words)))
@@ -77,15 +80,11 @@ async def silent_app(scope: Any, receive: Any, send: Any) -> None:
     """Never called: the loop runs no task."""
 
 
-@pytest.fixture(autouse=True)
-def _no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_idle, "_open", {})
-
-
-def connect(loop: Loop, kind: type[H11Protocol] = BoundedProtocol) -> tuple[Any, Transport]:
+def connect(loop: Loop, kind: Any = None) -> tuple[Any, Transport]:
+    kind = kind or bounded()
     config = Config(silent_app, log_config=None, lifespan="off", timeout_keep_alive=10**6)
-    protocol = kind(config, ServerState(), {}, _loop=loop)  # type: ignore[arg-type]
-    protocol.connection_made(transport := Transport())  # type: ignore[arg-type]
+    protocol = kind(config, ServerState(), {}, _loop=loop)
+    protocol.connection_made(transport := Transport())
     return protocol, transport
 
 

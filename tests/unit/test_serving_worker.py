@@ -4,8 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from holdtrue.errors import UsageError
+from holdtrue.inference import _serve
+from holdtrue.inference._models import load_model
 from holdtrue.inference._serve import PassWorker, WorkerOptions
 from holdtrue.serving import Frame
 
@@ -23,7 +26,7 @@ class Short(torch.nn.Module):
 """
 
 
-def worker(folder: Path, name: str, example: object) -> PassWorker:
+def worker(folder: Path, name: str, example: object, device: str = "cpu") -> PassWorker:
     (folder / "net.py").write_text(MODEL)
     np.save(folder / "x.npy", example)  # type: ignore[arg-type]
     return PassWorker(
@@ -35,7 +38,7 @@ def worker(folder: Path, name: str, example: object) -> PassWorker:
             pass_size=4,
             numerics="exact",
             threads=1,
-            device="cpu",
+            device=device,
             audit_every=1,
         )
     )
@@ -60,3 +63,23 @@ def test_elements_that_do_not_travel_are_refused_at_the_start(tmp_path: Path) ->
         UsageError, match=r"the model's output is of uint16; a server sends float32, .*model\."
     ):
         worker(tmp_path, "Short", np.ones((4, 2)))
+
+
+def test_a_worker_of_a_second_gpu_seeds_that_one_and_loads_the_model_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA itself is stood in for: what is asked of it, in which order, and that inputs are moved."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: asked.append(f"use {device}"))
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: asked.append(f"seed {seed}"))
+
+    def load(*names: object, device: torch.device, **_: object) -> object:
+        asked.append(f"load on {device}")
+        return load_model(*names, device=torch.device("cpu"), **_)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_serve, "load_model", load)
+    moved = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda t, to, *o: asked.append(f"to {to}") or moved(t, "cpu"))
+    worker(tmp_path, "Turning", np.ones((4, 2), np.float32), device="cuda:1")
+    assert asked[:2] == ["use cuda:1", "load on cuda:1"]
+    assert asked[-2:] == ["seed 0", "to cuda:1"]

@@ -283,6 +283,33 @@ def test_every_scalar_is_recorded_once_for_the_job_and_does_not_depend_on_the_ma
     assert {"loss", "grad_norm", "learning_rate"} <= set(metrics[0][0][1])
 
 
+class Logger(TrainerCallback):
+    """Asks what transformers' loggers ask before they write."""
+
+    def __init__(self) -> None:
+        self.writes: list[bool] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.writes.append(state.is_world_process_zero)
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.writes.append(state.is_world_process_zero)
+
+
+@pytest.mark.parametrize("is_trial", [False, True])
+def test_loggers_write_but_in_a_run_of_verify(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_trial: bool
+) -> None:
+    if is_trial:
+        monkeypatch.setenv("HOLDTRUE_TRACE", "1")
+    logger = Logger()
+    trainer = make_trainer(Trainer, tmp_path / "out", callbacks=[logger], max_steps=1)
+    trainer.train()
+    trainer.run.close()
+    assert logger.writes == [not is_trial] * 3
+    assert trainer.is_world_process_zero() is not is_trial
+
+
 REFUSED: list[tuple[Callable[[Path], Any], str]] = [
     (lambda out: make_trainer(Trainer, out, auto_find_batch_size=True), "auto_find_batch_size"),
     (lambda out: make_trainer(Trainer, out, dataset=iter_only(), max_steps=1).train(), "without a length"),

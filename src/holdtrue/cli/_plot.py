@@ -12,8 +12,9 @@ from . import _options as options
 
 ENDINGS = (".png", ".svg")
 _HELP = (
-    "Draw loss and throughput of one or more runs.\n\n"
-    "Reads the run directories, also while a run writes to them. A grey line marks a change of the membership."
+    "Draw loss, throughput and workers of one or more runs.\n\n"
+    "Reads the run directories, also while a run writes to them. A grey line marks a change of the membership, "
+    "a dotted one virtual nodes that moved."
 )
 
 

@@ -13,7 +13,7 @@ from holdtrue.elastic import ControlClient, read_tokens
 from holdtrue.errors import GroupError, HoldtrueError, UsageError
 from holdtrue.launch import JobEntry, JobState, list_jobs
 from holdtrue.mapping import parse_mapping
-from holdtrue.record import compare_runs, read_run
+from holdtrue.record import compare_runs, read_run, workers_over_steps
 
 from ._curves import downsample
 from ._steplog import StepLog
@@ -170,6 +170,7 @@ class Observatory:
             "steps": shown.steps,
             "last": shown.last,
             "changes": shown.changes,
+            "workers": workers_over_steps(events),
             "events": events[-MOST_EVENTS:],
             "digests": shown.digests,
             "mapping": _draw_mapping(mapping, int(plan.get("virtual_nodes", 0) or 0), shown.last),

@@ -11,7 +11,7 @@ from pathlib import Path
 import uvicorn
 
 from holdtrue.service import hosts_of, listen, raise_file_limit, url_of
-from holdtrue.service.web import BoundedProtocol, QuietServer
+from holdtrue.service.web import QuietServer, bounded
 
 from ._app import build_app
 from ._cluster import ClusterSight
@@ -45,7 +45,7 @@ async def _serve(
     server = QuietServer(
         uvicorn.Config(
             app,
-            http=BoundedProtocol,
+            http=bounded(),
             ws="none",
             log_config=None,
             access_log=False,

@@ -7,6 +7,7 @@ from typing import Any, Self, final
 
 import safetensors.torch
 import torch
+from torch.export.passes import move_to_device_pass
 
 from holdtrue.errors import UsageError
 from holdtrue.serving import check_model_path
@@ -54,13 +55,19 @@ def _map(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     return torch.utils._pytree.tree_map(change, value)
 
 
-def load_model(name: str, *, weights: str | None = None) -> LoadedModel:
-    """The model that `name` says.
+def load_model(
+    name: str,
+    *,
+    weights: str | None = None,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+) -> LoadedModel:
+    """The model that `name` says, on a device.
 
     Args:
         name: A Python file, with `:NAME` for a module, class or function in it (`model` by default); an
             exported program; a folder that transformers saved.
         weights: A safetensors file for a model from a Python file.
+        device: Where it computes. An exported program moves with the constants and the devices that are written in it.
 
     Raises:
         UsageError: there is no such model, or the weights are not its own.
@@ -68,10 +75,10 @@ def load_model(name: str, *, weights: str | None = None) -> LoadedModel:
     path, _, attribute = name.partition(":")
     kind = check_model_path(name)
     if kind == "python":
-        return LoadedModel(module=_from_python(path, attribute or "model", weights))
+        return LoadedModel(module=_from_python(path, attribute or "model", weights).to(device))
     if weights is not None:
         raise UsageError(f"--weights is for a model from a Python file; {name} has its own. Leave it out.")
-    return _from_program(path) if kind == "program" else _from_folder(path)
+    return _from_program(path, device) if kind == "program" else _from_folder(path, device)
 
 
 def _from_python(path: str, attribute: str, weights: str | None) -> torch.nn.Module:
@@ -92,8 +99,10 @@ def _from_python(path: str, attribute: str, weights: str | None) -> torch.nn.Mod
     return module.eval()
 
 
-def _from_program(path: str) -> LoadedModel:
+def _from_program(path: str, device: torch.device) -> LoadedModel:
     program = torch.export.load(path)
+    if device.type != "cpu":
+        program = move_to_device_pass(program, device)
     inputs = set(program.graph_signature.user_inputs)
     values = [
         node.meta["val"]
@@ -121,7 +130,7 @@ class _Program(torch.nn.Module):
         return self.program(*inputs, *named.values())
 
 
-def _from_folder(path: str) -> LoadedModel:
+def _from_folder(path: str, device: torch.device) -> LoadedModel:
     try:
         import transformers
     except ModuleNotFoundError as error:
@@ -130,7 +139,7 @@ def _from_folder(path: str) -> LoadedModel:
         ) from error
     config = transformers.AutoConfig.from_pretrained(path)
     kind = getattr(transformers, (config.architectures or ["AutoModel"])[0])
-    module = kind.from_pretrained(path).eval()
+    module = kind.from_pretrained(path).eval().to(device)
 
     tokenizers: list[Any] = []  # Any: transformers' own; loaded with the first text
 

@@ -36,7 +36,7 @@ def predict_file(
     """
     # First, so that what is wrong with the rest reaches the launcher as a sentence.
     run = holdtrue.init(virtual_nodes=VIRTUAL_NODES, global_batch_size=VIRTUAL_NODES * pass_size)
-    loaded = load_model(model, weights=weights)
+    loaded = load_model(model, weights=weights, device=run.device)
     rows = rows_for(loaded, data)
     size = loaded.pass_size or pass_size
     run.prepare(loaded.module)

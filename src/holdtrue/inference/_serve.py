@@ -95,8 +95,11 @@ class PassWorker:
         """Load the model and find the positions that agree."""
         self._options = options
         self._device = torch.device(options.device)
-        self._model = load_model(options.model, weights=options.weights)
-        self._model.module.to(self._device)
+        if self._device.type == "cuda":
+            torch.cuda.set_device(
+                self._device
+            )  # random streams and what a model makes by itself belong to it
+        self._model = load_model(options.model, weights=options.weights, device=self._device)
         self.size = self._model.pass_size or options.pass_size
         self.spec, variants = self._examples()
         self.positions = tuple(range(self.size))

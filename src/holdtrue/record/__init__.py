@@ -14,6 +14,7 @@ from ._expectation import describe_expectation, parse_expectation, read_expectat
 from ._files import Json, sync_folder
 from ._reader import read_plan, read_run
 from ._records import Conflict, DigestRecord, EventRecord, MetricsRecord, RunRecord, StepRecord
+from ._workers import workers_over_steps
 from ._writer import RunDirectory
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "read_plan",
     "read_run",
     "sync_folder",
+    "workers_over_steps",
 ]

@@ -5,7 +5,7 @@ import fcntl
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from holdtrue.errors import PlanError, UsageError
@@ -45,6 +45,7 @@ class RunDirectory:
         self._now = now
         self._lock: int | None = lock
         self._files: dict[str, LineFile] = {}
+        self._begins: dict[str, Json] = {}
         # A forked child (a data loader's worker) shares the lock and may outlive a killed run: it lets go.
         alive = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _let_go(alive()))
@@ -58,6 +59,7 @@ class RunDirectory:
         environment: Mapping[str, Json],
         generation: int,
         resume: bool,
+        workers: Sequence[int] = (),
         now: Callable[[], float] = time.time,
     ) -> "RunDirectory":
         """Makes a run directory, or opens that of a run which ended, and holds it until `close`.
@@ -71,6 +73,7 @@ class RunDirectory:
             environment: Device, versions, threads: nested values for `compare_runs`.
             generation: Membership of the writer.
             resume: Go on with the run in the folder; where there is none, start afresh.
+            workers: Numbers of the workers that begin, for the event.
             now: Seconds since 1970.
 
         Raises:
@@ -83,6 +86,7 @@ class RunDirectory:
             raise UsageError(f"{folder} is a file; a run directory is a folder. Pass another --run-dir.")
         folder.mkdir(parents=True, exist_ok=True)
         directory = cls(path=folder, lock=_take_lock(folder), generation=generation, now=now)
+        directory._begins = {"pid": os.getpid()} | ({"workers": list(workers)} if workers else {})
         try:
             if _holds_run(folder):
                 directory._reopen(plan, environment, resume=resume)
@@ -200,7 +204,7 @@ class RunDirectory:
         if resume:
             reason = f"{self.path} holds no run to resume; the run starts afresh."
             self.notes = (reason,)
-        self.append_event("started", step=None, reason=reason, details={"pid": os.getpid()})
+        self.append_event("started", step=None, reason=reason, details=self._begins)
 
     def _reopen(self, plan: Plan, environment: Mapping[str, Json], *, resume: bool) -> None:
         if not resume:
@@ -219,7 +223,7 @@ class RunDirectory:
             "resumed",
             step=None,
             reason=" ".join(("The run is resumed.", *self.notes)),
-            details={"pid": os.getpid(), "environment": {d.key: [d.a, d.b] for d in differences}},
+            details={**self._begins, "environment": {d.key: [d.a, d.b] for d in differences}},
         )
 
     def _cut_torn_lines(self) -> tuple[str, ...]:

@@ -140,7 +140,7 @@ class Core:
         """Open the run directory (the main worker), join the group, seed the user's streams."""
         self.outlet.send(JoinedReport(rank=self.number, pid=os.getpid()))
         if self.membership.agent is None and self.membership.rank == 0:
-            self._open_directory()  # before the group: a folder that is taken ends the start at once
+            self._open_directory(range(self.membership.world_size))  # first: it may be taken
         group = connect(self.membership, self.plan, self.device, self.settings)
         self._group = group
         if isinstance(group, ElasticGroup):
@@ -153,7 +153,7 @@ class Core:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(self.plan.seed)
 
-    def _open_directory(self) -> None:
+    def _open_directory(self, workers: Sequence[int]) -> None:
         if self.settings.run_dir is None:
             return
         directory = RunDirectory.create(
@@ -162,6 +162,7 @@ class Core:
             environment=collect_environment(self.device, self.settings.threads),
             generation=self.generation,
             resume=self.settings.resume,
+            workers=workers,
         )
         self.outlet.directory = directory
         self.outlet.notes(directory.notes)
@@ -287,7 +288,7 @@ class Core:
         was_main, is_founding = self.outlet.is_main, not self.has_founded
         self.outlet.is_main, self.has_founded = rank == 0, True
         if self.outlet.is_main and is_founding and not self.elastic.agent.is_joiner:
-            self._open_directory()
+            self._open_directory([m.worker for m in view.members])
         elif self.outlet.is_main and not was_main:
             self._take_over_directory(view)
         if self.outlet.directory is not None:

@@ -39,6 +39,8 @@ class Keeper:
         """Step of the newest checkpoint, and whether it says that its call is over."""
         self._found: _Found | None = None
         self._shards: dict[int, Any] = {}  # Any: the user's state_dict
+        self.resumed_step: int | None = None
+        """Step that a run which resumed has next at its start."""
         self.iterable_start = 0, 0
         """(epoch, step in epoch) of the present call where an iterable source goes on."""
         self.is_over = False
@@ -68,6 +70,7 @@ class Keeper:
         self._found = _Found(
             weights=found.weights, state=found.state, digest=found.digest, path=str(found.path)
         )
+        self.resumed_step = found.step
         core.calls.load(found.state["position"], found.state["calls"])
         core.outlet.say(f"resuming from {found.path} at step {found.step}.")
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import safetensors.torch
 import torch
 
 from holdtrue.data import IterableSource, MapSource, open_source
@@ -25,6 +24,7 @@ from ._join import Membership, find_membership, is_placed
 from ._keeper import Keeper
 from ._loop import Loop
 from ._outputs import Outputs
+from ._saving import place_file, save_models
 from ._settings import Settings, resolve_settings
 from ._step import Step
 
@@ -126,6 +126,21 @@ class Run:
     def is_trial(self) -> bool:
         """Whether `holdtrue verify` runs the script: files of the user are then to be left alone."""
         return self._core.settings.trace
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether no step follows: training was stopped, or all steps that were asked for are begun.
+
+        Known on every worker alike, from `step.update` on.
+        """
+        core, limit = self._core, self._core.settings.max_steps
+        begun = core.calls.position.step + (core.open_step is not None)
+        return core.wishes.is_stopping or bool(limit and begun >= limit)
+
+    @property
+    def resumed_step(self) -> int | None:
+        """The step that a run which goes on with `--resume` has next at its start; None for a new run."""
+        return self._keeper.resumed_step
 
     @property
     def is_closed(self) -> bool:
@@ -436,24 +451,17 @@ class Run:
         if self._core.calls.is_catching_up:
             return
         if self.is_main:
-            self._save(path)
+            save_models(self._core, path)
         elif self._core.elastic is not None:
-            self._core.once.append(partial(self._save, path))
+            self._core.once.append(partial(save_models, self._core, path))
 
-    def _save(self, path: str) -> None:
-        weights = list(self._core.state.weights().values())
-        for i, tensors in enumerate(weights):
-            target = Path(path)
-            if self._core.settings.trace and self._core.settings.run_dir is not None:
-                target = Path(self._core.settings.run_dir) / "saved" / target.name
-            if len(weights) > 1:
-                target = target.with_name(f"{target.stem}.{i}{target.suffix}")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            aside = target.with_name(target.name + ".part")
-            own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-            safetensors.torch.save_file(own, aside, metadata={"format": "pt"})
-            aside.chmod(0o644)  # safetensors leaves it to its owner alone
-            aside.replace(target)
+    def path_for(self, path: str | Path) -> Path:
+        """Where a file that the script names belongs: under `holdtrue verify` in the trial's own folder, else where it says.
+
+        Args:
+            path: A file or folder.
+        """
+        return place_file(self._core, path)
 
     def digest(self, what: str = "all") -> str:
         """SHA-256 of the training state, 64 hex digits: equal for every mapping and device of one type.

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import uvicorn
 
 MOST_HEADER_BYTES = 16_384
+MOST_PLAIN = 512
+"""Connections that are no WebSocket."""
+PLAIN_LIFE_S = 10.0
+"""Seconds that a connection has for its one request, or for becoming a WebSocket."""
 
 
 def hosts_of(listener: sockets.socket) -> frozenset[str]:
@@ -51,14 +55,14 @@ async def serve_app(
 
     import uvicorn
 
-    from ._bounded import BoundedProtocol
+    from .web import bounded
 
     raise_file_limit()
     _calm_collector()
     server = uvicorn.Server(
         uvicorn.Config(
             Guard(app, tokens=tokens, hosts=hosts_of(listener)),
-            http=BoundedProtocol,
+            http=bounded(most=MOST_PLAIN, idle_s=PLAIN_LIFE_S, life_s=PLAIN_LIFE_S),
             ws="websockets-sansio",
             ws_max_size=most_message_bytes,
             ws_per_message_deflate=False,

@@ -14,7 +14,7 @@ import uvicorn
 
 from holdtrue.launch import JobEntry, register
 from holdtrue.service import hosts_of, listen, read_tokens, url_of
-from holdtrue.service.web import BoundedProtocol, QuietServer
+from holdtrue.service.web import QuietServer, bounded
 from holdtrue.units import format_ids
 
 from ._app import build_app
@@ -121,7 +121,7 @@ class _Server:
         server = QuietServer(
             uvicorn.Config(
                 gate,
-                http=BoundedProtocol,
+                http=bounded(),
                 ws="none",
                 h11_max_incomplete_event_size=16_384,
                 log_config=None,

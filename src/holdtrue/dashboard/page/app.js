@@ -36,7 +36,7 @@ function say(text) { document.getElementById("state").textContent = text; }
 // ---------------------------------------------------------------- charts
 
 // One chart: series of {name, steps, values, low, high}; marks are steps. Arrow keys and the pointer read values.
-function chart(box, { label, series, marks = [], fromZero = false, unit = "", isStair = false }) {
+function chart(box, { label, series, marks = [], fromZero = false, unit = "", isStair = false, isWhole = false }) {
   const width = Math.max(240, box.clientWidth), height = 190, left = 52, bottom = 22, top = 8, right = 8;
   const shown = series.filter((s) => s.steps.length);
   const all = shown.flatMap((s) => [...s.values, ...(s.low || []), ...(s.high || [])]).filter((y) => y !== null);
@@ -46,6 +46,7 @@ function chart(box, { label, series, marks = [], fromZero = false, unit = "", is
   const x0 = Math.min(...steps), x1 = Math.max(...steps, x0 + 1);
   let y0 = fromZero ? 0 : Math.min(...all), y1 = Math.max(...all);
   if (y0 === y1) { y0 -= Math.abs(y0) * 0.05 || 1; y1 += Math.abs(y1) * 0.05 || 1; }
+  if (isWhole) y1 = Math.ceil(y1 / 3) * 3; // so that the four lines are whole numbers
   const X = (x) => left + ((x - x0) / (x1 - x0)) * (width - left - right);
   const Y = (y) => top + (1 - (y - y0) / (y1 - y0)) * (height - top - bottom);
   const readout = make("p", { class: "readout", text: summary(shown, unit) });
@@ -153,12 +154,9 @@ function seriesOf(view, name) {
   return { loss: { name, steps: c.steps, values: c.losses, low: c.lowest, high: c.highest }, rate: { name, steps: c.steps, values: c.examples_per_s } };
 }
 
-// Workers over steps, from the changes that the run recorded.
+// Workers over steps, from the run's beginning and the changes that it recorded.
 function allocation(view) {
-  const steps = [], values = [];
-  for (const event of view.events) {
-    if (Array.isArray(event.details.workers) && event.step !== null) { steps.push(event.step); values.push(event.details.workers.length); }
-  }
+  const steps = view.workers.map((w) => w[0]), values = view.workers.map((w) => w[1]);
   if (steps.length && view.last && view.last.step > steps[steps.length - 1]) { steps.push(view.last.step); values.push(values[values.length - 1]); }
   return { name: "", steps, values };
 }
@@ -179,7 +177,7 @@ function showView(view) {
     const { loss, rate } = seriesOf(view, ""), marks = view.changes.map((change) => change[0]);
     chart(parts.loss, { label: "loss", series: [loss], marks });
     chart(parts.rate, { label: "throughput", series: [rate], marks, fromZero: true, unit: " examples/s" });
-    chart(parts.workers, { label: "workers", series: [allocation(view)], marks, fromZero: true, isStair: true });
+    chart(parts.workers, { label: "workers", series: [allocation(view)], marks, fromZero: true, isStair: true, isWhole: true });
   };
   const active = document.activeElement;
   if (!active || !active.closest || !active.closest(".chart")) redraw(); // a chart that is being read stays

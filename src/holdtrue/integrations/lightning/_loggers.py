@@ -12,8 +12,15 @@ _PLACES = ((CSVLogger, "_version"), (TensorBoardLogger, "_version"), (MLFlowLogg
 """Loggers that can be written on, and where each keeps what names its log."""
 
 
+def keep_first_log(loggers: Sequence[Any], step: int) -> None:  # Any: Lightning's loggers
+    """In a run that goes on at `step`: a CSVLogger with a version of its own would begin its file anew when it is opened."""
+    for logger in loggers:
+        if isinstance(logger, CSVLogger) and logger._version is not None:
+            _write_on(logger, step)
+
+
 def share_places(
-    loggers: Sequence[Any], share: Callable[[Any], Any], *, is_main: bool
+    loggers: Sequence[Any], share: Callable[[Any], Any], *, is_main: bool, step: int | None = None
 ) -> None:  # Any: Lightning's loggers; a name
     """Let all workers know where the first main one wrote: a logger that chooses by what is on the disk chooses once.
 
@@ -21,6 +28,7 @@ def share_places(
         loggers: The Trainer's.
         share: `run.share`: the first main worker's value, also in a run that goes on with --resume.
         is_main: Whether this worker writes. Where its logger has chosen another place, it writes on in the first one.
+        step: Where a run goes on: what the first one logged from there on is logged again, and goes. None for a new run.
 
     Blocks:
         Until all workers are here, once for each logger, at most the group's time-out.
@@ -34,8 +42,8 @@ def share_places(
                 own = logger.version
                 place = share(own)
                 setattr(logger, name, place)
-                if is_main and place != own:
-                    _write_on(logger)
+                if is_main and (place != own or step is not None):
+                    _write_on(logger, step)
 
 
 def can_take_over(loggers: Sequence[Any]) -> bool:  # Any: Lightning's loggers
@@ -46,14 +54,18 @@ def can_take_over(loggers: Sequence[Any]) -> bool:  # Any: Lightning's loggers
 def take_over(loggers: Sequence[Any]) -> None:  # Any: Lightning's loggers
     """Write where the former main worker wrote."""
     for logger in loggers:
-        _write_on(logger)
+        _write_on(logger, None)
 
 
-def _write_on(logger: Any) -> None:  # Any: Lightning's logger
+def _write_on(logger: Any, step: int | None) -> None:  # Any: Lightning's logger
     """Have what it opened, in another place or never, opened where its place now is. MLflow's goes by its run's id alone."""
     if isinstance(logger, CSVLogger):
         logger._experiment = ContinuingWriter(log_dir=logger.log_dir)
+        if step is not None:
+            logger._experiment.drop_from(step)
     elif isinstance(logger, TensorBoardLogger):
+        if step is not None:
+            logger._kwargs["purge_step"] = step  # readers leave out what was written before from that step on
         if logger._experiment is not None:
             logger._experiment.close()
         logger._experiment = None
@@ -71,3 +83,17 @@ class ContinuingWriter(ExperimentWriter):
         if whole != text:
             path.write_bytes(whole)  # whoever wrote it was killed within a line
         self.metrics_keys = next(csv.reader(whole.decode().splitlines()), [])
+
+    def drop_from(self, step: int) -> None:
+        """Leave out the rows of `step` and of those after it: a killed run had gone beyond its checkpoint."""
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if not row["step"] or int(row["step"]) < step]
+        aside = path.with_name(path.name + ".aside")
+        with aside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(kept)
+        aside.replace(path)

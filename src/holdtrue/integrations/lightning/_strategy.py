@@ -18,9 +18,10 @@ from holdtrue.plan import NumericsLevel
 from holdtrue.run import Run, Step
 
 from ._loader import StepLoader
-from ._loggers import can_take_over, share_places, take_over
+from ._loggers import can_take_over, keep_first_log, share_places, take_over
 from ._optimization import PassOptimization
 from ._record import LoopRecord
+from ._trial import find_saved, keep_apart, place_saved
 
 
 class VirtualNodeStrategy(SingleDeviceStrategy):
@@ -73,10 +74,15 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
     # ---- this worker's place ----
 
     def setup_environment(self) -> None:
-        """Join the job, and let one worker speak for it."""
+        """Join the job, and let one worker speak for it: none in a run of `holdtrue verify`."""
         self._root_device = self.run.device
-        self.global_rank = self.local_rank = 0 if self.run.is_main else 1
+        self.global_rank = self.local_rank = 0 if self.is_global_zero else 1
         rank_zero_only.rank = self.global_rank
+        trainer = self.lightning_module.trainer
+        if self.run.is_trial:
+            keep_apart(trainer, self.run)
+        if self.is_global_zero and self.run.resumed_step is not None:
+            keep_first_log(trainer.loggers, self.run.resumed_step)
         super().setup_environment()
 
     @property
@@ -159,7 +165,8 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         Blocks:
             Until all workers know where each logger writes, at most the group's time-out for each.
         """
-        share_places(self.lightning_module.trainer.loggers, self.run.share, is_main=self.is_global_zero)
+        loggers = self.lightning_module.trainer.loggers
+        share_places(loggers, self.run.share, is_main=self.is_global_zero, step=self.run.resumed_step)
         self.run.prepare(self.lightning_module, *self.optimizers)
         for i, config in enumerate(self.lr_scheduler_configs):
             self.run.register(f"scheduler-{i}", config.scheduler)  # Lightning steps it
@@ -170,6 +177,27 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         """The last step is done: close it, on all workers."""
         if self._loader is not None:
             self._loader.finish()
+
+    # ---- files ----
+
+    def save_checkpoint(self, checkpoint: Any, filepath: Any, storage_options: Any = None) -> None:
+        """Once for the job; in a run of `holdtrue verify` into its own folder."""
+        if not self.run.is_trial:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+        elif self.run.is_main:
+            path = place_saved(self.run, filepath)
+            self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
+
+    def remove_checkpoint(self, filepath: Any) -> None:
+        """Once for the job; in a run of `holdtrue verify` of its own files."""
+        if not self.run.is_trial:
+            super().remove_checkpoint(filepath)
+        elif self.run.is_main:
+            self.checkpoint_io.remove_checkpoint(place_saved(self.run, filepath))
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
+        """As Lightning; what a run of `holdtrue verify` saved is where it saved it."""
+        return super().load_checkpoint(find_saved(self.run, checkpoint_path), weights_only)
 
     # ---- a step ----
 
@@ -192,7 +220,18 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         result = self.precision_plugin._wrap_closure(model or self.lightning_module, optimizer, closure)
         step.update(optimizer)
         self.follow_main()
+        if self.run.is_ending:
+            self._end_fit(step.index + 1)
         return result
+
+    def _end_fit(self, steps: int) -> None:
+        """No step follows: `run.stop` was called, or `holdtrue verify` has seen enough."""
+        trainer = self.lightning_module.trainer
+        trainer.fit_loop.epoch_loop.max_steps = steps
+        if self.run.is_trial:
+            trainer.should_stop = (
+                True  # with a validation: what the script does next may want a best checkpoint
+            )
 
     def _taken_step(self) -> Step:
         step = self.taken
@@ -226,6 +265,11 @@ def _check(trainer: pl.Trainer, strategy: VirtualNodeStrategy) -> None:
             is_overridden("on_before_batch_transfer", module),
             f"{type(module).__name__} overrides on_before_batch_transfer, which gets whole steps here",
             "Do the same in on_after_batch_transfer or in the collate function",
+        ),
+        (
+            getattr(trainer, "_val_check_time_interval", None) is not None,
+            "val_check_interval is a time; workers' clocks would have them validate, and so save and stop, after unlike steps",
+            "Give it as a number of batches or a part of an epoch",
         ),
     )
     for is_wrong, what, way_out in rules:

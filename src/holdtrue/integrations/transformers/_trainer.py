@@ -63,11 +63,11 @@ class VirtualNodeTrainer(_Base):
     # ---- who speaks ----
 
     def is_world_process_zero(self) -> bool:
-        """Whether this worker speaks for the job."""
-        return self.run.is_main
+        """Whether this worker speaks for the job: writes files and logs. None does in a run of `holdtrue verify`."""
+        return self.run.is_main and not self.run.is_trial
 
     def is_local_process_zero(self) -> bool:
-        """As `is_world_process_zero`: a job has one main worker."""
+        """Whether this worker prints for the job: a job has one main worker."""
         return self.run.is_main
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -190,7 +190,8 @@ class VirtualNodeTrainer(_Base):
         self.optimizer.register_step_post_hook(lambda *_: self._after_update())
 
     def _refresh_handler(self) -> None:
-        self.state.is_world_process_zero = self.state.is_local_process_zero = self.run.is_main
+        self.state.is_world_process_zero = self.is_world_process_zero()
+        self.state.is_local_process_zero = self.is_local_process_zero()
         if self.state.global_step > self._initial_global_step:
             self._initial_global_step = 0  # the run goes on, and its loss counts from the beginning
 

@@ -4,12 +4,12 @@ in:  an application of FastAPI, a configuration of uvicorn
 out: bodies that are strict, refusals that are sentences, connections that cannot be held open by silence
 
     add_refusals(app)               a body or a path that is refused is answered {"error": a sentence}
-    Config(http=BoundedProtocol)    silent connections end
+    Config(http=bounded())          silent connections end
     QuietServer(config).serve()     signals are the caller's
 """
 
-from ._idle import BoundedProtocol
+from ._connections import bounded
 from ._quiet import QuietServer
 from ._refusals import Body, Refusal, add_refusals
 
-__all__ = ["Body", "BoundedProtocol", "QuietServer", "Refusal", "add_refusals"]
+__all__ = ["Body", "QuietServer", "Refusal", "add_refusals", "bounded"]
