@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from holdtrue.errors import MappingError
-from holdtrue.plan import divide_batch
 from holdtrue.units import format_ids, parse_ids
 
 
@@ -71,18 +70,19 @@ class Mapping:
 
 
 def even_mapping(virtual_nodes: int, world_size: int) -> Mapping:
-    """Contiguous blocks of near-equal size, in rank order; workers beyond V are standbys.
+    """Contiguous blocks of near-equal size, in rank order, the larger ones first; workers beyond V are standbys.
+
+    The tree of additions has its larger part first too: so two workers send one sum each, whatever V is, where it can be.
 
     >>> str(even_mapping(7, 2)), str(even_mapping(2, 3))
-    ('0-2/3-6', '0/1/none')
+    ('0-3/4-6', '0/1/none')
     """
     workers = min(virtual_nodes, world_size)
     if workers < 1:
         raise MappingError(
             f"world_size is {world_size}; a mapping needs at least 1 worker. Pass world_size=1 or more."
         )
-    blocks = tuple(tuple(range(a, b)) for a, b in divide_batch(virtual_nodes, workers))
-    return Mapping(virtual_nodes, blocks + ((),) * (world_size - workers))
+    return proportional_mapping(virtual_nodes, (1,) * workers + (0,) * (world_size - workers))
 
 
 def proportional_mapping(virtual_nodes: int, shares: Sequence[int]) -> Mapping:
