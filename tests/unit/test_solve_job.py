@@ -60,7 +60,7 @@ def test_a_device_of_another_model_takes_nobodys_place() -> None:
         device("h100", name="H100", type="cuda"), device("a100", name="A100", type="cuda"),
         places="h100=cuda:0 a100=cuda:1 h100=cuda:2",
     )  # fmt: skip
-    new = Standing(number=3, device="cuda:1", model="A100", host="far")
+    new = Standing(number=3, device="cuda:1", model="A100", place="far/cuda:1")
     assert found.kinds_of([new]) == ("a100",)
     named = Standing(number=4, device="cuda:2", model="H100")
     assert found.kinds_of([named, new]) == ("h100", "a100")
@@ -86,9 +86,9 @@ def test_workers_of_one_kind_are_one_kind_wherever_they_stand() -> None:
 def test_workers_that_share_a_gpu_of_one_host_have_a_part_of_its_time_and_memory() -> None:
     found = job(device("x", memory=4400, type="cuda"), places="x=cuda:0 x=cuda:0")
     workers = [
-        Standing(number=0, device="cuda:0", host="a"),
-        Standing(number=1, device="cuda:0", host="a"),
-        Standing(number=2, device="cuda:0", host="b"),
+        Standing(number=0, device="cuda:0", place="a/cuda:0"),
+        Standing(number=1, device="cuda:0", place="a/cuda:0"),
+        Standing(number=2, device="cuda:0", place="b/cuda:0"),
     ]
     costs = found.costs_of(workers, PLAN)
     shared, whole = costs.kinds

@@ -368,6 +368,7 @@ class ElasticGroup(Group):
             held=self._held,
             ordered_by=str(self.ordered_by) if self.ordered_by else "",
             model=self._limits.own_model if self._limits is not None else "",
+            place=self._limits.own_place if self._limits is not None else "",
         )
 
     def _hand_over(self, inner: Group, heads: Sequence[Head]) -> list[bytes] | None:
@@ -415,7 +416,8 @@ class ElasticGroup(Group):
         wanted = self._mapping_of(view)
         if self._limits is None:
             return wanted
-        self.costs = self._limits.costs_of(view, [head.model for head in heads])
+        self._remarks.clear()  # of a view that was not formed
+        self.costs = self._limits.costs_of(view, heads)
         if keeps_limits(wanted, self.costs):
             return wanted
         own = str(choose_fitting(wanted, self.costs)).encode() if inner.rank == 0 else b""

@@ -22,15 +22,19 @@ class Head:
     ordered_by: str
     """Text of the mapping from which an order takes its shape where it depends on one."""
     model: str
-    """Full name of its device, where limits of memory depend on it."""
+    """Full name of its device's model, where limits of memory depend on it."""
+    place: str
+    """Its device, told from those of all others."""
 
     def encode(self) -> bytes:
         held = {str(worker): format_ids(ids) for worker, ids in self.held.items()}
-        return json.dumps([self.done, self.step, self.mapped_at, held, self.ordered_by, self.model]).encode()
+        return json.dumps(
+            [self.done, self.step, self.mapped_at, held, self.ordered_by, self.model, self.place]
+        ).encode()
 
     @classmethod
     def decode(cls, message: bytes) -> "Head":
-        done, step, mapped_at, held, ordered_by, model = json.loads(message)
+        done, step, mapped_at, held, ordered_by, model, place = json.loads(message)
         return cls(
             done=done,
             step=step,
@@ -38,6 +42,7 @@ class Head:
             held={int(worker): parse_ids(ids) for worker, ids in held.items()},
             ordered_by=ordered_by,
             model=model,
+            place=place,
         )
 
 

@@ -319,6 +319,15 @@ def _own_address(host: str) -> str:
         return str(probe.getsockname()[0])
 
 
+def _limits(settings: Settings, plan: Plan, device: torch.device) -> Limits | None:
+    """Limits of memory, if the job has costs."""
+    if not settings.costs:
+        return None
+    return Limits(
+        settings.costs, plan, own_model=name_model(device), own_place=name_device(device, os.environ)
+    )
+
+
 def connect(membership: Membership, plan: Plan, device: torch.device, settings: Settings) -> Group:
     """The group of this worker; where the membership is fixed, blocks until all workers have joined, at most the
     time-out. An elastic group has no members yet."""
@@ -333,6 +342,6 @@ def connect(membership: Membership, plan: Plan, device: torch.device, settings: 
             virtual_nodes=plan.virtual_nodes,
             device=device,
             timeout_s=(worker.group_timeout_s if worker else None) or settings.timeout_s,
-            limits=Limits(settings.costs, plan, own_model=name_model(device)) if settings.costs else None,
+            limits=_limits(settings, plan, device),
         )
     return membership.connect(device, settings) if membership.connect else AloneGroup(device)

@@ -8,6 +8,8 @@ from holdtrue.mapping import Mapping, even_mapping
 from holdtrue.plan import Plan
 from holdtrue.solve import Costs, JobCosts, Standing, best_mapping, can_hold, has_room, parse_job_costs
 
+from ._head import Head
+
 
 @final
 class Limits:
@@ -16,23 +18,24 @@ class Limits:
     Args:
         costs: The setting.
         plan: The job's.
-        own_model: Full name of this worker's device.
+        own_model: Full name of the model of this worker's device.
+        own_place: That device, told from those of other workers.
     """
 
-    def __init__(self, costs: str, plan: Plan, *, own_model: str) -> None:
+    def __init__(self, costs: str, plan: Plan, *, own_model: str, own_place: str) -> None:
         self._job: JobCosts = parse_job_costs(costs)
-        self._plan, self.own_model = plan, own_model
+        self._plan, self.own_model, self.own_place = plan, own_model, own_place
 
-    def costs_of(self, view: View, models: Sequence[str]) -> Costs:
+    def costs_of(self, view: View, heads: Sequence[Head]) -> Costs:
         """The costs of a view's members, by rank.
 
         Args:
             view: The members.
-            models: Full name of each one's device, by rank.
+            heads: What they said of their devices, by rank.
         """
         standing = [
-            Standing(number=member.worker, device=member.device, host=member.host, model=model)
-            for member, model in zip(view.members, models, strict=True)
+            Standing(number=member.worker, device=member.device, model=head.model, place=head.place)
+            for member, head in zip(view.members, heads, strict=True)
         ]
         return self._job.costs_of(standing, self._plan)
 
@@ -40,12 +43,12 @@ class Limits:
 def choose_fitting(wanted: Mapping, costs: Costs) -> Mapping:
     """The mapping that is wanted, or the even one where that breaks a limit of memory, or else the solver's.
 
-    Where no mapping keeps the limits it is the wanted one: see `keeps_limits`.
+    Where no mapping keeps the limits it is the even one: see `keeps_limits`.
     """
     if can_hold(costs, wanted):
         return wanted
     even = even_mapping(wanted.virtual_nodes, wanted.world_size)
-    return even if can_hold(costs, even) else best_mapping(costs) or wanted
+    return even if can_hold(costs, even) else best_mapping(costs) or even
 
 
 def keeps_limits(mapping: Mapping, costs: Costs | None) -> bool:

@@ -8,6 +8,7 @@ What is left open by an even mapping, memory, is whole numbers here: every worke
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
@@ -44,8 +45,8 @@ class Standing:
     """`cpu`, `cuda:1`."""
     model: str = ""
     """Full name of the device; empty if unknown."""
-    host: str = ""
-    """Its machine: workers on one GPU of a machine share that."""
+    place: str = ""
+    """Which device of which machine it is: workers of one GPU share it, and each may call it `cuda:0`. By default `device`."""
 
     @property
     def type(self) -> str:
@@ -106,14 +107,11 @@ class JobCosts:
         limits = dict(self.memory_bytes)
         devices = {device.kind: device for device in self.profile.devices}
         kinds: list[str] = []
+        shares = Counter(worker.place or worker.device for worker in workers)
         for worker, kind in zip(workers, self.kinds_of(workers), strict=True):
             if kind == UNKNOWN:
                 devices.setdefault(UNKNOWN, _without_memory(self.profile.devices[0]))
-            share = (
-                sum((w.host, w.device) == (worker.host, worker.device) for w in workers)
-                if worker.type == "cuda"
-                else 1
-            )
+            share = shares[worker.place or worker.device] if worker.type == "cuda" else 1
             name = kind if share == 1 else f"{kind}.shared-{share}"
             if name not in devices:
                 devices[name] = share_device(devices[kind], share, name)
