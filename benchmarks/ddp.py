@@ -104,6 +104,8 @@ def work(
                 next(loops[kind])
             seconds[kind].append((time.perf_counter() - started) / steps)
     results.put((rank, seconds))
+    results.close()
+    results.join_thread()  # a thread sends it, which the exit below would end
     dist.barrier()
     os._exit(0)
 

@@ -178,3 +178,33 @@ def test_a_worker_that_ends_after_the_main_one_prints_nothing_again(
     home.turn_until(lambda: home.crew.workers[1].is_reaped, "the end of the other")
     os.close(go)
     assert home.observer.output == b"accuracy 0.9\n"
+
+
+LAST_WORDS = f"""
+import sys; sys.path.append({str(Path(__file__).parent)!r})
+from fake_worker import *
+if worker.worker:
+    os.read(os.open("go", os.O_RDONLY), 1)
+else:
+    print("last words", flush=True)
+"""
+
+
+def test_what_the_main_worker_printed_last_is_shown_though_its_end_is_heard_of_first(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home.folder)
+    monkeypatch.setattr(home, "on_end", lambda: home.crew.hand_over())
+    os.mkfifo("go")
+    (home.folder / "train.py").write_text(LAST_WORDS)
+    home.start(0)
+    home.start(1)
+    main = home.crew.workers[0]
+    os.waitid(os.P_PID, main.process.pid, os.WEXITED | os.WNOWAIT)
+    home.crew._see_end(main, home.crew._pidfds[0])  # as where the selector names it before the pipe
+    assert home.observer.output == b"last words\n"
+    assert home.crew._main == 1
+    go = os.open("go", os.O_RDWR)
+    os.write(go, b"!")
+    home.turn_until(lambda: home.crew.workers[1].is_reaped, "the end of the other")
+    os.close(go)

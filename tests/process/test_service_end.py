@@ -27,11 +27,12 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def test_a_scheduler_that_gets_sigterm_leaves_no_token_and_no_address(tmp_path: Path) -> None:
     folder = tmp_path / "cluster"
     place = Place(folder=folder)
-    command = [sys.executable, "-m", "holdtrue.scheduler", str(folder), "cpu:1", "", "", ""]
+    command = [sys.executable, "-m", "holdtrue.scheduler", str(folder), "cpu:1", "", "", "", ""]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment(), stderr=log)
     try:
-        wait_until(lambda: read_address(place) is not None)
+        wait_until(lambda: read_address(place) is not None or process.poll() is not None)
+        assert process.poll() is None, (tmp_path / "log").read_text()
         ClusterClient(folder).queue()  # it serves
         left = {path.name for path in folder.iterdir()}
         process.send_signal(signal.SIGTERM)

@@ -32,6 +32,10 @@ from ._output import read_tail
 from ._worker import Worker
 
 TICK_S = 0.25
+OUTPUT_BYTES = 65536
+"""Bytes of one read of a worker's output: what a pipe holds."""
+LAST_READS = 16
+"""Reads of an ended worker's output before its end counts; a process that it left behind may go on for ever."""
 _MAIN_REPORTS = (StartedReport, StepReport, LogReport, CheckpointReport)
 """Only the main worker sends these; it may be another one after a change of membership."""
 
@@ -194,20 +198,33 @@ class Crew:
         ):
             self._reports[type(report)] = report
 
-    def _read_output(self, worker: Worker, fd: int, stream: Stream) -> None:
+    def _read_output(self, worker: Worker, fd: int, stream: Stream) -> bool:
+        """Read what is there, once; False if there is nothing."""
         try:
-            data = os.read(fd, 65536)
+            data = os.read(fd, OUTPUT_BYTES)
         except BlockingIOError:
-            return
+            return False
         if not data:
             self._selector.unregister(fd)
-            return
+            return False
         worker.log.write(data)
         if stream == "stderr":
             data = worker.hold.pass_through(
                 data, now_s=time.monotonic(), has_failed=worker.failure is not None
             )
         self._show(worker, stream, data)
+        return True
+
+    def _read_last_output(self, worker: Worker) -> None:
+        """What an ended worker had printed: once another one is shown, it would be shown no more."""
+        streams: tuple[tuple[int, Stream], ...] = (
+            (worker.pipes.stdout, "stdout"),
+            (worker.pipes.stderr, "stderr"),
+        )
+        for fd, stream in streams:
+            for _ in range(LAST_READS):
+                if fd not in self._selector.get_map() or not self._read_output(worker, fd, stream):
+                    break
 
     def _show(self, worker: Worker, stream: Stream, data: bytes) -> None:
         if data and worker.number == self._main:
@@ -219,6 +236,7 @@ class Crew:
         end = worker.see_end()
         if end is None:
             return
+        self._read_last_output(worker)
         self._selector.unregister(pidfd)
         os.close(self._pidfds.pop(worker.number))
         self._remains[worker.number] = Remains(ended_s=time.monotonic())

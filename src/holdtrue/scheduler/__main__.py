@@ -1,4 +1,4 @@
-"""The scheduler's process: `python -m holdtrue.scheduler FOLDER DEVICES QUEUES POLICY ENGINE`."""
+"""The scheduler's process: `python -m holdtrue.scheduler FOLDER DEVICES QUEUES POLICY ENGINE MEMORY`."""
 
 import sys
 
