@@ -87,7 +87,7 @@ class Crew:
 
     # --- the loop ---------------------------------------------------------------------------------
 
-    def watch(self, fd: int, act: Callable[[], None], order: int = 1) -> None:
+    def watch(self, fd: int, act: Callable[[], object], order: int = 1) -> None:
         """Call `act` in each turn in which `fd` can be read; lower orders first."""
         self._selector.register(fd, selectors.EVENT_READ, (order, act))
 
