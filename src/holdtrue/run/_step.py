@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,16 @@ class Step:
                 f"a loop over the passes of step {self._index} began while another was open; every pass must run once. "
                 f"Let the first loop come to its end."
             )
-        return self._passes()
+        return self._guarded_passes()
+
+    def _guarded_passes(self) -> Iterator[Any]:
+        """The passes; however the loop over them is left, the user's random streams are the user's again."""
+        try:
+            yield from self._passes()
+        except BaseException:  # a break too, which closes the generator
+            if not sys.is_finalizing():
+                self._core.engine.streams.restore()
+            raise
 
     def _passes(self) -> Iterator[Any]:
         engine, feed = self._core.engine, self._core.feed
