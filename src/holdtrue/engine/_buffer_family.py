@@ -111,6 +111,27 @@ class Family:
         if keep:
             self.start.copy_(self.flat(is_regular=True))
 
+    def put_back(self) -> None:
+        """Give every member the value of the start."""
+        if self.cells is None or self.start_bits is None or not self.start_bits.size:
+            write_unlike(self.tensors, self.start_views)
+        else:
+            self.write_cells(self.cells, self.start_bits, [False] * len(self.cells))
+
+    def write_cells(self, cells: Sequence[memoryview], flat: Bits, are_unlike: Sequence[bool]) -> None:
+        """Copy values of all members into their memory, but not where they are there: a constant may be read-only.
+
+        Args:
+            cells: The memory.
+            flat: The values, one axis.
+            are_unlike: Members that are known to have been written.
+        """
+        values, size = flat.data.cast("B"), self.start.element_size()
+        for cell, (a, b), is_unlike in zip(cells, self.bounds, are_unlike, strict=True):
+            value = values[a * size : b * size]
+            if is_unlike or bytes(cell) != bytes(value):
+                cell[:] = value
+
     def move_start(self, flat: torch.Tensor) -> None:
         """Keep the start in `flat` from here on, which holds it."""
         self.start = flat
@@ -309,9 +330,4 @@ def _settle_cells(
                 if not is_unlike:
                     mean[a:b] = new[a:b]
         new = mean
-    values = np.ascontiguousarray(new).data.cast("B")
-    size = family.start.element_size()
-    for cell, (a, b), is_unlike in zip(cells, family.bounds, unlike, strict=True):
-        value = values[a * size : b * size]
-        if is_unlike or bytes(cell) != bytes(value):  # a constant may lie in read-only memory
-            cell[:] = value
+    family.write_cells(cells, np.ascontiguousarray(new), unlike)

@@ -27,7 +27,6 @@ from ._buffer_family import (
     bits_of,
     fingerprint_of,
     settle_family,
-    write_unlike,
 )
 from ._buffer_places import (
     Place,
@@ -217,7 +216,7 @@ class BufferBook:
                     for member in family.members:
                         member.place.hang_back()
                 if not is_regular or family.changed is not None:
-                    write_unlike(family.tensors, family.start_views)
+                    family.put_back()
             return leaves
 
     def _take_family(
@@ -263,8 +262,11 @@ class BufferBook:
             NumericsError: a buffer is gone.
         """
         for path, module in self._watch.modules:
-            places, buffers = self._places[id(module._buffers)], module._buffers
-            for key in sorted({*places, *buffers}):
+            is_known = (
+                id(module._buffers) in self._places
+            )  # else it was given another dictionary: for the next walk
+            places, buffers = self._places.get(id(module._buffers), {}), module._buffers
+            for key in sorted({*places, *buffers}) if is_known else ():
                 place, tensor = places.get(key), buffers.get(key)
                 name = ".".join(filter(None, (path, key)))
                 if place is not None and tensor is None:
@@ -293,7 +295,7 @@ class BufferBook:
     def undo(self) -> None:
         """Give every buffer the value that it had at the start of the round."""
         for family in self._families:
-            write_unlike(family.tensors, family.start_views)
+            family.put_back()
 
     @property
     def has_families(self) -> bool:

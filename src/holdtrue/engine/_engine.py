@@ -112,7 +112,7 @@ class Engine:
             return
         self._models.walk()
         named = [(n, p) for n, p in self.state.named_parameters() if p.requires_grad]
-        kinds = [(id(p), p.dtype, p.shape, p.device) for _, p in named]
+        kinds: list[tuple[object, ...]] = [(id(p), p.dtype, p.shape, p.device) for _, p in named]
         if not self._taker.parameters or kinds != self._kinds:
             self._kinds = kinds
             self._taker = GradientTaker(named)
