@@ -262,11 +262,10 @@ class BufferBook:
             NumericsError: a buffer is gone.
         """
         for path, module in self._watch.modules:
-            is_known = (
-                id(module._buffers) in self._places
-            )  # else it was given another dictionary: for the next walk
             places, buffers = self._places.get(id(module._buffers), {}), module._buffers
-            for key in sorted({*places, *buffers}) if is_known else ():
+            for key in (
+                sorted({*places, *buffers}) if id(buffers) in self._places else ()
+            ):  # else for the next walk
                 place, tensor = places.get(key), buffers.get(key)
                 name = ".".join(filter(None, (path, key)))
                 if place is not None and tensor is None:
