@@ -262,10 +262,9 @@ class BufferBook:
             NumericsError: a buffer is gone.
         """
         for path, module in self._watch.modules:
-            places, buffers = self._places.get(id(module._buffers), {}), module._buffers
-            for key in (
-                sorted({*places, *buffers}) if id(buffers) in self._places else ()
-            ):  # else for the next walk
+            buffers = module._buffers if id(module._buffers) in self._places else {}  # else for the next walk
+            places = self._places.get(id(module._buffers), {})
+            for key in sorted({*places, *buffers}):
                 place, tensor = places.get(key), buffers.get(key)
                 name = ".".join(filter(None, (path, key)))
                 if place is not None and tensor is None:
