@@ -1,12 +1,14 @@
 """The host's random streams."""
 
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from holdtrue.data import (
     _stream_memory,
@@ -17,6 +19,7 @@ from holdtrue.data import (
     torch_state_of,
 )
 from holdtrue.data._stream_memory import stream_memory
+from holdtrue.numerics import close_initial, open_initial
 from holdtrue.plan import stream_key
 
 KEY = 0x123456789ABCDEF0
@@ -221,3 +224,46 @@ def test_the_trial_does_not_depend_on_torchs_defaults() -> None:
             assert stream_memory.__wrapped__() is not None
         finally:
             torch.set_default_dtype(torch.float32)
+
+
+def test_the_trial_is_torchs_own_at_level_portable_too() -> None:
+    open_initial()
+    try:
+        assert stream_memory.__wrapped__() is not None
+        with _RefusingFunctions():
+            assert stream_memory.__wrapped__() is not None
+    finally:
+        close_initial()
+
+
+class _RefusingFunctions(TorchFunctionMode):
+    """Stands for a mode of the user's."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"{func} was asked of the mode")
+
+
+def test_the_trial_refuses_a_state_without_a_normal_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = _stream_memory._draw_samples
+    monkeypatch.setattr(_stream_memory, "_draw_samples", lambda generator, count: own(generator, 16))
+    assert _stream_memory._torch_place() is None
+
+
+def test_another_thread_does_not_come_between_seeding_and_reading() -> None:
+    memory = stream_memory.__wrapped__()
+    assert memory is not None
+    expected = memory.python_image(0)
+    memory.scratch.generator.seed(0)
+    thread = threading.Thread(target=memory.python_image, args=(1,))
+    thread.start()
+    thread.join(10)
+    assert memory.scratch.state is not None
+    assert memory.scratch.state.tobytes() == expected
+
+
+def test_no_byte_behind_torchs_generator_is_copied() -> None:
+    """624 words, 4 bytes to the next multiple of 8, a float and a double with a flag each: the end of CPUGeneratorImpl."""
+    place = _stream_memory._torch_place()
+    assert place is not None
+    start, stop, _ = place
+    assert stop - start <= 20 + 4 * 624 + 4 + 8 + 16

@@ -139,3 +139,57 @@ def test_gradients_that_come_in_parts_after_the_watched_passes_of_the_first_roun
             run_in_process(train_unlike)
     else:
         run_in_process(train_unlike)
+
+
+class Joined(nn.Module):
+    """A weight made of two parameters, whose gradients are views of one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.ones(2, 6)), nn.Parameter(torch.zeros(1, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x @ torch.cat([self.a, self.b]).T)
+
+
+def test_gradients_that_are_views_of_one_tensor_keep_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_joined() -> list[str]:
+        run = ht.init(virtual_nodes=7, global_batch_size=14, seed=1)
+        model = Joined()
+        run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        digests = []
+        for step in run.steps(TensorDataset(X)):
+            for (x,) in step:
+                step.backward(model(x).square().mean())
+            step.update()
+            digests.append(run.digest("weights"))
+        return digests
+
+    (alone,) = run_in_process(train_joined)
+    assert run_in_process(train_joined, workers=2) == [alone, alone]
+    monkeypatch.setenv("HOLDTRUE_OVERLAP", "0")
+    assert run_in_process(train_joined) == [alone]
+
+
+def test_a_model_that_is_converted_between_steps_has_the_same_bits_on_every_mapping() -> None:
+    def train_converted(how: str) -> list[str]:
+        run = ht.init(virtual_nodes=7, global_batch_size=14, seed=1)
+        torch.manual_seed(0)
+        model = nn.Linear(6, 3)
+        run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        digests = []
+        for step in run.steps(TensorDataset(X)):
+            if step.index == 2:
+                model.to(dtype={"bfloat16": torch.bfloat16, "float64": torch.float64}[how])
+            for (x,) in step:
+                step.backward(model(x.to(model.weight.dtype)).float().square().mean())
+            assert model.weight.grad is not None
+            assert model.weight.grad.dtype == model.weight.dtype
+            step.update()
+            digests.append(run.digest("weights"))
+        return digests
+
+    for how in ("bfloat16", "float64"):
+        (alone,) = run_in_process(lambda how=how: train_converted(how))
+        for mapping in ("0-2/3-6", "0,2,4,6/1,3,5"):
+            assert run_in_process(lambda how=how: train_converted(how), mapping=mapping) == [alone, alone]

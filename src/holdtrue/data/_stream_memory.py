@@ -15,19 +15,21 @@ import platform
 import random
 import struct
 import sys
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 WORDS = 624
 _WORD_BYTES = 4 * WORDS
 _SEED_BYTES = 20
 """What torch keeps before the words: seed, left, seeded, next."""
 
-_SAMPLE_BYTES = 32
-"""Room behind the words for samples kept back: a float and a double, each with a flag, aligned."""
+_SAMPLE_BYTES = 28
+"""Behind the words up to the end of the object: samples kept back, a float and a double, each with a flag, aligned."""
 
 NO_WORD_LEFT = WORDS.to_bytes(4, sys.byteorder)
 """A position of MT19937 at which the next draw makes new words, as after seeding."""
@@ -47,10 +49,8 @@ class StreamMemory:
     """Position and words of Python's `random`, without the sample kept back."""
     python: random.Random
     """The generator itself, for the sample kept back."""
-    scratch: random.Random
-    """A generator of ours, to be seeded."""
-    scratch_state: memoryview
-    """Its position and words."""
+    scratch: "_Scratch"
+    """A generator of ours for each thread, to be seeded."""
     numpy_gauss: memoryview
     """Whether NumPy's global generator keeps a normal sample back, and which."""
 
@@ -60,8 +60,9 @@ class StreamMemory:
 
     def python_image(self, key: int) -> bytes:
         """What `python_state` is after `random.seed(key)`."""
-        self.scratch.seed(key)
-        return self.scratch_state.tobytes()
+        self.scratch.generator.seed(key)
+        assert self.scratch.state is not None, "one thread's is laid out as another's"
+        return self.scratch.state.tobytes()
 
     def read_python_gauss(self) -> float | None:
         """The normal sample that Python's `random` keeps back."""
@@ -82,6 +83,15 @@ class StreamMemory:
         self.numpy_gauss[:] = NO_GAUSS if sample is None else _CACHED.pack(1, sample)
 
 
+class _Scratch(threading.local):
+    """A generator that is seeded and read by one thread: between the two another may run."""
+
+    def __init__(self) -> None:
+        self.generator = random.Random(1)
+        self.state = _python_state(self.generator)
+        """Its position and words."""
+
+
 _SEEDED = struct.pack("<iII", 1, 1, 0)  # left = 1: the first draw makes the next words, as after manual_seed
 NO_GAUSS = _CACHED.pack(0, 0.0)
 
@@ -95,14 +105,19 @@ def stream_memory() -> StreamMemory | None:
         or not sys.platform.startswith("linux")
     ):
         return None
-    scratch = random.Random(1)
-    scratch_state = _python_state(scratch)
+    # As torch is by itself: at level portable the mode that init opened would make other normal samples, and keep none back.
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        return _stream_memory()
+
+
+def _stream_memory() -> StreamMemory | None:
+    scratch = _Scratch()
     python_state = _python_state(random._inst)  # where the module's functions draw from
     torch_place = _torch_place()
     gauss_offset = _gauss_offset()
     own = np.random.mtrand._rand  # where NumPy's functions draw from
     if (
-        scratch_state is None
+        scratch.state is None
         or python_state is None
         or torch_place is None
         or gauss_offset is None
@@ -116,7 +131,6 @@ def stream_memory() -> StreamMemory | None:
         python_state=python_state,
         python=random._inst,
         scratch=scratch,
-        scratch_state=scratch_state,
         numpy_gauss=_bytes_at(id(own) + gauss_offset, _CACHED.size),
     )
     return found if _is_true(found) else None
@@ -196,8 +210,11 @@ def _torch_place() -> tuple[int, int, bytes] | None:
         if not _are_alike(ours, theirs):
             return None
     for draw in (1, 3, 624):  # states with samples kept back travel too
+        ours.set_state(state)
         _draw_samples(ours, draw)
         kept = ours.get_state()
+        if draw < 16 and not kept[_KEPT]:
+            return None  # nothing is shown by a state without one
         image = ctypes.string_at(_address(ours) + start, stop - start)
         _draw_samples(theirs, 2)
         _bytes_at(_address(theirs) + start, stop - start)[:] = image
@@ -205,6 +222,10 @@ def _torch_place() -> tuple[int, int, bytes] | None:
         if not torch.equal(kept, theirs.get_state()) or not _are_alike(ours, theirs):
             return None
     return start, stop, rest
+
+
+_KEPT = 5040
+"""Flag of the normal sample kept back, in what `get_state` gives; 16 samples or more are made at once, and leave none."""
 
 
 def _draw_samples(generator: torch.Generator, count: int) -> None:

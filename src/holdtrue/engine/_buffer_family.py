@@ -3,11 +3,14 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from ._buffer_places import Place
 
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer dtype by item size: values are compared as bits, so that NaN equals itself."""
@@ -35,8 +38,7 @@ class Tracked:
     """One buffer, by where it hangs."""
 
     name: str
-    owner: dict[str, torch.Tensor | None]
-    key: str
+    place: Place
     tensor: torch.Tensor
     flat: torch.Tensor
     """The tensor as one axis; a view of it where it is contiguous."""
@@ -109,6 +111,27 @@ class Family:
         if keep:
             self.start.copy_(self.flat(is_regular=True))
 
+    def put_back(self) -> None:
+        """Give every member the value of the start."""
+        if self.cells is None or self.start_bits is None or not self.start_bits.size:
+            write_unlike(self.tensors, self.start_views)
+        else:
+            self.write_cells(self.cells, self.start_bits, [False] * len(self.cells))
+
+    def write_cells(self, cells: Sequence[memoryview], flat: Bits, are_unlike: Sequence[bool]) -> None:
+        """Copy values of all members into their memory, but not where they are there: a constant may be read-only.
+
+        Args:
+            cells: The memory.
+            flat: The values, one axis.
+            are_unlike: Members that are known to have been written.
+        """
+        values, size = flat.data.cast("B"), self.start.element_size()
+        for cell, (a, b), is_unlike in zip(cells, self.bounds, are_unlike, strict=True):
+            value = values[a * size : b * size]
+            if is_unlike or bytes(cell) != bytes(value):
+                cell[:] = value
+
     def move_start(self, flat: torch.Tensor) -> None:
         """Keep the start in `flat` from here on, which holds it."""
         self.start = flat
@@ -132,9 +155,9 @@ class Family:
             return torch.cat(self.views)
         values = []
         for m in self.members:
-            now = m.owner[m.key]
+            now = m.place.owner[m.place.key]
             assert now is not None, f"buffer {m.name} is tracked and gone"
-            values.append(m.flat if now is m.tensor and m.is_view else now.reshape(-1))
+            values.append(m.flat if m.is_view and m.place.is_untouched() else now.reshape(-1))
         return torch.cat(values)
 
     def compare(self, flat: torch.Tensor, virtual_node: int) -> None:
@@ -242,7 +265,18 @@ def _print(kind: bytes, data: bytes) -> str:
     return hashlib.blake2b(kind + data, digest_size=PRINT_BYTES).hexdigest()
 
 
+def write_unlike(tensors: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+    """Copy `values` into `tensors`; on a CPU only where bits differ, since a constant may lie in read-only memory."""
+    if tensors and tensors[0].device.type == "cpu":
+        unlike = [not torch.equal(bits_of(t), bits_of(v)) for t, v in zip(tensors, values, strict=True)]
+        tensors, values = list(compress(tensors, unlike)), list(compress(values, unlike))
+    if tensors:
+        torch._foreach_copy_(list(tensors), list(values))
+
+
 def bits_of(flat: torch.Tensor) -> torch.Tensor:
+    if flat.dtype == torch.complex128:
+        return torch.view_as_real(flat).view(torch.int64)
     return flat if flat.dtype == torch.bool else flat.view(BITS[flat.element_size()])
 
 
@@ -273,7 +307,7 @@ def settle_family(
         for target, source, is_unlike in zip(family.split(new), family.split(combined), unlike, strict=True):
             if is_unlike:
                 target.copy_(source)
-    torch._foreach_copy_(family.tensors, family.split(new))
+    write_unlike(family.tensors, family.split(new))
 
 
 def _settle_cells(
@@ -296,7 +330,4 @@ def _settle_cells(
                 if not is_unlike:
                     mean[a:b] = new[a:b]
         new = mean
-    values = np.ascontiguousarray(new).data.cast("B")
-    size = family.start.element_size()
-    for cell, (a, b) in zip(cells, family.bounds, strict=True):
-        cell[:] = values[a * size : b * size]
+    family.write_cells(cells, np.ascontiguousarray(new), unlike)

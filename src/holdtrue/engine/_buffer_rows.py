@@ -56,9 +56,11 @@ class PassRows:
         self._flats = [flat for i in order for flat in families[i].views or () if flat.numel()]
         self._cells = [_bytes_of(flat).data for flat in self._flats]
         self._starts: list[memoryview] = []
+        self._places: list[int] = []
         at = 0
         for cell in self._cells:
             self._starts.append(self._start_bytes[at : at + cell.nbytes])
+            self._places.append(at)
             at += cell.nbytes
         self._padded = [*self._cells, memoryview(bytes(self._stride - end))]
         starts = [s for i in order for s in families[i].start_views if s.numel()]
@@ -95,9 +97,11 @@ class PassRows:
             self._take(row.ctypes.data)
             self._rows.append(row.data)
         else:
-            self._rows.append(b"".join(self._padded))
-            for cell, start in zip(self._cells, self._starts, strict=True):
-                cell[:] = start
+            row_bytes = b"".join(self._padded)
+            self._rows.append(row_bytes)
+            for cell, start, at in zip(self._cells, self._starts, self._places, strict=True):
+                if not row_bytes.startswith(start, at):  # one that is as it was may lie in read-only memory
+                    cell[:] = start
         self._passes.append((virtual_node, weight))
 
     def work_off(self) -> list[tuple[int, list[torch.Tensor | None]]]:

@@ -7,16 +7,13 @@ order of the tree. Integer buffers take the value of the lowest virtual node tha
 other buffer needs a rule from the user.
 """
 
-import fnmatch
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch.nn.modules.batchnorm import _NormBase
 
-from holdtrue.errors import NumericsError
 from holdtrue.mapping import Mapping as NodeMapping
 from holdtrue.mapping import Tree
 from holdtrue.reduce import Group
@@ -31,10 +28,23 @@ from ._buffer_family import (
     fingerprint_of,
     settle_family,
 )
+from ._buffer_places import (
+    Place,
+    gone,
+    hang_odd,
+    memory_of,
+    refuse_overlaps,
+    refuse_wide,
+    rule_of,
+    same_kind,
+    signature_of,
+    unlike_values,
+)
 from ._buffer_rows import PassRows
 from ._modules import ModelWatch, are_same, hanging_in
 
 ADDED_RULES = ("mean", "sum")
+_data_ptr, _numel = torch.Tensor.data_ptr, torch.Tensor.numel
 
 
 class BufferBook:
@@ -56,6 +66,14 @@ class BufferBook:
         self._signature: list[object] = [None]  # unlike that of models without buffers
         self._tensors: list[torch.Tensor | None] = []
         """What hangs where at the start of the round: a pass may change it in a way that needs a closer look."""
+        self._present: list[torch.Tensor] = []
+        """Those of `_tensors` that are there; with them their addresses and sizes."""
+        self._pointers: list[int] = []
+        self._sizes: list[int] = []
+        self._places: dict[int, dict[str, Place | None]] = {}
+        """Every name of every module at the walk, by the identity of the module's dictionary."""
+        self._tracked: set[int] = set()
+        """Identities of the places by which buffers are followed: of several places of one tensor the first."""
         self._added: list[torch.Tensor] = []
         self._rows: PassRows | None = None
         self._passes = 0
@@ -79,6 +97,8 @@ class BufferBook:
         self._walk()
         self._signature = self._present_signature()
         self._tensors = hanging_in(self._dicts)
+        self._present = [tensor for tensor in self._tensors if tensor is not None]
+        self._pointers, self._sizes = list(map(_data_ptr, self._present)), list(map(_numel, self._present))
         self._full_dicts = [buffers for buffers in self._dicts if buffers]
         self._empty_dicts = [buffers for buffers in self._dicts if not buffers]
 
@@ -88,7 +108,7 @@ class BufferBook:
 
     def _present_signature(self) -> list[object]:
         return [
-            tensor if tensor is None else (id(tensor), tensor.data_ptr(), tensor.shape, tensor.dtype)
+            tensor if tensor is None else signature_of(tensor)
             for buffers in self._dicts
             if buffers
             for tensor in buffers.values()
@@ -98,26 +118,34 @@ class BufferBook:
         families: dict[tuple[str, torch.dtype, torch.device], Family] = {}
         self._watch.walk()
         self._dicts = [module._buffers for _, module in self._watch.modules]
-        seen: set[int] = set()
+        self._places = {}
+        seen: set[object] = set()
         for path, module in self._watch.modules:
-            for key, tensor in module._buffers.items():
-                if tensor is None or id(tensor) in seen:
+            places = self._places[id(module._buffers)] = {}
+            for key, tensor in sorted(
+                module._buffers.items()
+            ):  # in no order that depends on what was bound when
+                places[key] = place = None if tensor is None else Place.of(module._buffers, key, tensor)
+                if tensor is None or place is None or {id(tensor), memory_of(tensor)} & seen:
                     continue
-                seen.add(id(tensor))
+                seen |= {id(tensor), memory_of(tensor)} - {None}
                 name = ".".join(filter(None, (path, key)))
-                family_key = (self._rule_of(name, module, tensor), tensor.dtype, tensor.device)
+                refuse_wide(name, tensor)
+                family_key = (rule_of(self._rules, name, module, tensor), tensor.dtype, tensor.device)
                 family = families.setdefault(family_key, Family(rule=family_key[0]))
                 family.members.append(
                     Tracked(
                         name,
-                        module._buffers,
-                        key,
+                        place,
                         tensor,
                         tensor.detach().reshape(-1),
                         tensor.is_contiguous(),
                     )
                 )
         self._families = list(families.values())
+        members = [m for f in self._families for m in f.members]
+        refuse_overlaps([(m.name, m.tensor) for m in members])
+        self._tracked = {id(m.place) for m in members}
         self._per_node_families = [f for f in self._families if f.rule == "per_node"]
         for family in self._families:
             family.close()
@@ -127,14 +155,6 @@ class BufferBook:
             for f in self._families
             if f.rule in ADDED_RULES
         ]
-
-    def _rule_of(self, name: str, module: torch.nn.Module, tensor: torch.Tensor) -> str:
-        for pattern, rule in self._rules:
-            if fnmatch.fnmatchcase(name, pattern):
-                return rule
-        if isinstance(module, _NormBase) and tensor.is_floating_point():
-            return "mean"
-        return "alike" if tensor.is_floating_point() or tensor.is_complex() else "first"
 
     def added(self) -> list[torch.Tensor]:
         """Float64 tensors shaped like the sums that `close_pass` returns: the layout of their reduction."""
@@ -190,11 +210,13 @@ class BufferBook:
             leaves: list[torch.Tensor | None] = []
             for family in self._families:
                 self._take_family(family, virtual_node, weight, leaves, is_regular=is_regular)
-                if family.changed is not None:
-                    if not is_regular:
-                        for member in family.members:
-                            member.owner[member.key] = member.tensor
-                    torch._foreach_copy_(family.tensors, family.start_views)
+                if (
+                    not is_regular
+                ):  # whatever the value: the next passes and the other workers have this tensor
+                    for member in family.members:
+                        member.place.hang_back()
+                if not is_regular or family.changed is not None:
+                    family.put_back()
             return leaves
 
     def _take_family(
@@ -217,39 +239,61 @@ class BufferBook:
             leaves.append(flat.double().sub_(family.start))
         elif family.rule in ("max", "min"):
             fold = torch.maximum if family.rule == "max" else torch.minimum
+            if flat.is_floating_point():
+                flat = flat + 0.0  # of +0 and -0, which are equal, a fold would keep one by its place
             family.extreme = flat if family.extreme is None else fold(family.extreme, flat)
         elif family.rule == "per_node":
             for member, value in zip(family.members, family.split(flat), strict=True):
                 self._fresh_per_node.setdefault(member.name, {})[virtual_node] = value.clone()
 
     def _is_regular(self) -> bool:
-        """Whether the modules have the buffers that they had at the start of the round, by identity."""
-        return not any(self._empty_dicts) and are_same(hanging_in(self._full_dicts), self._tensors)
+        """Whether the modules have the buffers that they had at the start of the round, the same tensors in the same memory."""
+        return (
+            not any(self._empty_dicts)
+            and are_same(hanging_in(self._full_dicts), self._tensors)
+            and list(map(_data_ptr, self._present)) == self._pointers
+            and list(map(_numel, self._present)) == self._sizes
+        )
 
     def _collect_odd(self) -> None:
-        """Find buffers that appeared in the pass or changed their shape; they must be alike in all passes."""
-        known = {(id(m.owner), m.key): m for f in self._families for m in f.members}
+        """Find buffers that appeared in the pass or changed their shape; they must be alike in all passes.
+
+        Raises:
+            NumericsError: a buffer is gone.
+        """
         for path, module in self._watch.modules:
-            for key, tensor in list(module._buffers.items()):
-                tracked = known.get((id(module._buffers), key))
-                if tensor is None or (tracked and _same_kind(tensor, tracked.tensor)):
-                    continue
+            buffers = module._buffers if id(module._buffers) in self._places else {}  # else for the next walk
+            places = self._places.get(id(module._buffers), {})
+            for key in sorted({*places, *buffers}):
+                place, tensor = places.get(key), buffers.get(key)
                 name = ".".join(filter(None, (path, key)))
-                first, alike = self._odd.get(name, (tensor, True))
+                if place is not None and tensor is None:
+                    raise gone(name)
+                if tensor is None or (place is not None and self._is_followed(place, tensor)):
+                    continue
+                if name not in self._odd:
+                    self._odd[name] = tensor.detach().clone(), True
+                first, alike = self._odd[name]
                 self._odd[name] = (
                     first,
-                    alike and _same_kind(first, tensor) and torch.equal(bits_of(first), bits_of(tensor)),
+                    alike and same_kind(first, tensor) and torch.equal(bits_of(first), bits_of(tensor)),
                 )
-                if tracked:
-                    module._buffers[key] = tracked.tensor
+                if place is not None:
+                    place.hang_back()
+                elif key in places:
+                    buffers[key] = None
                 else:
-                    del module._buffers[key]
+                    del buffers[key]
+
+    def _is_followed(self, place: Place, tensor: torch.Tensor) -> bool:
+        """Whether what hangs there is what hung there, or the next value of a buffer that is followed by this name."""
+        return place.is_untouched() or (id(place) in self._tracked and same_kind(tensor, place.memory))
 
     @torch.no_grad()
     def undo(self) -> None:
         """Give every buffer the value that it had at the start of the round."""
         for family in self._families:
-            torch._foreach_copy_(family.tensors, family.start_views)
+            family.put_back()
 
     @property
     def has_families(self) -> bool:
@@ -305,7 +349,7 @@ class BufferBook:
             if family.rule == "alike":
                 refused += [m.name for m, is_unlike in zip(family.members, members, strict=True) if is_unlike]
         if refused:
-            raise NumericsError(_refusal(sorted(set(refused)), step))
+            raise unlike_values(sorted(set(refused)), step)
         if mapping.world_size > 1 and (idle or parted):
             sent = safetensors.torch.save(self._own_values(group.rank == lowest))
             values = [safetensors.torch.load(v) for v in group.gather_bytes(sent, what=what)]
@@ -360,7 +404,7 @@ class BufferBook:
             total = next(totals) if family.rule in ADDED_RULES else None
             if first is not None:
                 settle_family(family, unlike, first, total, weight, extremes)
-        self._settle_odd(settlement.odd)
+        hang_odd(self._watch.modules, settlement.odd)
         for name, values in settlement.per_node.items():
             self.per_node.setdefault(name, {}).update(values)
 
@@ -384,7 +428,7 @@ class BufferBook:
             if family.rule == "alike" and family.changed is not None:
                 refused += [m.name for m, is_unlike in zip(family.members, unlike, strict=True) if is_unlike]
         if refused:
-            raise NumericsError(_refusal(sorted(refused), step))
+            raise unlike_values(sorted(refused), step)
         return Settlement(
             unlike=all_unlike,
             first=[
@@ -454,24 +498,3 @@ class BufferBook:
                 for name, (tensor, _) in self._odd.items()
             }
         return values
-
-    def _settle_odd(self, values: Mapping[str, torch.Tensor]) -> None:
-        """Hang buffers that appeared in the passes into their modules."""
-        for path, module in self._watch.modules if values else ():
-            for name, value in values.items():
-                owner, _, key = name.rpartition(".")
-                if owner == path:
-                    device = next((t.device for t in module.parameters()), torch.device("cpu"))
-                    module._buffers[key] = value.to(device)
-
-
-def _same_kind(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
-
-
-def _refusal(names: Sequence[str], step: int) -> str:
-    return (
-        f"in step {step} passes changed {len(names)} buffer(s) in unlike ways: {', '.join(names[:5])}; a buffer that belongs to "
-        f"no norm layer of torch.nn needs a rule that makes one value of many. Pass buffers={{{names[0]!r}: RULE}} to "
-        f"holdtrue.init, with RULE one of mean, sum, max, min, first, per_node."
-    )

@@ -76,6 +76,8 @@ class Engine:
         self.buffers = BufferBook(state.named_models(), plan.buffers)
         self._may_shorten = overlap
         self._taker = GradientTaker([])
+        self._kinds: list[tuple[object, ...]] = []
+        """Identity, dtype, shape and device of each of the taker's parameters."""
         self._watches: dict[int, AccumulationWatch] = {}
         self._watch = AccumulationWatch(self._taker)
         self._ordered_counts: tuple[int, ...] = ()
@@ -105,12 +107,14 @@ class Engine:
         return self._layout.describe()
 
     def _refresh_parameters(self) -> None:
-        """Follow what the user froze or thawed since the last step."""
+        """Follow what the user froze, thawed or converted since the last step."""
         if self._taker.parameters and self._models.has_same_parameters():
             return
         self._models.walk()
         named = [(n, p) for n, p in self.state.named_parameters() if p.requires_grad]
-        if not self._taker.parameters or [id(p) for _, p in named] != [id(p) for p in self._taker.parameters]:
+        kinds: list[tuple[object, ...]] = [(id(p), p.dtype, p.shape, p.device) for _, p in named]
+        if not self._taker.parameters or kinds != self._kinds:
+            self._kinds = kinds
             self._taker = GradientTaker(named)
             self._layout = GradientLayout.build(self._taker.parameters)
             self._forget_orders()

@@ -47,6 +47,11 @@ class GradientTaker:
         expected = self._expected[index] if self._lent else None
         return gradient is not None and (expected is None or gradient._version >= expected)
 
+    def shares_memory(self) -> bool:
+        """Whether two parameters' gradients are views of one tensor."""
+        there = [p.grad for p in self.parameters if p.grad is not None and p.grad.layout == torch.strided]
+        return len({g.untyped_storage()._cdata for g in there}) < len(there)
+
     def take_back(self) -> None:
         """Make sure, before `take`, that what was lent was added to once.
 
@@ -132,7 +137,8 @@ class AccumulationWatch:
 
     Where it does, backward may add a pass's gradient to the sum that it belongs to: the same addition, one
     buffer less. Reentrant checkpointing of a shared layer is a case where it does not: there, adding part by
-    part would change the order.
+    part would change the order. Gradients that are views of one tensor, as those of `torch.cat([a, b])`, count their
+    versions together, so that additions to one would look like additions to the other: they are not added in place either.
     """
 
     def __init__(self, taker: GradientTaker) -> None:
@@ -169,7 +175,7 @@ class AccumulationWatch:
             handle.remove()
         self._handles.clear()
         self._passes += 1
-        if any(n > 1 for n in self._counts):
+        if any(n > 1 for n in self._counts) or self._taker.shares_memory():
             self.is_single = False
         elif self._passes == WATCHED_PASSES:
             self.end_round()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 _values_of = methodcaller("values")
-_requires_grad = attrgetter("requires_grad")
+_kind_of = attrgetter("requires_grad", "dtype", "shape", "device")
 
 
 def hanging_in(dicts: list[dict[str, Any]]) -> list[Any]:  # Any: modules, parameters or buffers, and None
@@ -40,7 +40,7 @@ class ModelWatch:
         self._parameter_dicts: list[dict[str, Any]] = []
         self._children: list[Any] = [None]  # unlike those of models that were walked
         self._parameters: list[Any] = []
-        self._needing: list[bool] = []
+        self._kinds: list[tuple[Any, ...]] = []
 
     def walk(self) -> None:
         """Keep what hangs where now."""
@@ -53,22 +53,23 @@ class ModelWatch:
         self._parameter_dicts = [module._parameters for _, module in self.modules]
         self._children = hanging_in(self._children_dicts)
         self._parameters = hanging_in(self._parameter_dicts)
-        self._needing = self._present_needs()
+        self._kinds = self._present_kinds()
 
     def has_same_modules(self) -> bool:
         """Whether every module is where it was."""
         return are_same(hanging_in(self._children_dicts), self._children)
 
     def has_same_parameters(self) -> bool:
-        """Whether every parameter is where it was, and needs a gradient if it did."""
+        """Whether every parameter is where it was, and needs a gradient, and is of the dtype, shape and device, as it was."""
         return (
             are_same(hanging_in(self._parameter_dicts), self._parameters)
-            and self._present_needs() == self._needing
+            and self._present_kinds() == self._kinds
             and self.has_same_modules()
         )
 
-    def _present_needs(self) -> list[bool]:
-        return list(map(_requires_grad, filter(_is_there, self._parameters)))
+    def _present_kinds(self) -> list[tuple[Any, ...]]:
+        """What `model.bfloat16()` and the like change, which keep the objects."""
+        return list(map(_kind_of, filter(_is_there, self._parameters)))
 
 
 def _is_there(parameter: torch.nn.Parameter | None) -> bool:

@@ -233,10 +233,13 @@ class TrainingState:
                 present[name].copy_(value)
                 continue
             for prefix, model in self.named_models().items():
-                path, _, key = name.removeprefix(f"{prefix}.").rpartition(".")
-                if name.startswith(prefix):
-                    _plain(model).get_submodule(path)._buffers[key] = value
-                    break
+                if prefix and not name.startswith(f"{prefix}."):
+                    continue
+                path, _, key = name.removeprefix(f"{prefix}." if prefix else "").rpartition(".")
+                owner = _plain(model).get_submodule(path)
+                near = next((t.device for m in (owner, model) for t in m.parameters()), value.device)
+                owner._buffers[key] = value.to(near)
+                break
 
 
 def _digested(obj: Stateful) -> dict[str, Any]:  # Any: values of torch.save(weights_only)

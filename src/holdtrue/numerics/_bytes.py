@@ -14,7 +14,7 @@ from ._native import library
 def byte_taker(
     pieces: Sequence[torch.Tensor], starts: Sequence[torch.Tensor]
 ) -> Callable[[int], None] | None:
-    """A call that copies `pieces` end to end to an address, and then writes `starts` over them.
+    """A call that copies `pieces` end to end to an address, and then writes `starts` over those that differ.
 
     Args:
         pieces: CPU tensors, each in one piece of memory; they must live, and lie where they do, as long as the call is used.

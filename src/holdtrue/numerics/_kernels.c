@@ -22,7 +22,7 @@
 #define ENGINE_AVX2 1
 #define ENGINE_VNNI 2
 
-#define ABI_VERSION 6
+#define ABI_VERSION 7
 int ht_abi_version(void) { return ABI_VERSION; }
 
 /* The best engine of this processor. */
@@ -127,12 +127,16 @@ void ht_add_rows(const float *rows, const int64_t *index, double *out, int64_t n
   }
 }
 
-/* Copy n pieces of memory end to end into `row`, and write `starts` over them: bytes, whatever they mean. */
+/* Copy n pieces of memory end to end into `row`, and then write `starts` over those that differ: bytes, whatever they mean.
+ * All are read before one is written, since pieces may be the same memory; one that is as it was may be read-only. */
 void ht_take_and_reset(int64_t n, void *const *pieces, const void *const *starts, const int64_t *sizes, char *row) {
   for (int64_t i = 0; i < n; i++) {
     memcpy(row, pieces[i], (size_t)sizes[i]);
-    memcpy(pieces[i], starts[i], (size_t)sizes[i]);
     row += sizes[i];
+  }
+  for (int64_t i = n - 1; i >= 0; i--) {
+    row -= sizes[i];
+    if (memcmp(row, starts[i], (size_t)sizes[i])) memcpy(pieces[i], starts[i], (size_t)sizes[i]);
   }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,8 @@ class Step:
         self._reduced = False
         self._skipping = False
         self._result: RoundResult | None = None
+        self._round: object = None
+        """The engine's round that the latest loop over the passes opened."""
         self.first_result: RoundResult | None = None
         self.has_failed = False
         self.grad_norm: float | None = None
@@ -108,7 +111,19 @@ class Step:
                 f"a loop over the passes of step {self._index} began while another was open; every pass must run once. "
                 f"Let the first loop come to its end."
             )
-        return self._passes()
+        return self._guarded_passes()
+
+    def _guarded_passes(self) -> Iterator[Any]:
+        """The passes; however the loop over them is left, the user's random streams are the user's again."""
+        try:
+            yield from self._passes()
+        except (
+            BaseException
+        ):  # a break too, which closes the generator: perhaps late, when another round is open
+            engine = self._core.engine
+            if not sys.is_finalizing() and self._round is not None and engine.round is self._round:
+                engine.streams.restore()
+            raise
 
     def _passes(self) -> Iterator[Any]:
         engine, feed = self._core.engine, self._core.feed
@@ -118,6 +133,7 @@ class Step:
         counts = feed.counts
         self._core.take_up_mapping()
         engine.begin_round(step=self._index, round_=self._rounds, counts=counts)
+        self._round = engine.round
         engine.streams.save()
         feed.begin_passes()
         for v in engine.nodes(counts):
