@@ -185,7 +185,7 @@ def test_nothing_is_half_submitted(tmp_path: Path) -> None:
         (replace(good, script=str(tmp_path / "none.py")), "there is no such file"),
         (replace(good, name="other", folder=str(tmp_path / "none")), "there is no such folder"),
         (good, "a job called 'good' waits or runs already"),
-        (request("taken", tmp_path), "a job called 'taken' waits or runs already"),
+        (request("taken", tmp_path), "a job called 'taken' runs already, beside this cluster"),
     ]
     for bad, words in wrong:
         with pytest.raises(UsageError, match=words):
