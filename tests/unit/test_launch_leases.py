@@ -269,6 +269,16 @@ sys.stdin.read()
     assert held_bytes(process.pid) == 0, "it has ended"
 
 
+def test_memory_in_swap_is_held_too(tmp_path: Path) -> None:
+    for name, more in (("7", "VmSwap:\t   30 kB\n"), ("8", "")):
+        (tmp_path / name / "task").mkdir(parents=True)
+        (tmp_path / name / "status").write_text(
+            f"RssAnon:\t   10 kB\nRssFile:\t 5 kB\nRssShmem:\t 2 kB\n{more}"
+        )
+    assert held_bytes(7, tmp_path) == 42 * 1024
+    assert held_bytes(8, tmp_path) == 12 * 1024, "a kernel without swap"
+
+
 def test_a_machines_memory_is_no_more_than_its_containers(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal:       2048 kB\nMemFree: 1 kB\n")
     assert machine_memory(tmp_path, tmp_path) == 2048 * 1024

@@ -110,10 +110,10 @@ def _family(leader: int, proc: Path) -> Iterator[int]:
 
 
 def _resident(process: Path) -> int:
-    """Bytes in memory that are not of files, what others share with it too."""
+    """Bytes in memory or in swap that are not of files, what others share with it too."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         text = (process / "status").read_text()
-        return 1024 * (_field(text, "RssAnon:") + _field(text, "RssShmem:"))
+        return 1024 * (_field(text, "RssAnon:") + _field(text, "RssShmem:") + _swapped(text, "VmSwap:"))
     return 0
 
 
@@ -121,8 +121,13 @@ def _proportional(process: Path) -> int:
     """The same, in which what it shares with others counts by its part of them."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         text = (process / "smaps_rollup").read_text()
-        return 1024 * (_field(text, "Pss_Anon:") + _field(text, "Pss_Shmem:"))
+        return 1024 * (_field(text, "Pss_Anon:") + _field(text, "Pss_Shmem:") + _swapped(text, "SwapPss:"))
     return _resident(process)
+
+
+def _swapped(text: str, name: str) -> int:
+    """KiB of a process that are on disk for want of memory; 0 from a kernel that does not say."""
+    return _field(text, name) if name in text else 0
 
 
 def _field(text: str, name: str) -> int:
