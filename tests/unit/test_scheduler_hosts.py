@@ -129,9 +129,14 @@ def test_a_job_of_a_machine_that_was_replaced_is_ended_in_the_book_and_its_name_
     place, record, _, _ = attempt(tmp_path, started="{}", **{"order.json": "{}"})
     engine = LauncherEngine(place)
     gone = Registration(jobs_folder(os.environ), "j")
-    names = {"url": "http://127.0.0.1:1", "token_file": "", "join_file": "", "script": "train.py"}
+    values: dict[str, Any] = {
+        "url": "http://127.0.0.1:1",
+        "token_file": "",
+        "join_file": "",
+        "script": "train.py",
+    }
     run_dir = str(place.run_dir(record))
-    gone.publish(JobEntry(name="j", pid=1, run_dir=run_dir, started_s=time.time(), **names))
+    gone.publish(JobEntry(name="j", pid=1, run_dir=run_dir, started_s=time.time(), **values))
     os.close(gone._lock)
     monkeypatch.setattr(_registry, "_boot", lambda: "another kernel")
     monkeypatch.setattr(_registry.os, "uname", lambda: SimpleNamespace(nodename="another"))
