@@ -218,7 +218,7 @@ def test_a_worker_that_finds_no_device_for_long_is_not_started(monkeypatch: pyte
     host.turn()
     assert not link.ended
     late_s = time.monotonic() + LEASE_WAIT_S
-    monkeypatch.setattr(_host.time, "monotonic", lambda: late_s)
+    monkeypatch.setattr(time, "monotonic", lambda: late_s)
     host.turn()
     assert link.ended == [(3, 1)]
     assert notes[0].startswith("worker 3 cannot be started here: no device of 4, 5 was free for 15 s")

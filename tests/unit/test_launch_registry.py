@@ -114,7 +114,7 @@ def test_a_job_on_another_machine_that_shares_the_folder_is_left_alone(
     monkeypatch.setattr(_registry, "_boot", lambda: "another kernel")
     monkeypatch.setattr(_registry, "_try_lock", lambda path, kind: os.open(os.devnull, os.O_RDWR))
     here = os.uname().nodename
-    monkeypatch.setattr(_registry.os, "uname", lambda: SimpleNamespace(nodename="another"))
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="another"))
     assert find_job(folder, "far")[1] == "elsewhere"
     assert [state for _, state in list_jobs(folder)] == ["elsewhere"]
     with pytest.raises(UsageError, match=rf"'far' runs on {here}, with which this machine shares"):
@@ -173,7 +173,7 @@ def test_who_knows_that_a_job_elsewhere_is_gone_ends_its_entry(
     assert not end_lost(folder, "far", run_dir=run_dir, ending="It is gone."), "it lives here"
     os.close(job._lock)  # with its machine, whose name and kernel another one has
     monkeypatch.setattr(_registry, "_boot", lambda: "another kernel")
-    monkeypatch.setattr(_registry.os, "uname", lambda: SimpleNamespace(nodename="another"))
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="another"))
     assert not end_lost(folder, "far", run_dir="/another", ending="It is gone.")
     assert find_job(folder, "far")[1] == "elsewhere"
     assert end_lost(folder, "far", run_dir=run_dir, ending="It is gone.")

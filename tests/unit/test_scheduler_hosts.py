@@ -139,7 +139,7 @@ def test_a_job_of_a_machine_that_was_replaced_is_ended_in_the_book_and_its_name_
     gone.publish(JobEntry(name="j", pid=1, run_dir=run_dir, started_s=time.time(), **values))
     os.close(gone._lock)
     monkeypatch.setattr(_registry, "_boot", lambda: "another kernel")
-    monkeypatch.setattr(_registry.os, "uname", lambda: SimpleNamespace(nodename="another"))
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="another"))
     assert engine.name_is_taken("j")
     assert judge_attempt(engine.evidence(record)) == "killed"
     engine.note_killed(record)
