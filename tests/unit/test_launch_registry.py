@@ -12,9 +12,19 @@ from types import SimpleNamespace
 
 import pytest
 
+from holdtrue.cli._status_view import describe_entry
 from holdtrue.errors import UsageError
 from holdtrue.launch import _registry
-from holdtrue.launch._registry import JobEntry, Registration, find_job, jobs_folder, list_jobs, register
+from holdtrue.launch._registry import (
+    JobEntry,
+    Registration,
+    check_run_dir,
+    end_lost,
+    find_job,
+    jobs_folder,
+    list_jobs,
+    register,
+)
 
 
 def entry(name: str, folder: Path, **changes: object) -> JobEntry:
@@ -104,7 +114,7 @@ def test_a_job_on_another_machine_that_shares_the_folder_is_left_alone(
     monkeypatch.setattr(_registry, "_boot", lambda: "another kernel")
     monkeypatch.setattr(_registry, "_try_lock", lambda path, kind: os.open(os.devnull, os.O_RDWR))
     here = os.uname().nodename
-    monkeypatch.setattr(_registry.os, "uname", lambda: SimpleNamespace(nodename="another"))
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="another"))
     assert find_job(folder, "far")[1] == "elsewhere"
     assert [state for _, state in list_jobs(folder)] == ["elsewhere"]
     with pytest.raises(UsageError, match=rf"'far' runs on {here}, with which this machine shares"):
@@ -113,6 +123,14 @@ def test_a_job_on_another_machine_that_shares_the_folder_is_left_alone(
     assert name == "far-2", "one whose name was not given takes another"
     other.close()
     assert {name: (folder / name).read_bytes() for name in files} == files, "its tokens are as they were"
+    found = find_job(folder, "far")
+    said = "\n".join(describe_entry(*found))
+    assert f"far runs on {here}" in said
+    assert "no more" not in said
+    assert "Go on with" not in said
+    with pytest.raises(UsageError, match=rf"'far' writes into .*, on {here}, and has not ended"):
+        check_run_dir(folder, found[0].run_dir)
+    check_run_dir(folder, "/another")
     monkeypatch.undo()
     assert find_job(folder, "far")[1] == "running"
     job.close()
@@ -144,3 +162,22 @@ def test_a_folder_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"cannot be made \(Not a directory\).*unset it"):
         jobs_folder({"XDG_RUNTIME_DIR": str(tmp_path / "file")})
+
+
+def test_who_knows_that_a_job_elsewhere_is_gone_ends_its_entry(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Registration(folder, "far")
+    job.publish(entry("far", folder))
+    run_dir = find_job(folder, "far")[0].run_dir
+    assert not end_lost(folder, "far", run_dir=run_dir, ending="It is gone."), "it lives here"
+    os.close(job._lock)  # with its machine, whose name and kernel another one has
+    monkeypatch.setattr(_registry, "_boot", lambda: "another kernel")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="another"))
+    assert not end_lost(folder, "far", run_dir="/another", ending="It is gone.")
+    assert find_job(folder, "far")[1] == "elsewhere"
+    assert end_lost(folder, "far", run_dir=run_dir, ending="It is gone.")
+    found, state = find_job(folder, "far")
+    assert (state, found.ending, found.exit_code) == ("ended", "It is gone.", None)
+    check_run_dir(folder, run_dir)
+    Registration(folder, "far").close()

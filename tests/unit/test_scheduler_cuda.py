@@ -12,11 +12,14 @@ from holdtrue.errors import UsageError
 from holdtrue.launch import DEVICE_MEMORY_VARIABLE, LEASES_VARIABLE
 from holdtrue.run._environment import name_device
 from holdtrue.run._part import limit_memory
-from holdtrue.scheduler import EngineChoice, JobRequest, check_devices
+from holdtrue.scheduler import EngineChoice, JobRequest, _open_engine, check_devices
 from holdtrue.scheduler._engine_choice import Lent, describe_lent
 from holdtrue.scheduler._launchers import LauncherEngine
+from holdtrue.scheduler._open_engine import open_engine
 from holdtrue.scheduler._records import JobRecord, Place
+from holdtrue.scheduler._scheduler import Scheduler
 from holdtrue.scheduler._staffing import own_environment
+from holdtrue.scheduler._store import Store
 from holdtrue.scheduler.on_ray import RayChoice
 from holdtrue.scheduler.on_ray._agent import Agent, demand_of
 
@@ -59,6 +62,65 @@ def test_workers_of_the_embedded_engine_lease_the_devices_of_the_cluster(tmp_pat
     plain = LauncherEngine(Place(folder=tmp_path), lent=Lent())._order(record(), 1, slot=-1)
     assert LEASES_VARIABLE not in plain["environment"]
     assert plain["command"][plain["command"].index("--device") + 1] == "cpu"
+
+
+def test_a_job_does_not_inherit_the_part_and_the_leases_of_who_started_the_scheduler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOLDTRUE_DEVICE_PERCENT", DEVICE_MEMORY_VARIABLE, LEASES_VARIABLE):
+        monkeypatch.setenv(name, "7")
+    order = LauncherEngine(Place(folder=tmp_path), lent=Lent())._order(record(), 1, slot=-1)
+    assert not {"HOLDTRUE_DEVICE_PERCENT", DEVICE_MEMORY_VARIABLE, LEASES_VARIABLE} & set(
+        order["environment"]
+    )
+
+
+def test_the_shared_device_of_an_attempt_is_read_from_its_order(tmp_path: Path) -> None:
+    place, job = Place(folder=tmp_path), record(percent=50)
+    engine = LauncherEngine(place, lent=Lent())
+    assert engine.slot(job) is None, "it was not begun"
+    place.attempt(job).mkdir(parents=True)
+    (place.attempt(job) / "order.json").write_text(json.dumps(engine._order(job, 1, slot=3)))
+    assert engine.slot(job) == 3
+    (place.attempt(job) / "order.json").write_text("{}")
+    assert engine.slot(job) is None, "an older version wrote it"
+
+
+def test_a_part_without_room_for_torch_is_refused(tmp_path: Path) -> None:
+    engine = LauncherEngine(Place(folder=tmp_path), lent=Lent(memory_bytes=1 << 30))
+    engine.check(record(percent=50).request)
+    engine.check(record().request)
+    with pytest.raises(UsageError, match=r"percent = 49, which is 501.8 MiB of memory here"):
+        engine.check(record(percent=49).request)
+    LauncherEngine(Place(folder=tmp_path), lent=Lent()).check(record(percent=1).request)
+
+
+def test_a_restarted_cluster_keeps_its_devices_whatever_its_shell_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "cluster.sqlite")
+    seen: list[tuple[str, ...]] = []
+
+    def lent_with(text: str | None, shown: str) -> None:
+        names = shown.split(",") if shown else []
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+        monkeypatch.setattr(_open_engine, "cuda_here", lambda env: len(names))
+        engine, _ = open_engine(Place(folder=tmp_path), store, parse_cluster(text) if text else None, None)
+        assert isinstance(engine, LauncherEngine)
+        seen.append(engine._lent.names)
+
+    lent_with("cuda:2", "4,5")
+    Scheduler(store, LauncherEngine(Place(folder=tmp_path)), parse_cluster("cuda:2"), None)
+    lent_with(None, "6,5,4")
+    lent_with("cuda:2", "6,5,4")
+    assert seen == [("4", "5"), ("4", "5"), ("6", "5")]
+    for shown in ("", "6"):
+        with pytest.raises(
+            UsageError, match=r"the cluster has cuda:2, and this shell shows [01] CUDA device"
+        ):
+            lent_with(None, shown)
+    with pytest.raises(UsageError, match=r"--memory is 4096 bytes, and the cluster has CUDA devices"):
+        open_engine(Place(folder=tmp_path), store, parse_cluster("cuda:2"), None, 4096)
 
 
 def test_a_job_cannot_name_itself_a_larger_part() -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdtrue.errors import UsageError
-from holdtrue.launch import JobEntry
+from holdtrue.launch import JobEntry, _registry, jobs_folder
+from holdtrue.launch._registry import Registration
 from holdtrue.scheduler import EngineChoice, JobRequest, _open_engine, _staffing, check_devices, choose_engine
 from holdtrue.scheduler._engine_choice import Lent, engine_from_text
-from holdtrue.scheduler._evidence import STOPPED, judge_end
+from holdtrue.scheduler._evidence import STOPPED, judge_attempt, judge_end
 from holdtrue.scheduler._hosts import HostEnd, HostEngine, HostLook, HostOrder, plan_hosts
 from holdtrue.scheduler._launchers import LauncherEngine
 from holdtrue.scheduler._open_engine import open_engine
@@ -118,6 +120,32 @@ def test_the_exit_status_of_a_script_is_read_from_the_host_that_ran_it(tmp_path:
     assert (evidence.is_locked, evidence.exit_code, evidence.loss) == (False, 5, "")
     assert hosts.forgotten == ["1-1-a", "1-1-b"]
     assert evidence.how_lost == "boom"
+
+
+def test_a_job_of_a_machine_that_was_replaced_is_ended_in_the_book_and_its_name_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    place, record, _, _ = attempt(tmp_path, started="{}", **{"order.json": "{}"})
+    engine = LauncherEngine(place)
+    gone = Registration(jobs_folder(os.environ), "j")
+    values: dict[str, Any] = {
+        "url": "http://127.0.0.1:1",
+        "token_file": "",
+        "join_file": "",
+        "script": "train.py",
+    }
+    run_dir = str(place.run_dir(record))
+    gone.publish(JobEntry(name="j", pid=1, run_dir=run_dir, started_s=time.time(), **values))
+    os.close(gone._lock)
+    monkeypatch.setattr(_registry, "_boot", lambda: "another kernel")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="another"))
+    assert engine.name_is_taken("j")
+    assert judge_attempt(engine.evidence(record)) == "killed"
+    engine.note_killed(record)
+    assert not engine.name_is_taken("j")
+    assert judge_attempt(engine.evidence(record)) == "killed", "a scheduler that dies now judges it again"
+    Registration(jobs_folder(os.environ), "j").close()  # as the next attempt does
 
 
 def test_the_wrong_use_of_a_host_that_ran_no_worker_is_not_its_jobs_status_while_another_lives(

@@ -13,6 +13,7 @@ from scheduler_world import TWO, SchedulerKilled, World, open_store, request, ta
 
 from holdtrue.cluster import Cluster, Queue, replay_schedule
 from holdtrue.errors import UsageError
+from holdtrue.scheduler import _scheduler
 from holdtrue.scheduler._records import JobRecord
 from holdtrue.scheduler._scheduler import Scheduler
 from holdtrue.scheduler._store import Store
@@ -185,7 +186,7 @@ def test_nothing_is_half_submitted(tmp_path: Path) -> None:
         (replace(good, script=str(tmp_path / "none.py")), "there is no such file"),
         (replace(good, name="other", folder=str(tmp_path / "none")), "there is no such folder"),
         (good, "a job called 'good' waits or runs already"),
-        (request("taken", tmp_path), "a job called 'taken' waits or runs already"),
+        (request("taken", tmp_path), "a job called 'taken' runs already, beside this cluster"),
     ]
     for bad, words in wrong:
         with pytest.raises(UsageError, match=words):
@@ -195,6 +196,37 @@ def test_nothing_is_half_submitted(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cancel good"):
         scheduler.submit([good])
     assert list(scheduler.jobs) == [1]
+
+
+def test_an_attempt_that_was_killed_is_noted_before_the_next_one_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, noted = World(length=3, statuses={"a": [-9]}), list[int]()
+    monkeypatch.setattr(_scheduler, "ORPHANS_S", 0.0)
+    monkeypatch.setattr(world, "note_killed", lambda record: noted.append(len(world.begun)), raising=True)
+    scheduler = Scheduler(open_store(tmp_path, world), world, TWO, None)
+    scheduler.submit([request("a", tmp_path, retries=1)])
+    take_turns(scheduler)
+    assert (noted, world.begun) == ([1], [("a", 1), ("a", 2)])
+
+
+def test_a_restarted_scheduler_asks_on_which_shared_device_a_part_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(length=9)
+    store = open_store(tmp_path, world)
+    scheduler = Scheduler(store, world, TWO, None)
+    scheduler.submit([request("a", tmp_path, percent=50)])
+    asyncio.run(scheduler._turn())
+
+    def slots(said: int | None) -> int:
+        monkeypatch.setattr(world, "slot", lambda record: said)
+        return Scheduler(store, world, None, None)._running[1].slot
+
+    granted = scheduler._running[1].slot
+    assert (slots(granted + 1), slots(None)) == (granted + 1, granted)
+    scheduler._change(replace(scheduler.jobs[1], purpose="preempt"))
+    assert (slots(granted), slots(None)) == (granted, -1), "its grant may be a new one"
 
 
 def test_other_devices_are_refused_while_jobs_are_not_over(tmp_path: Path) -> None:

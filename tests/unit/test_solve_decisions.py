@@ -179,6 +179,14 @@ def test_sizes_count_by_1024() -> None:
     ]
 
 
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + "T", "8388608T"])
+def test_a_size_that_no_machine_has_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is more than any machine has") as raised:
+        parse_size(text)
+    assert len(str(raised.value)) < 200
+    assert parse_size("8388607T") == 8388607 << 40
+
+
 def test_a_prediction_refuses_a_mapping_that_does_not_fit_the_devices() -> None:
     profile = make_profile(make_device("gpu", {8: 0.1}, {8: 2000}, memory_bytes=1000))
     plan = Plan(virtual_nodes=4, global_batch_size=32)

@@ -47,6 +47,10 @@ def describe_entry(entry: JobEntry, state: JobState) -> list[str]:
     """A job whose controller does not answer: it ended, or is about to."""
     if state == "running":
         return [f"{entry.name} runs; its records are in {entry.run_dir}."]
+    if state == "elsewhere":
+        return [
+            f"{entry.name} runs on {entry.host}, as far as is known here; ask there. Its records are in {entry.run_dir}."
+        ]
     how = (
         entry.ending
         or "Its launcher was killed: its workers ended at a step boundary with a checkpoint, or soon after."

@@ -26,10 +26,11 @@ from ._launch import launch_job
 from ._leases import LEASES_VARIABLE, Leases, visible_devices
 from ._notebook import launch
 from ._observer import JobObserver, PlainObserver, SilentObserver, Stream
-from ._part_memory import DEVICE_MEMORY_VARIABLE, machine_memory
+from ._part_memory import DEVICE_MEMORY_VARIABLE, LEAST_PART_BYTES, machine_memory
 from ._registry import (
     JobEntry,
     JobState,
+    end_lost,
     find_job,
     is_locked,
     jobs_folder,
@@ -45,6 +46,7 @@ __all__ = [
     "DEVICES",
     "DEVICE_MEMORY_VARIABLE",
     "LEASES_VARIABLE",
+    "LEAST_PART_BYTES",
     "TIE_TO_PARENT",
     "TOKEN_VARIABLE",
     "Failure",
@@ -63,6 +65,7 @@ __all__ = [
     "choose_device",
     "count_cuda_devices",
     "count_devices",
+    "end_lost",
     "find_job",
     "is_locked",
     "jobs_folder",

@@ -26,7 +26,7 @@ from ._lookout import Group, Lookout
 from ._observer import JobObserver
 from ._part_memory import find_part_memory
 from ._place import Place
-from ._registry import JobEntry, jobs_folder, register
+from ._registry import JobEntry, check_run_dir, jobs_folder, register
 from ._restarts import HANG_WAIT_S
 from ._signals import catch_interrupts
 from ._watchman import Guard
@@ -81,8 +81,10 @@ class _ElasticJob:
         self, spec: JobSpec, observer: JobObserver, devices: tuple[str, ...], stack: ExitStack
     ) -> None:
         """Start everything; `stack` ends it."""
+        jobs = jobs_folder(os.environ)
+        check_run_dir(jobs, str(spec.run_dir.absolute()))
         name, self._registration = register(
-            jobs_folder(os.environ), spec.name, is_given=spec.is_name_given, join_token=spec.join_token
+            jobs, spec.name, is_given=spec.is_name_given, join_token=spec.join_token
         )
         stack.callback(self._registration.close)
         self._spec = spec = replace(spec, name=name)

@@ -1,6 +1,7 @@
 """One machine's processes of an elastic job: started and ended as the controller says."""
 
 import os
+import signal
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from ._crew import TICK_S, Crew
 from ._devices import choose_device
 from ._job import JobSpec, WorkerEnd
 from ._judge import describe_status, fails_elastic_job
-from ._leases import Leases
+from ._leases import LEASE_WAIT_S, Leases
 from ._observer import JobObserver
 from ._part_memory import LOOK_EVERY_S, PartMemory, held_bytes, make_first_to_go
 from ._place import Place
@@ -42,19 +43,21 @@ class Starter:
     memory: PartMemory | None = None
     """What each of its workers may hold; None for no bound."""
 
-    def start(self, number: int, device: str) -> Worker:
+    def start(self, number: int, device: str) -> Worker | None:
         """Start worker `number` on `device`, or on one that it leases, with a store socket and a page of its own.
 
         Raises:
-            UsageError: nothing can listen on this machine's address, or no device is free.
+            UsageError: nothing can listen on this machine's address.
             OSError: the machine has no room for another process.
 
-        Blocks:
-            At most `LEASE_WAIT_S`, for a device that somebody is about to give back.
+        Returns:
+            None if it is to lease a device and none is free now.
         """
         with ExitStack() as stack:
             store = stack.enter_context(listen(self.place.address))
             lease = self.leases.take() if self.leases is not None else None
+            if lease is None and self.leases is not None:
+                return None
             if lease is not None:
                 stack.callback(os.close, lease.fd)
                 device = device.partition(":")[0] + (":0" if ":" in device else "")
@@ -88,6 +91,15 @@ class Starter:
         if self.memory is not None:
             make_first_to_go(worker.process.pid)
         return worker
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A worker that is to be started."""
+
+    device: str | None
+    until_s: float
 
 
 @final
@@ -127,6 +139,10 @@ class Host:
         self._failures: list[tuple[float, WorkerEnd]] = []
         """Errors of scripts here that the controller may take for those of joiners, with the time of each."""
         self._in_use: dict[int, str] = {}
+        self._pending: dict[int, _Pending] = {}
+        """Workers that wait for a device."""
+        self._over: set[int] = set()
+        """Workers that held more memory than their part at the last look."""
         self._weighed_s = 0.0
         """When it was last looked what workers of a part hold."""
         self.crew.watch(link.fileno(), self._obey)
@@ -135,7 +151,7 @@ class Host:
     def is_over(self) -> bool:
         """Whether no worker lives here and none will be started."""
         is_ending = self.finish is not None or self.stop.failed_at_s is not None or self.stop.interrupts >= 2
-        return is_ending and not self.crew.alive
+        return is_ending and not self.crew.alive and not self._pending
 
     @property
     def _may_start(self) -> bool:
@@ -143,12 +159,33 @@ class Host:
         return not (is_ending or self.starts_nobody)
 
     def start(self, number: int, device: str | None = None) -> None:
-        """Start a worker, on the device that fewest workers here drive unless one is named."""
-        device = device or choose_device(self._devices, tuple(self._in_use.values()))
+        """Start a worker, on the device that fewest workers here drive unless one is named.
+
+        One that is to lease a device and finds none free is tried again in each turn, for `LEASE_WAIT_S`: those who give
+        one back may be this host's own dead workers, which its turns clean up.
+        """
+        self._pending[number] = _Pending(device, time.monotonic() + LEASE_WAIT_S)
+        self._try_to_start(number)
+
+    def _try_to_start(self, number: int) -> None:
+        pending = self._pending[number]
+        device = pending.device or choose_device(self._devices, tuple(self._in_use.values()))
+        worker, why = None, "" if self._may_start else "the job ends"
         try:
-            worker = self._starter.start(number, device)
+            worker = None if why else self._starter.start(number, device)
         except (OSError, UsageError) as error:
-            self._observer.show_note(f"worker {number} cannot be started here: {error}")
+            why = str(error)
+        if worker is None and not why:
+            if time.monotonic() < pending.until_s:
+                return
+            names = ", ".join(self._starter.leases.names) if self._starter.leases is not None else device
+            why = (
+                f"no device of {names} was free for {LEASE_WAIT_S:g} s; each is driven by one worker. Other processes of "
+                f"this cluster's jobs still have them: see `holdtrue queue`."
+            )
+        del self._pending[number]
+        if worker is None:
+            self._observer.show_note(f"worker {number} cannot be started here: {why}")
             self._link.say_ended(number, status=1)
             return
         self._in_use[number] = device
@@ -161,6 +198,8 @@ class Host:
         self.tell_failures()
         now_s = time.monotonic()
         self._weigh(now_s)
+        for number in list(self._pending):
+            self._try_to_start(number)
         action = next_stop(self.stop, interrupt_wait_s=self._spec.interrupt_wait_s)
         if action is None or action.at_s > now_s:
             return
@@ -178,9 +217,14 @@ class Host:
         if memory is None or now_s < self._weighed_s + LOOK_EVERY_S:
             return
         self._weighed_s = now_s
+        before, self._over = self._over, set()
         for worker in self.crew.alive:
-            sentence = memory.judge(worker.number, held_bytes(worker.process.pid))
-            if sentence and not worker.condemned:
+            held = held_bytes(worker.process.pid)
+            sentence = memory.judge(worker.number, held)
+            if not sentence:
+                continue
+            self._over.add(worker.number)
+            if not worker.condemned and (worker.number in before or memory.ends_at_once(held)):
                 worker.condemn(sentence)
 
     def _wait_s(self) -> float:
@@ -218,6 +262,8 @@ class Host:
 
     def _kill(self, order: Kill) -> None:
         worker = self.crew.workers.get(order.worker)
+        if self._pending.pop(order.worker, None) is not None:
+            self._link.say_ended(order.worker, status=-signal.SIGKILL)
         if worker is not None and worker.is_alive:
             self._observer.show_note(f"worker {order.worker} killed: {order.reason}")
             worker.kill_group()

@@ -10,7 +10,6 @@ that could use the device, and never before.
 import fcntl
 import json
 import os
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ from holdtrue.errors import UsageError
 
 LEASES_VARIABLE = "HOLDTRUE_DEVICE_LEASES"
 """Devices that the hosts of a job may lease, as JSON; the scheduler of a cluster sets it."""
-LEASE_WAIT_S = 2.0
-"""What the processes of a worker that left have to give its device back."""
-_AGAIN_S = 0.01
+LEASE_WAIT_S = 15.0
+"""For how long a host tries to lease a device: more than what its own dead workers' processes have to end."""
 
 
 @final
@@ -58,35 +56,22 @@ class Leases:
         """As JSON, for `find_leases`."""
         return json.dumps({"folder": str(self.folder), "names": self.names, "slot": self.slot})
 
-    def take(self, *, wait_s: float = LEASE_WAIT_S) -> Lease:
+    def take(self) -> Lease | None:
         """Lease a device: for a whole one, one that nobody has; for a part, the one that is this shared device.
 
-        Raises:
-            UsageError: none is free within `wait_s`.
+        Returns:
+            None if none is free now, or somebody else looks just now. It does not wait: try again later.
 
         Guarantee:
             A device is leased to one worker, or to workers of the same shared device alone.
-
-        Blocks:
-            At most `wait_s`.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        until_s = time.monotonic() + wait_s
-        while True:
-            lease = self._try()
-            if lease is not None:
-                return lease
-            if time.monotonic() >= until_s:
-                raise UsageError(
-                    f"no device of {', '.join(self.names)} is free after {wait_s:g} s; each is driven by one worker. Other "
-                    f"processes of this cluster's jobs still have them: see `holdtrue queue`."
-                )
-            time.sleep(_AGAIN_S)
-
-    def _try(self) -> Lease | None:
         look = os.open(self.folder / "look", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(look, fcntl.LOCK_EX)  # held by others for some microseconds
+            try:
+                fcntl.flock(look, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by others for some microseconds
+            except BlockingIOError:
+                return None
             mine = f"slot {self.slot}" if self.slot >= 0 else "whole"
             if self.slot >= 0:
                 for name in self.names:

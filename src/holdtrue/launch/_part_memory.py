@@ -15,6 +15,10 @@ DEVICE_MEMORY_VARIABLE = "HOLDTRUE_DEVICE_MEMORY"
 """Bytes of memory that go with one device; who lends a part of it sets this, for the hosts of the job."""
 LOOK_EVERY_S = 0.25
 """Between two looks at what a worker holds."""
+LEAST_PART_BYTES = 512 << 20
+"""A smaller part has no room for a process with torch."""
+_FAR = 1.5
+"""Times its part: so much in one look ends a worker."""
 _FIRST_TO_GO = 800
 """Added to what the kernel goes by when memory runs out: a worker of a part is ended before others."""
 
@@ -28,6 +32,10 @@ class PartMemory:
     """Of the device."""
     most_bytes: int
     """Its part of the device's memory."""
+
+    def ends_at_once(self, held_bytes: int) -> bool:
+        """Whether one look is enough; a smaller excess counts if the next look finds it again: peaks pass. Pure."""
+        return held_bytes > _FAR * self.most_bytes
 
     def judge(self, worker: int, held_bytes: int) -> str:
         """Why a worker that holds so much is ended, as a sentence; empty if it holds no more than its own. Pure."""
@@ -58,7 +66,8 @@ def find_part_memory(env: Mapping[str, str]) -> PartMemory | None:
             f"{DEVICE_MEMORY_VARIABLE} is {memory!r} and {SETTING_VARIABLES['device_percent']} is {percent!r}; they are "
             f"a whole number of bytes and one of per cent. Unset them: the scheduler of a cluster sets them."
         )
-    return PartMemory(percent=int(percent), most_bytes=int(memory) * int(percent) // 100)
+    most = int(memory) * int(percent) // 100
+    return PartMemory(percent=int(percent), most_bytes=most) if most else None  # 0: nobody knows it
 
 
 def machine_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -101,10 +110,10 @@ def _family(leader: int, proc: Path) -> Iterator[int]:
 
 
 def _resident(process: Path) -> int:
-    """Bytes in memory that are not of files, what others share with it too."""
+    """Bytes in memory or in swap that are not of files, what others share with it too."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         text = (process / "status").read_text()
-        return 1024 * (_field(text, "RssAnon:") + _field(text, "RssShmem:"))
+        return 1024 * (_field(text, "RssAnon:") + _field(text, "RssShmem:") + _swapped(text, "VmSwap:"))
     return 0
 
 
@@ -112,8 +121,13 @@ def _proportional(process: Path) -> int:
     """The same, in which what it shares with others counts by its part of them."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         text = (process / "smaps_rollup").read_text()
-        return 1024 * (_field(text, "Pss_Anon:") + _field(text, "Pss_Shmem:"))
+        return 1024 * (_field(text, "Pss_Anon:") + _field(text, "Pss_Shmem:") + _swapped(text, "SwapPss:"))
     return _resident(process)
+
+
+def _swapped(text: str, name: str) -> int:
+    """KiB of a process that are on disk for want of memory; 0 from a kernel that does not say."""
+    return _field(text, name) if name in text else 0
 
 
 def _field(text: str, name: str) -> int:

@@ -187,6 +187,49 @@ def find_job(folder: Path, name: str) -> tuple[JobEntry, JobState]:
     return entry, _state_of(folder, entry)
 
 
+def end_lost(folder: Path, name: str, *, run_dir: str, ending: str) -> bool:
+    """Write how a job ended whose launcher could not, for one who knows that it is gone, on whatever machine it was.
+
+    Args:
+        folder: The user's jobs.
+        name: The job.
+        run_dir: Its run directory; an entry of another run is left alone.
+        ending: What there is to say.
+
+    Returns:
+        Whether it was written: not for one that ended, or that lives on this machine.
+    """
+    lock = take_lock(folder / f"{name}.lock")
+    if lock is None:
+        return False
+    try:
+        entry = _read_entry(folder / f"{name}.json")
+        if entry is None or entry.ending is not None or entry.run_dir != run_dir:
+            return False
+        ended = replace(entry, ending=ending, ended_s=time.time())
+        write_private(folder / f"{name}.json", json.dumps(asdict(ended), indent=1))
+        for left in _LEFT:
+            (folder / f"{name}.{left}").unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(lock)
+
+
+def check_run_dir(folder: Path, run_dir: str) -> None:
+    """Refuse a run directory into which a job writes that has not ended, as far as another machine's file says.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for entry in filter(None, map(_read_entry, folder.glob("*.json"))):
+        if entry.run_dir == run_dir and entry.ending is None and _is_elsewhere(entry):
+            raise UsageError(
+                f"job {entry.name!r} writes into {run_dir}, on {entry.host}, and has not ended as far as is known here; two "
+                f"launchers would spoil its checkpoints. Ask there; or, if that machine is gone, remove "
+                f"{folder / entry.name}.json."
+            )
+
+
 def list_jobs(folder: Path) -> list[tuple[JobEntry, JobState]]:
     """All jobs that the folder knows, newest first."""
     entries = [entry for path in folder.glob("*.json") if (entry := _read_entry(path)) is not None]

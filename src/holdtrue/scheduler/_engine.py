@@ -8,6 +8,7 @@ from typing import Any, final
 
 from ._evidence import Evidence
 from ._records import JobRecord
+from ._request import JobRequest
 
 
 @final
@@ -97,6 +98,20 @@ class ClusterEngine(ABC):
     @abstractmethod
     def name_is_taken(self, name: str) -> bool:
         """Whether a job of that name runs beside the cluster."""
+
+    def check(self, request: JobRequest) -> None:  # noqa: B027  # most engines take what the cluster takes
+        """Refuse a job that could not run on the engine's devices.
+
+        Raises:
+            UsageError: it could not.
+        """
+
+    def slot(self, record: JobRecord) -> int | None:
+        """Shared device with which a job's present attempt was begun, -1 for none; None if nobody wrote it down."""
+        return None
+
+    def note_killed(self, record: JobRecord) -> None:  # noqa: B027  # most engines keep no such book
+        """Write down that a job's launcher is gone, killed or with its machine, where that could not do it itself."""
 
     @property
     def trouble(self) -> str:

@@ -135,3 +135,28 @@ def describe_lent(
     kind = cluster.kinds[0] if cluster is not None else "cpu"
     names = visible[: cluster.total] if cluster is not None and kind == "cuda" and choice.ray is None else ()
     return Lent(kind=kind, memory_bytes=memory_bytes if kind == "cpu" else 0, names=names)
+
+
+def choose_names(
+    total: int, visible: tuple[str, ...], before: tuple[str, ...], *, keeps: bool
+) -> tuple[str, ...]:
+    """Which CUDA devices a cluster of this machine has: those that it had, whatever another shell shows. Pure.
+
+    Args:
+        total: Devices of the cluster.
+        visible: Names of the devices that are seen now.
+        before: Those that it had; empty for a new one.
+        keeps: Whether it keeps them: jobs run on them, or no devices are named now.
+
+    Raises:
+        UsageError: fewer are seen than it has.
+
+    >>> choose_names(2, ("5", "4", "6"), ("4", "5"), keeps=True), choose_names(2, ("5", "4", "6"), (), keeps=True)
+    (('4', '5'), ('5', '4'))
+    """
+    if len(visible) < total:
+        raise UsageError(
+            f"the cluster has cuda:{total}, and this shell shows {len(visible)} CUDA device(s); each is driven by one worker "
+            f"at a time. See `nvidia-smi` and CUDA_VISIBLE_DEVICES."
+        )
+    return before if keeps and len(before) == total else visible[:total]

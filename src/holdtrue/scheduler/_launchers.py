@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +17,26 @@ from typing import Any, final
 
 from holdtrue.elastic import ControlClient, read_tokens
 from holdtrue.errors import HoldtrueError, UsageError
-from holdtrue.launch import LEASES_VARIABLE, JobEntry, Leases, find_job, jobs_folder, take_lock
+from holdtrue.launch import (
+    DEVICE_MEMORY_VARIABLE,
+    LEASES_VARIABLE,
+    LEAST_PART_BYTES,
+    JobEntry,
+    Leases,
+    end_lost,
+    find_job,
+    jobs_folder,
+    take_lock,
+)
+from holdtrue.units import format_bytes
+from holdtrue.wire import SETTING_VARIABLES
 
 from ._engine import ClusterEngine, Look
 from ._engine_choice import Lent
 from ._evidence import STOPPED, Evidence
 from ._hosts import HostEngine
 from ._records import JobRecord, Place
+from ._request import JobRequest
 from ._staffing import Staffing, own_environment, read_left
 
 _KEEPER = Path(__file__).with_name("_keeper.py")
@@ -134,6 +147,7 @@ class LauncherEngine(ClusterEngine):
                 words += [f"--{option.replace('_', '-')}", str(value)]
         return {
             "workers": workers,
+            "slot": slot,
             "command": [
                 sys.executable,
                 "-P",
@@ -145,7 +159,7 @@ class LauncherEngine(ClusterEngine):
                 *request.arguments,
             ],
             "folder": request.folder,
-            "environment": dict(os.environ) | own_environment(record, self._lent) | self._leases(slot),
+            "environment": _inherited(os.environ) | own_environment(record, self._lent) | self._leases(slot),
         }
 
     def _leases(self, slot: int) -> dict[str, str]:
@@ -213,6 +227,35 @@ class LauncherEngine(ClusterEngine):
         except UsageError:
             return False
 
+    def check(self, request: JobRequest) -> None:
+        """Refuse a part of a CPU slot in which no process with torch has room.
+
+        Raises:
+            UsageError: it is smaller than `LEAST_PART_BYTES`.
+        """
+        part = self._lent.memory_bytes * request.percent // 100
+        if request.percent < 100 and 0 < part < LEAST_PART_BYTES:
+            raise UsageError(
+                f"job {request.name!r} has percent = {request.percent}, which is {format_bytes(part)} of memory here; a part "
+                f"has {format_bytes(LEAST_PART_BYTES)} or more, for a process with torch. Give it a larger `percent`, or "
+                f"start the cluster with fewer devices or a larger --memory."
+            )
+
+    def slot(self, record: JobRecord) -> int | None:
+        """Shared device with which a job's present attempt was begun."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return int(json.loads((self._place.attempt(record) / "order.json").read_text())["slot"])
+        return None
+
+    def note_killed(self, record: JobRecord) -> None:
+        """End the job's entry: a launcher of a machine that was replaced counts as living elsewhere otherwise."""
+        end_lost(
+            jobs_folder(os.environ),
+            record.request.name,
+            run_dir=str(self._place.run_dir(record)),
+            ending="Its launcher was killed, or went with its machine.",
+        )
+
     def keeper(self, record: JobRecord) -> int | None:
         """Process id of a job's keeper, as it wrote it."""
         with suppress(OSError, ValueError, KeyError):
@@ -268,6 +311,12 @@ class LauncherEngine(ClusterEngine):
         begun_s = _begun_s(self._place.attempt(record))
         is_this = entry.run_dir == str(self._place.run_dir(record)) and begun_s is not None
         return entry if is_this and entry.started_s >= (begun_s or 0.0) - 0.05 else None
+
+
+def _inherited(env: Mapping[str, str]) -> dict[str, str]:
+    """A scheduler's environment without what makes a job one of a part or of leases: those are each job's own. Pure."""
+    own = (LEASES_VARIABLE, DEVICE_MEMORY_VARIABLE, SETTING_VARIABLES["device_percent"])
+    return {name: value for name, value in env.items() if name not in own}
 
 
 def _read_number(path: Path) -> int | None:

@@ -1,5 +1,6 @@
 """Opening the engine that a cluster was started with, or had."""
 
+import json
 import os
 
 from holdtrue.cluster import Cluster, parse_cluster, rebuild_schedule
@@ -7,13 +8,13 @@ from holdtrue.errors import UsageError
 from holdtrue.launch import machine_memory, visible_devices
 
 from ._engine import ClusterEngine
-from ._engine_choice import EngineChoice, Lent, cuda_here, describe_lent, engine_from_text
+from ._engine_choice import EngineChoice, Lent, choose_names, cuda_here, describe_lent, engine_from_text
 from ._launchers import LauncherEngine
 from ._records import Place
 from ._store import Store
 from .on_ray import RayChoice, check_ray, open_ray
 
-_FACT, _MEMORY = "engine", "device_memory"
+_FACT, _MEMORY, _NAMES = "engine", "device_memory", "device_names"
 
 
 def open_engine(
@@ -42,12 +43,24 @@ def open_engine(
     records = store.log()
     known = cluster or (rebuild_schedule(records).cluster if records else None)
     memory = memory_bytes if memory_bytes is not None else int(store.fact(_MEMORY) or 0)
+    is_cuda = known is not None and known.kinds[0] == "cuda"
+    if memory_bytes is not None and is_cuda:
+        raise UsageError(
+            f"--memory is {memory_bytes} bytes, and the cluster has CUDA devices; it is the memory of a CPU slot, and a GPU's "
+            f"is its own. Leave it out."
+        )
+    visible = visible_devices(os.environ, cuda_here(os.environ))
+    if known is not None and is_cuda and wish.ray is None:
+        keeps = cluster is None or any(record.state == "running" for record in store.jobs())
+        before = tuple(json.loads(store.fact(_NAMES) or "[]"))
+        visible = choose_names(known.total, visible, before, keeps=keeps)
+        store.set_fact(_NAMES, json.dumps(visible))
     own_part = machine_memory() // known.total if known is not None and wish.ray is None else 0
     lent = describe_lent(
         known,
         wish,
         memory_bytes=memory or own_part,
-        visible=visible_devices(os.environ, cuda_here(os.environ)),
+        visible=visible,
     )
     engine: ClusterEngine = LauncherEngine(place, lent=lent)
     if wish.ray is not None:

@@ -104,8 +104,15 @@ class Scheduler:
                 self._running[record.number] = _Running(
                     target=grant.devices if grant is not None else 1,
                     held=record.request.max_devices,
-                    slot=grant.slot if grant is not None else -1,
+                    slot=self._slot_of(record),
                 )
+
+    def _slot_of(self, record: JobRecord) -> int:
+        """Shared device on which a running job was begun; the grant of one that is being stopped may be another by now."""
+        slot, grant = self._engine.slot(record), self.schedule.grant_of(record.id)
+        if slot is None:
+            slot = grant.slot if grant is not None and record.purpose != "preempt" else -1
+        return slot
 
     def _open(self, before: Schedule | None, cluster: Cluster | None, policy: str | None) -> Schedule:
         if before is None:
@@ -160,10 +167,16 @@ class Scheduler:
         names = [record.request.name for record in self.jobs.values() if not record.is_over]
         for request in requests:
             check_request(request, self.schedule.cluster)
-            if request.name in names or self._engine.name_is_taken(request.name):
+            self._engine.check(request)
+            if request.name in names:
                 raise UsageError(
                     f"a job called {request.name!r} waits or runs already; names of such jobs are unique. "
                     f"Give another name, or `holdtrue cancel {request.name}`."
+                )
+            if self._engine.name_is_taken(request.name):
+                raise UsageError(
+                    f"a job called {request.name!r} runs already, beside this cluster; names of living jobs are unique. "
+                    f"Give another name, or see `holdtrue status {request.name}`."
                 )
             names.append(request.name)
         first, now_s = max(self.jobs, default=0) + 1, time.time()
@@ -259,6 +272,7 @@ class Scheduler:
             running.gone_s = running.gone_s or time.monotonic()
             if time.monotonic() < running.gone_s + ORPHANS_S:
                 return
+            self._engine.note_killed(record)
         self._judge(record, look.evidence)
 
     def _begin_again(self, record: JobRecord, running: _Running) -> None:

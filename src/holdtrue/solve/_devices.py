@@ -68,11 +68,16 @@ def parse_devices(text: str) -> tuple[DeviceGroup, ...]:
     return tuple(groups)
 
 
+_TOO_LARGE = 2.0**63
+_MOST_SHOWN = 40
+"""Characters of a size that an error shows."""
+
+
 def parse_size(text: str) -> int:
     """Bytes of a size such as `16GiB`, `512MiB` or `1000000`; K, M, G and T count by 1024.
 
     Raises:
-        UsageError: the text is not a size.
+        UsageError: the text is not a size, or one of 8 EiB or more.
 
     >>> parse_size("1.5GiB"), parse_size("512M"), parse_size("100")
     (1610612736, 536870912, 100)
@@ -82,7 +87,13 @@ def parse_size(text: str) -> int:
         raise UsageError(
             f"the size {text!r} cannot be read; it is a number with a unit. Write it like 16GiB or 512MiB."
         )
-    return int(float(match[1]) * 1024 ** _POWERS[(match[2] or "")[:1].lower()])
+    size = float(match[1]) * 1024 ** _POWERS[(match[2] or "")[:1].lower()]
+    if size >= _TOO_LARGE:
+        shown = text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
+        raise UsageError(
+            f"the size {shown!r} is more than any machine has; it is less than 8 EiB. Write it like 16GiB."
+        )
+    return int(size)
 
 
 def parse_memory(entries: Sequence[str]) -> dict[str, int]:

@@ -70,7 +70,9 @@ class HostActor:
         order = self._order
         os.environ.update(order["environment"])
         if order["kind"] == "cpu" and order["percent"] < 100:
-            os.environ.setdefault(DEVICE_MEMORY_VARIABLE, str(_memory_of_a_cpu()))
+            memory = 0 if os.environ.get(DEVICE_MEMORY_VARIABLE) else _memory_of_a_cpu()
+            if memory:  # else nobody says it, and there is no bound
+                os.environ[DEVICE_MEMORY_VARIABLE] = str(memory)
         try:
             os.chdir(order["folder"])
         except OSError as error:
