@@ -184,7 +184,9 @@ def render(raw: dict[str, Any]) -> str:
     """The page of results."""
     results = raw["results"]
     rounds = len(results["perceptron"]["1"]["exact"]["p99_ms"]["values"])
-    lines = PREFACE.format(rounds=rounds, wrk=raw["wrk"].partition(" [")[0], note=raw.get("note", "")).splitlines()
+    lines = PREFACE.format(
+        rounds=rounds, wrk=raw["wrk"].partition(" [")[0], note=raw.get("note", "")
+    ).splitlines()
     for model, found in results.items():
         numbers = " x ".join(map(str, SHAPES[model]))
         lines += ["", f"## {model}: {numbers} numbers a request", "", f"{found['passes'].capitalize()}."]
