@@ -53,7 +53,7 @@ def ddp(raw: dict[str, Any]) -> list[str]:
         "## Two workers",
         "",
         "Against DistributedDataParallel with `no_sync` accumulation over gloo, the same passes; both processes hold both loops",
-        "and run them in turn. V = 8 splits along the tree, V = 7 does not (two contributions from each worker). The target is",
+        "and run them in turn. With V = 7 one worker has 4 passes of a step and the other 3. The target is",
         "1.00 x within the spread for V = 8 and 1.05 x for V = 7.",
         "",
         row("model", "V", "DDP step", "holdtrue / DDP", "rounds"),
