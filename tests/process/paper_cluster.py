@@ -23,7 +23,7 @@ from holdtrue.scheduler._records import JobRecord, Place
 class PaperEngine(ClusterEngine):
     """Jobs that do at once what they are told, and end when the paper says so."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, **_: object) -> None:
         self._paper = place.folder / "paper.json"
         self._workers: dict[int, int] = {}
 

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from commands import call, holdtrue
-from elastic_jobs import kill_9, start_job
+from elastic_jobs import kill_9, start_job, step_of
 
 from holdtrue.record import compare_runs, read_run
 
@@ -62,7 +62,8 @@ def test_a_program_has_the_same_bits_through_a_growth_and_a_kill(tmp_path: Path)
     try:
         job.wait_for_workers(2, step=2)
         assert job.command("resize", job.name, "3", "--wait").status == 0
-        job.wait_for_workers(3)
+        grown = job.wait_for_workers(3)
+        job.wait_for_workers(3, step=step_of(grown) + 3)  # steps of this generation, before a death ends it
         kill_9(job.pids()[0])
         job.wait_for_workers(2)
         out, err = job.process.communicate(timeout=300)
