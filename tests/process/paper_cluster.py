@@ -41,7 +41,7 @@ class PaperEngine(ClusterEngine):
             return {}
         return found
 
-    def begin(self, record: JobRecord, workers: int) -> None:
+    def begin(self, record: JobRecord, workers: int, slot: int = -1) -> None:
         self._workers[record.number] = workers
 
     def look(self, record: JobRecord) -> Look:
