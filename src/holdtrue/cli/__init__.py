@@ -3,7 +3,7 @@
     in:  words on a command line
     out: a screen, and an exit status: 0, 1 for a failed job or a difference, 2 for wrong use
 
-Each command is a module with `add_to(app)`; `_main` assembles them and turns errors into sentences.
+Each command is a module with `add_to(app)`, loaded when it is run (`_commands`); `_main` turns errors into sentences.
 """
 
 from ._main import build_app, main

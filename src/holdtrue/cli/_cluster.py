@@ -10,6 +10,7 @@ import typer
 from holdtrue.errors import UsageError
 
 from . import _options as options
+from ._commands import help_of
 from ._say import say
 
 Folder = Annotated[
@@ -27,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     group = typer.Typer(
         name="cluster",
-        help="A shared cluster: one scheduler that grows and shrinks live jobs.",
+        help=help_of("cluster"),
         no_args_is_help=True,
         rich_markup_mode="rich",
     )

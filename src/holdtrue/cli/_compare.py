@@ -7,11 +7,11 @@ import typer
 
 from holdtrue.record import RunRecord, compare_runs, read_run
 
+from ._commands import help_of
 from ._progress import format_value
 from ._say import say_comparison
 
 _HELP = (
-    "Find the first step and tensors where two runs part.\n\n"
     "Also says what differs in their plans and environments. Exit status 0 if they are equal in every bit, "
     "1 if they differ, 2 for wrong use."
 )
@@ -19,7 +19,7 @@ _HELP = (
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("compare", help=_HELP)(compare)
+    app.command("compare", help=help_of("compare", _HELP))(compare)
 
 
 def compare(

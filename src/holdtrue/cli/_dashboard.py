@@ -10,11 +10,12 @@ from holdtrue.dashboard import serve_dashboard
 from holdtrue.launch import jobs_folder
 
 from . import _options as options
+from ._commands import help_of
 from ._say import say
 
 _HELP = (
-    "Show jobs and runs on a web page: mapping, loss, throughput, changes of membership, digests; two runs beside each other; "
-    "a shared cluster's queue and allocation over time.\n\n"
+    "Of a job: mapping, loss, throughput, changes of membership, digests; of a shared cluster: queue and allocation over "
+    "time.\n\n"
     "It works offline and is for this machine alone unless `--listen` says otherwise. Looking needs no token; resizing and "
     "stopping a job do."
 )
@@ -22,7 +23,7 @@ _HELP = (
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("dashboard", help=_HELP)(dashboard)
+    app.command("dashboard", help=help_of("dashboard", _HELP))(dashboard)
 
 
 def dashboard(

@@ -11,11 +11,12 @@ import typer
 from holdtrue.errors import UsageError
 from holdtrue.record import RunRecord, compare_runs, describe_expectation, read_expectation, read_run
 
+from ._commands import help_of
 from ._say import say_comparison
 
 _HELP = (
-    "Print what a colleague on other hardware must get: the plan, the digest, and how to compare; with --json everything in "
-    "one file, step by step and tensor by tensor; with --against the comparison of a run with such a file.\n\n"
+    "Says the plan, the digest and how to compare; with --json everything in one file, step by step and tensor by tensor. "
+    "With --against it compares the run with such a file.\n\n"
     "Exit status 0, or 1 if the runs differ, 2 for wrong use."
 )
 HOLDS = {
@@ -28,7 +29,7 @@ HOLDS = {
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("digest", help=_HELP)(digest)
+    app.command("digest", help=help_of("digest", _HELP))(digest)
 
 
 def digest(

@@ -17,6 +17,7 @@ from holdtrue.errors import GroupError, UsageError
 from holdtrue.launch import JobEntry, JobState, find_job, jobs_folder, list_jobs
 
 from . import _options as options
+from ._commands import help_of
 from ._curves_view import describe_curves
 from ._logs import Job
 from ._say import say
@@ -32,13 +33,9 @@ _CLEAR = "\x1b[H\x1b[2J"
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command(
-        "status", help="Show a job: its step, its workers, what it is changing to. Without JOB: all of yours."
-    )(status)
-    app.command(
-        "resize", help="Give a running job another number of workers, from the next step boundary on."
-    )(resize)
-    app.command("stop", help="End a running job at the next step boundary, with a checkpoint.")(stop)
+    app.command("status", help=help_of("status"))(status)
+    app.command("resize", help=help_of("resize"))(resize)
+    app.command("stop", help=help_of("stop"))(stop)
 
 
 def status(

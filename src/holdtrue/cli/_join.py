@@ -10,13 +10,13 @@ from holdtrue.errors import UsageError
 from holdtrue.launch import TOKEN_VARIABLE, JobResult, join_job
 
 from . import _options as options
+from ._commands import help_of
 from ._run import INTERRUPTED
 from ._say import say, say_error, say_failures
 
 MOST_WAIT_S = 86_400.0
 """Bound of --wait: a day."""
 _HELP = (
-    "Add a device of this machine to a running job.\n\n"
     "Asks the job's controller for its script, arguments and settings, and runs one worker; the script must be here too, "
     "at the same path. The job must listen on an address that this machine can reach (`holdtrue run --listen`).\n\n"
     "Under Slurm and Kubernetes this is all that is started, once for each device. "
@@ -27,7 +27,7 @@ _HELP = (
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("worker", help=_HELP)(worker)
+    app.command("worker", help=help_of("worker", _HELP))(worker)
 
 
 def worker(

@@ -15,6 +15,7 @@ from holdtrue.launch import JobEntry, JobState, find_job, jobs_folder
 from holdtrue.wire import escape_text
 
 from . import _options as options
+from ._commands import help_of
 from ._tail import follow
 
 Follow = Annotated[bool, typer.Option("--follow", "-f", metavar="", help="Go on until the job ends.")]
@@ -25,10 +26,8 @@ _LOG_NAME = re.compile(r"worker-(\d+)\.log")
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command("logs", help="Show what the workers of a job printed, errors included.")(logs)
-    app.command("events", help="Show what happened to a job: changes of membership, failures, checkpoints.")(
-        events
-    )
+    app.command("logs", help=help_of("logs"))(logs)
+    app.command("events", help=help_of("events"))(events)
 
 
 def logs(

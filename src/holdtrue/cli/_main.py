@@ -1,8 +1,6 @@
 """The command's entry: assembles the commands, turns errors into sentences and exit codes."""
 
-import importlib
 import importlib.metadata
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -12,28 +10,8 @@ import typer
 
 from holdtrue.errors import HoldtrueError
 
+from ._commands import Commands
 from ._say import say_error
-
-COMMANDS = (
-    "_run",
-    "_jobs",
-    "_logs",
-    "_join",
-    "_verify",
-    "_compare",
-    "_digest",
-    "_numerics",
-    "_profile",
-    "_plan",
-    "_simulate",
-    "_cluster",
-    "_queue",
-    "_predict",
-    "_serve",
-    "_plot",
-    "_dashboard",
-)
-"""Modules of this package with an `add_to(app)`, in the order of the help page."""
 
 # Typer brings its own copy of click from some version on; this finds the right root in either case.
 _WRONG_USE: type[Exception] = next(
@@ -43,9 +21,10 @@ INTERRUPTED = 130
 
 
 def build_app() -> typer.Typer:
-    """The command with all its subcommands."""
+    """The command; a subcommand's module is loaded when it is run."""
     app = typer.Typer(
         name="holdtrue",
+        cls=Commands,
         help="Train PyTorch models on virtual nodes: [bold]change the hardware; the run holds true.[/bold]",
         no_args_is_help=True,
         add_completion=False,
@@ -54,9 +33,6 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for name in COMMANDS:
-        if importlib.util.find_spec(f"{__package__}.{name}") is not None:
-            importlib.import_module(f"{__package__}.{name}").add_to(app)
     return app
 
 
@@ -94,7 +70,8 @@ def _say_wrong_use(error: Exception) -> int:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "holdtrue"
-    say_error(f"{message.rstrip('.')}. See `{command} --help`.")
+    sentence = message if message.endswith("?") else f"{message.rstrip('.')}."
+    say_error(f"{sentence} See `{command} --help`.")
     return 2
 
 

@@ -15,18 +15,21 @@ from holdtrue.launch import JobSpec, SilentObserver, launch_job, name_of_script
 from holdtrue.wire import SURVEY_VARIABLE, Setting
 
 from . import _options as options
+from ._commands import help_of
 from ._say import say_failures
 
 _HELP = (
-    "List the operators that portable numerics covers, by group; or, with a script, run its first steps and list those "
-    "that it needs and that are not covered, by operator and module.\n\n"
+    "Operators are listed by group. A script is run for its first steps; what it needs and is not covered is listed by "
+    "operator and module.\n\n"
     "Exit status 0 if the script is covered, 1 if not or if it failed, 2 for wrong use."
 )
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("numerics", help=_HELP, context_settings={"allow_interspersed_args": False})(numerics)
+    app.command(
+        "numerics", help=help_of("numerics", _HELP), context_settings={"allow_interspersed_args": False}
+    )(numerics)
 
 
 def numerics(

@@ -9,6 +9,7 @@ import typer
 
 from holdtrue.errors import UsageError
 
+from ._commands import help_of
 from ._seats import alias_of
 
 if TYPE_CHECKING:
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 
 _JOB = "Job"
 _DEVICES = "Devices"
+_HELP = "Needs no device: only measured passes. See docs/guide/mixed-devices.md."
 _PROFILE = "Profile"
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("plan")(plan)
+    app.command("plan", help=help_of("plan", _HELP))(plan)
 
 
 def plan(
@@ -95,10 +97,7 @@ def plan(
         bool, typer.Option("--json", help="Print one JSON object instead of a screen.")
     ] = False,
 ) -> None:
-    """Say which virtual nodes and mapping to use, how fast a step will be, and why not otherwise.
-
-    Needs no device: only measured passes. See docs/guide/mixed-devices.md.
-    """
+    """`holdtrue plan`; `_HELP` says what it does."""
     # numpy comes with the solver; the other commands need not wait for it.
     from holdtrue.profile import check_profile, merge_profiles, read_profile
     from holdtrue.solve import check_limits, parse_devices, parse_memory, recommend

@@ -9,10 +9,10 @@ from holdtrue.errors import UsageError
 from holdtrue.record import read_run
 
 from . import _options as options
+from ._commands import help_of
 
 ENDINGS = (".png", ".svg")
 _HELP = (
-    "Draw loss, throughput and workers of one or more runs.\n\n"
     "Reads the run directories, also while a run writes to them. A grey line marks a change of the membership, "
     "a dotted one virtual nodes that moved."
 )
@@ -20,7 +20,7 @@ _HELP = (
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("plot", help=_HELP)(plot)
+    app.command("plot", help=help_of("plot", _HELP))(plot)
 
 
 def plot(

@@ -12,17 +12,14 @@ import typer
 from holdtrue.launch import JobSpec, launch_job, new_run_dir
 
 from . import _options as options
+from ._commands import help_of
 from ._say import say_failures
 
 _PREDICT = (
-    "Predict a data file with a model, on virtual nodes.\n\n"
     "Outputs are written while they come, in the order of the data. A prediction that was cut off goes on where it was: "
     "give the same command again, with any number of workers."
 )
-_EXPORT = (
-    "Write a model for other runtimes, run it there on real examples, and show how far each is from PyTorch.\n\n"
-    "The largest difference is given in float32 numbers that lie between (ulps) and in predictions that differ."
-)
+_EXPORT = "The largest difference is given in float32 numbers that lie between (ulps) and in predictions that differ."
 
 Model = Annotated[
     str,
@@ -40,8 +37,8 @@ Weights = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command("predict", help=_PREDICT)(predict)
-    app.command("export", help=_EXPORT)(export)
+    app.command("predict", help=help_of("predict", _PREDICT))(predict)
+    app.command("export", help=help_of("export", _EXPORT))(export)
 
 
 def predict(

@@ -29,10 +29,10 @@ from holdtrue.profile import (
 from holdtrue.wire import Report, Setting
 
 from . import _options as options
+from ._commands import help_of
 from ._say import say, say_failures
 
 _HELP = (
-    "Measure what a pass of a training script costs on each kind of device here.\n\n"
     "Runs the script for a few steps with virtual nodes of several sizes and writes a profile: seconds and "
     "peak bytes of a pass, the fixed part of a step, the exchange. `holdtrue plan` and `holdtrue run --profile` "
     "read it. The script ends after its last measured step: nothing is evaluated or saved."
@@ -42,7 +42,9 @@ REPEATS = 3
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("profile", help=_HELP, context_settings={"allow_interspersed_args": False})(profile)
+    app.command(
+        "profile", help=help_of("profile", _HELP), context_settings={"allow_interspersed_args": False}
+    )(profile)
 
 
 def profile(

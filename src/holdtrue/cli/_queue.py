@@ -9,16 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from ._cluster import Folder
+from ._commands import help_of
 from ._say import say
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    app.command("submit", help="Submit jobs to the cluster: all of them, or none if one is wrong.")(submit)
-    app.command("queue", help="Show the cluster's jobs: who runs on how many devices, who waits.")(queue)
-    app.command(
-        "cancel", help="End a job of the cluster: a running one at its next step, with a checkpoint."
-    )(cancel)
+    app.command("submit", help=help_of("submit"))(submit)
+    app.command("queue", help=help_of("queue"))(queue)
+    app.command("cancel", help=help_of("cancel"))(cancel)
 
 
 def submit(

@@ -25,6 +25,7 @@ from holdtrue.record import read_plan
 from holdtrue.wire import Setting
 
 from . import _options as options
+from ._commands import help_of
 from ._say import say, say_error, say_failures
 from ._start import begin_at, format_devices
 
@@ -35,7 +36,6 @@ RUNS = Path("runs")
 
 _FOLDER = "Run directory"
 _HELP = (
-    "Run a training script as a job on this machine.\n\n"
     "The result does not depend on the number of workers: the plan says what is computed, the mapping only "
     "where. The script calls holdtrue.init.\n\n"
     "Ctrl-C stops the job at the next step boundary with a checkpoint; --resume goes on from there."
@@ -45,7 +45,7 @@ _HELP = (
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
     # Everything after the script is the script's, options included.
-    app.command("run", help=_HELP, context_settings={"allow_interspersed_args": False})(run)
+    app.command("run", help=help_of("run", _HELP), context_settings={"allow_interspersed_args": False})(run)
 
 
 def run(

@@ -1,12 +1,15 @@
 """What commands say alike, plain or in colour: sentences on stderr, the verdict of a comparison."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import typer
 
-from holdtrue.launch import Failure
-from holdtrue.record import Comparison
 from holdtrue.units import format_ids
+
+if TYPE_CHECKING:  # for `holdtrue --help`, which needs no launcher
+    from holdtrue.launch import Failure
+    from holdtrue.record import Comparison
 
 
 def say(text: str) -> None:
@@ -19,7 +22,7 @@ def say_error(text: str) -> None:
     typer.echo(typer.style("error: ", fg="red", bold=True) + text, err=True)
 
 
-def say_comparison(comparison: Comparison) -> int:
+def say_comparison(comparison: "Comparison") -> int:
     """Print to stdout whether two runs are equal, and where they part; returns the exit status."""
     verdict, colour = ("EQUAL", "green") if comparison.equal else ("DIFFERENT", "red")
     if not comparison.equal and comparison.first_step is None:
@@ -30,13 +33,13 @@ def say_comparison(comparison: Comparison) -> int:
     return 0 if comparison.equal else 1
 
 
-def say_failures(failures: Iterable[Failure], *, workers: int) -> None:
+def say_failures(failures: "Iterable[Failure]", *, workers: int) -> None:
     """Print each cause of a job's failure once, with its workers and its log."""
     for failure in failures:
         say_error(describe_failure(failure, workers=workers))
 
 
-def describe_failure(failure: Failure, *, workers: int) -> str:
+def describe_failure(failure: "Failure", *, workers: int) -> str:
     """A cause of a job's failure, for the user. Pure.
 
     Args:

@@ -20,11 +20,11 @@ from holdtrue.launch import (
 )
 
 from . import _options as options
+from ._commands import help_of
 from ._predict import Model, Weights
 from ._say import say
 
 _HELP = (
-    "Serve a model over HTTP, on virtual nodes.\n\n"
     "A request's answer has the same bits whatever it is batched with, wherever it stands in the batch and whatever fills the "
     "batch up. Workers can come, go and die without a failed request: `holdtrue status`, `resize`, `events`, `logs` and `stop` "
     "work as for a training job."
@@ -33,7 +33,7 @@ _HELP = (
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("serve", help=_HELP)(serve)
+    app.command("serve", help=help_of("serve", _HELP))(serve)
 
 
 def serve(

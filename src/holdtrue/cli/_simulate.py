@@ -13,6 +13,7 @@ import typer
 
 from holdtrue.errors import UsageError
 
+from ._commands import help_of
 from ._say import say
 from ._simulate_view import show_progress, show_table
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:  # numpy loads with the cluster package; other commands need n
     from holdtrue.cluster import Cluster, Job, Outcome, Policy, Summary
 
 _HELP = (
-    "Simulate a trace of jobs on a cluster under several policies.\n\n"
     "Reads the VirtualFlow paper's JSON traces, Gavel's traces, Philly's job list, and our own CSV and JSON "
     "(docs/guide/simulator.md); `generate:jobs=100,per_hour=6,seed=0` in place of a file makes one."
 )
@@ -29,7 +29,7 @@ _CHANGES, _OUT = "What changes cost (seconds)", "Results"
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("simulate", help=_HELP)(simulate)
+    app.command("simulate", help=help_of("simulate", _HELP))(simulate)
 
 
 def simulate(

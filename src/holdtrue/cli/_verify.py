@@ -25,6 +25,7 @@ from holdtrue.wire import Setting
 
 from . import _options as options
 from ._changes import Changer, name_missing_change
+from ._commands import help_of
 from ._say import describe_failure
 from ._trials import (
     NO_STEP,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from ._board import Board
 
 _HELP = (
-    "Show that a training script holds true on the steps it runs.\n\n"
     "Runs it on 1 worker, on 1 worker again, on 2, on uneven and interleaved mappings onto 3, and while workers "
     "join, leave and are killed in mid-run. It compares the training state after every step. Prints PASS, or the "
     "first step and tensors that differ "
@@ -59,7 +59,9 @@ _HELP = (
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("verify", help=_HELP, context_settings={"allow_interspersed_args": False})(verify)
+    app.command("verify", help=help_of("verify", _HELP), context_settings={"allow_interspersed_args": False})(
+        verify
+    )
 
 
 def verify(
