@@ -1,6 +1,7 @@
 """A live cluster: real jobs under a scheduler in a process of its own, found and asked as users do."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from cluster_jobs import WAIT_S, LiveCluster, digests_of, over
-from commands import HOLDTRUE, call, write_script
+from commands import HOLDTRUE, begin, call, finish, write_script
 
 from holdtrue.cluster import replay_schedule
 from holdtrue.elastic import ControlClient, read_tokens
@@ -267,10 +268,43 @@ def test_each_worker_leases_a_device_sees_it_alone_and_gives_it_back(tmp_path: P
     ended = call([HOLDTRUE, *words], cwd=tmp_path, env={LEASES_VARIABLE: leases.to_text()})
     assert ended.status == 0, ended.text
     assert sorted(path.name for path in tmp_path.glob("seen-*")) == ["seen-4", "seen-GPU-5"]
-    assert {leases.take(wait_s=0).name for _ in leases.names} == {"4", "GPU-5"}, "both are free again"
-    refused = call([HOLDTRUE, *words], cwd=tmp_path, env={LEASES_VARIABLE: leases.to_text()})
-    assert refused.status == 1, "nothing is free, since this test has both"
-    assert "no device of 4, GPU-5 is free after 2 s" in refused.text
+    both = [leases.take() for _ in leases.names]
+    assert {lease.name for lease in both if lease is not None} == {"4", "GPU-5"}, "both are free again"
+    for lease in both:
+        assert lease is not None
+        os.close(lease.fd)
+
+
+def test_a_founder_that_gets_no_device_is_no_death_and_another_has_the_one_that_comes_free(
+    tmp_path: Path,
+) -> None:
+    write_script(tmp_path, LEASING)
+    leases = Leases(folder=tmp_path / "leases", names=("4", "GPU-5"))
+    held = leases.take()
+    assert held is not None
+    words = ("run", "--workers", "2", "--device", "cpu", "--run-dir", "out", "train.py")
+    started_s = time.monotonic()
+    process = begin([HOLDTRUE, *words], cwd=tmp_path, env={LEASES_VARIABLE: leases.to_text()})
+    said = tmp_path / "out" / "logs" / "controller.log"
+    sentence = "was not started on host launcher: no device of 4, GPU-5 was free for 15 s"
+    try:
+        while not (said.exists() and sentence in said.read_text()):
+            assert process.poll() is None, "it ended before its founder was given up"
+            assert time.monotonic() < started_s + WAIT_S, (
+                f"no word of a founder without a device in {WAIT_S:g} s"
+            )
+            time.sleep(0.05)
+        os.close(held.fd)
+        ended = finish(process, started_s)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert ended.status == 0, ended.text
+    assert sorted(path.name for path in tmp_path.glob("seen-*")) == ["seen-4", "seen-GPU-5"]
+    text = said.read_text()
+    assert "the job begins with 2 workers" in text
+    assert "is replaced" not in text, "nobody died"
+    assert "worker 2 is started on host launcher" in text
 
 
 def worker_of(cluster: LiveCluster, run_dir: Path) -> psutil.Process:

@@ -89,6 +89,8 @@ class Faults:
     """Mappings that a main worker finds."""
     host_cuts: int = 0
     """Of the host's connection: what either side says after it is lost until the host connects again."""
+    no_starts: int = 0
+    """Orders to start a worker that the host gives up, as where no device is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,8 @@ def _ordinary_moves(world: World) -> Iterator[tuple[str, World]]:
         yield f"host says {world.host_outbox[0].event}", _hear_host(world)
     if world.host_inbox:
         yield "host obeys", _obey(world)
+        if world.faults.no_starts and isinstance(world.host_inbox[0], Start):
+            yield "HOST CANNOT START", _give_up_start(world)
     for w in world.workers:
         if w.outbox:
             yield f"{w.number} is heard", _deliver(world, w)
@@ -257,6 +261,24 @@ def _obey(world: World) -> World:
         if w.is_alive and w.doing != ENDED:
             world = end_process(world, w, status=-15)
     return world
+
+
+def _give_up_start(world: World) -> World:
+    """The host starts no worker of a number that it was given, and says so."""
+    faults = replace(world.faults, no_starts=world.faults.no_starts - 1)
+    known = {w.number for w in world.workers}
+    world = _obey(replace(world, faults=faults))
+    number = max(w.number for w in world.workers)
+    if number in known:
+        return world  # it was said again
+    w = replace(world.worker(number), is_alive=False, doing=ENDED, outbox=())
+    ended = Ended(worker=number, status=0, sentence="no device is free", at=None, was_started=False)
+    return replace(
+        world.put(w),
+        running=tuple(n for n in world.running if n != number),
+        ended=(*world.ended, ended),
+        host_outbox=world.host_outbox if world.is_host_cut else (*world.host_outbox, ended),
+    )
 
 
 def end_process(world: World, w: W, *, status: int, has_left: bool = False) -> World:

@@ -75,6 +75,7 @@ MESSAGES: list[ControlMessage] = [
     Over(how="expelled", reason="silent"),
     HostHello(name="here", address="127.0.0.1", slots=2, adds=1, running=(0, 1)),
     Ended(worker=1, status=-9, sentence="", at=PassPlace(step=1, round=0, virtual_node=2)),
+    Ended(worker=2, status=0, sentence="no device is free", at=None, was_started=False),
     Start(worker=2, device=None),
     Kill(worker=2, reason="silent"),
     Finish(how="finished", reason="done"),

@@ -98,6 +98,17 @@ CASES = {
         Faults(host_cuts=1, resizes=(2,), kills=1),
         1,
     ),
+    "1 grows to 2 and no device is free twice": (1, Faults(resizes=(2,), no_starts=2), 2),
+    "1 grows to 2, no device is free, and the host's connection breaks": (
+        1,
+        Faults(resizes=(2,), no_starts=1, host_cuts=1),
+        1,
+    ),
+    "1 grows to 2, no device is free, and the controller dies": (
+        1,
+        Faults(resizes=(2,), no_starts=1, restarts=1),
+        1,
+    ),
     "2 grow to 3": (2, Faults(resizes=(3,)), 1),
     "1 grows to 2 and one is killed": (1, Faults(resizes=(2,), kills=1), 2),
     "2 shrink to 1": (2, Faults(resizes=(1,)), 2),
@@ -123,6 +134,11 @@ LARGE_CASES = {
     "3 grow and shrink, and two are killed": (3, Faults(resizes=(4, 2), kills=2), 4),
     "everything happens to 2": (2, Faults(1, 1, (3, 1, 2), 1, 1, 1, host_cuts=2), 5),
     "everything happens to 3": (3, Faults(2, 1, (4, 2), 1, 2, 2, quick_ends=False, remaps=3, host_cuts=2), 5),
+    "2 grow and shrink, one is killed, and devices are seldom free": (
+        2,
+        Faults(kills=1, resizes=(3, 2, 4), restarts=1, host_cuts=1, no_starts=6),
+        4,
+    ),
 }
 
 

@@ -113,6 +113,11 @@ class Job:
         ended = Ended(worker=worker, status=status, sentence=sentence, at=at)
         return self.feed(HostSaid(host="here", message=ended))
 
+    def not_started(self, worker: int) -> Decision:
+        """The host says that it gave a worker up before it had a process."""
+        ended = Ended(worker=worker, status=0, sentence="no device is free", at=None, was_started=False)
+        return self.feed(HostSaid(host="here", message=ended))
+
     def wait(self, seconds: float) -> Decision:
         """Time passes."""
         self.now += seconds
@@ -398,6 +403,61 @@ def test_restarts_replace_the_dead_as_often_as_they_were_given() -> None:
     job.enter(3, 0, 2)
     assert orders(job.end(2)) == []
     assert (job.state.target, job.state.restarts_left) == (1, 0)
+
+
+def test_a_worker_that_was_not_started_is_no_death_and_another_is_started() -> None:
+    job = Job(2, restarts=1)
+    job.feed(ResizeAsked(workers=3))
+    again = job.not_started(2)
+    assert orders(again) == [Start(worker=3, device=None)]
+    assert "worker 2 was not started on host here: no device is free" in again.reason
+    assert (job.state.target, job.state.restarts_left, job.members) == (3, 1, [0, 1])
+
+
+def test_a_place_that_a_host_brought_is_that_hosts_again_when_its_worker_was_not_started() -> None:
+    job = Job(2)
+    assert orders(job.host("more", slots=1, adds=1)) == [Start(worker=2, device=None)]
+    ended = Ended(worker=2, status=0, sentence="no device is free", at=None, was_started=False)
+    again = job.feed(HostSaid(host="more", message=ended))
+    assert again.actions == (TellHost(host="more", message=Start(worker=3, device=None)),)
+    assert job.state.target == 3
+    job.feed(HostDropped(host="more"))
+    job.wait(15.0)
+    assert job.state.target == 2, "it goes with its host"
+
+
+def test_a_job_whose_founders_never_get_a_device_fails_after_their_time_and_says_why() -> None:
+    job = Job(2, is_founded=False, start_timeout_s=300.0)
+    job.host(running=(0, 1))
+    begin_s, starts = job.now, 0
+    while job.state.phase == "founding":
+        job.now += 15.0
+        for worker in [worker.number for worker in job.state.workers if worker.phase == "starting"]:
+            starts += sum(isinstance(order, Start) for order in orders(job.not_started(worker)))
+    assert (job.now - begin_s, starts) == (300.0, 2 * 19), (
+        "each is started again when it was given up, no more"
+    )
+    assert job.state.how_over == "failed"
+    assert job.state.over_reason == (
+        "0 of 2 workers said hello within 300 s; the job needs 2 to begin. The last was not started: no device is free"
+    )
+
+
+def test_founders_that_found_no_device_do_not_fail_their_job() -> None:
+    for is_heard_of in (True, False):
+        job = Job(2, is_founded=False, start_timeout_s=300.0)
+        if is_heard_of:
+            job.host(running=(0, 1))
+            assert orders(job.not_started(0)) == [Start(worker=2, device=None)]
+        else:  # their ends came with the first words of their host
+            job.feed(HostDropped(host="here"))
+            job.not_started(0)
+            job.not_started(1)
+            assert orders(job.host()) == [Start(worker=2, device=None), Start(worker=3, device=None)]
+        assert (job.state.phase, job.state.target) == ("founding", 2)
+        job.hello(2)
+        job.hello(1 if is_heard_of else 3)
+        assert job.members == ([1, 2] if is_heard_of else [2, 3])
 
 
 def test_a_virtual_node_that_kills_two_workers_in_a_row_stops_the_job() -> None:

@@ -144,6 +144,8 @@ class Link:
 
     def __init__(self) -> None:
         self.ended: list[tuple[int, int]] = []
+        self.not_started: list[int] = []
+        self.reasons: list[str] = []
         self.running: list[int] = []
         self.orders: list[Start | Kill | Finish] = []
         self.ends, self._told = os.pipe()
@@ -151,8 +153,16 @@ class Link:
     def fileno(self) -> int:
         return self.ends
 
+    def take_orders(self) -> list[Start | Kill | Finish]:
+        orders, self.orders = self.orders, []
+        return orders
+
     def say_ended(self, number: int, *, status: int) -> None:
         self.ended.append((number, status))
+
+    def say_not_started(self, number: int, why: str) -> None:
+        self.not_started.append(number)
+        self.reasons.append(why)
 
     def add_running(self, number: int) -> None:
         self.running.append(number)
@@ -174,6 +184,10 @@ class Crew:
 
     def kill_all(self, reason: str) -> None:
         """There is nobody to kill."""
+
+
+def started(host: Host) -> list[int]:
+    return list(host.crew.workers)
 
 
 class Waiting:
@@ -204,24 +218,57 @@ def test_a_worker_that_finds_no_device_free_is_tried_again_while_the_host_does_i
     link = Link()
     host, notes = host_of(Waiting(2), link)
     host.start(3)
-    assert not link.running
+    assert link.running == [3], "its number is not given again while it waits"
     host.turn()
-    assert not link.running
+    assert not started(host)
     host.turn()
-    assert (link.running, link.ended, notes) == ([3], [], [])
+    assert (started(host), link.running, link.ended, notes) == ([3], [3], [], [])
 
 
-def test_a_worker_that_finds_no_device_for_long_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_finds_no_device_for_long_is_not_started_and_no_death(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     link = Link()
     host, notes = host_of(Waiting(99), link)
     host.start(3)
     host.turn()
-    assert not link.ended
+    assert not link.not_started
     late_s = time.monotonic() + LEASE_WAIT_S
     monkeypatch.setattr(time, "monotonic", lambda: late_s)
     host.turn()
-    assert link.ended == [(3, 1)]
-    assert notes[0].startswith("worker 3 cannot be started here: no device of 4, 5 was free for 15 s")
+    assert (link.not_started, link.ended) == ([3], [])
+    assert link.reasons[0].startswith("no device of 4, 5 was free for 15 s; each is driven by one worker.")
+    assert notes == [f"worker 3 is not started here: {link.reasons[0]}"]
+
+
+def test_a_worker_that_waits_for_a_device_is_not_started_once_its_controller_has_it_killed() -> None:
+    link = Link()
+    host, notes = host_of(Waiting(2), link)
+    link.orders = [Start(worker=3, device=None), Start(worker=4, device=None)]
+    host._obey()
+    link.orders = [Kill(worker=3, reason="the job needs fewer workers now")]
+    host._obey()
+    assert (link.not_started, link.ended) == ([3], [])
+    assert notes == ["worker 3 is not started here: the job needs fewer workers now"]
+    host.turn()
+    assert started(host) == [4], "the other one still waits, and finds its device"
+    link.orders = [Kill(worker=3, reason="again")]
+    host._obey()
+    assert link.not_started == [3], "it is told once"
+
+
+def test_a_worker_that_the_machine_cannot_start_counts_as_dead() -> None:
+    """Not as one that was not started: another one would be tried at once, for ever."""
+    link, starter = Link(), Waiting(0)
+    host, notes = host_of(starter, link)
+
+    def fail(number: int, device: str) -> Any:
+        raise OSError(11, "no room for a process")
+
+    starter.start = fail  # type: ignore[method-assign]
+    host.start(3)
+    assert (link.not_started, link.ended) == ([], [(3, 1)])
+    assert "no room for a process" in notes[0]
 
 
 def test_a_worker_that_waits_for_a_device_is_not_started_for_a_job_that_ends() -> None:
@@ -231,7 +278,7 @@ def test_a_worker_that_waits_for_a_device_is_not_started_for_a_job_that_ends() -
     host.interrupt(2)
     assert not host.is_over, "its end was not told"
     host.turn()
-    assert (link.running, link.ended, host.is_over) == ([], [(3, 1)], True)
+    assert (started(host), link.not_started, host.is_over) == ([], [3], True)
 
 
 def test_a_short_peak_of_memory_does_not_end_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,12 @@ def found_job(turn: Turn) -> None:
         fail_job(
             turn,
             f"{len(here)} of {awaited} workers said hello within {settings.start_timeout_s:g} s; the job needs "
-            f"{settings.least} to begin. Look at the logs of the others.",
+            f"{settings.least} to begin. "
+            + (
+                f"The last was not started: {state.no_start}"
+                if state.no_start
+                else "Look at the logs of the others."
+            ),
         )
 
 

@@ -102,7 +102,9 @@ def _hear_ended(turn: Turn, name: str, ended: Ended) -> None:
     worker = turn.state.worker(ended.worker)
     if ended.worker in turn.state.gone or turn.state.phase == "over":
         return
-    if worker is None:
+    if not ended.was_started:
+        _note_no_start(turn, name, ended)
+    elif worker is None:
         turn.set(
             gone=turn.state.gone | {ended.worker},
             next_worker=max(turn.state.next_worker, ended.worker + 1),
@@ -122,6 +124,25 @@ def _hear_ended(turn: Turn, name: str, ended: Ended) -> None:
         turn.note(f"worker {ended.worker} has finished")
     else:
         _note_death(turn, worker, ended)
+
+
+def _note_no_start(turn: Turn, name: str, ended: Ended) -> None:
+    """A start that did not happen is no death: it takes no restart, and the job is to have as many workers as before.
+
+    The host has waited before it says so, which keeps these starts apart.
+    """
+    number, worker = ended.worker, turn.state.worker(ended.worker)
+    if worker is None:
+        turn.set(gone=turn.state.gone | {number}, next_worker=max(turn.state.next_worker, number + 1))
+    else:
+        turn.part_with(worker, "dismissed")
+    host = turn.state.host(name)
+    if (
+        worker is not None and worker.is_added and host is not None
+    ):  # the place that it brought is its own again
+        turn.state = turn.state.with_host(replace(host, adds=host.adds + 1, raised=host.raised + 1))
+    turn.set(no_start=ended.sentence)
+    turn.note(f"worker {number} was not started on host {name}: {ended.sentence}")
 
 
 def _note_death(turn: Turn, worker: Worker, ended: Ended) -> None:

@@ -87,7 +87,7 @@ class HostLink:
         return orders
 
     def add_running(self, worker: int) -> None:
-        """A worker runs here that was not ordered: a founder that the launcher started by itself, before `start`."""
+        """A worker is here that was not ordered: a founder that the launcher starts by itself, before `start`."""
         with self._link.changed:
             self._running.add(worker)
             self._known.add(worker)
@@ -111,9 +111,22 @@ class HostLink:
             has_left: It ended in order, and not at the end of the script.
         """
         place = None if at is None else PassPlace(step=at[0], round=at[1], virtual_node=at[2])
-        message = Ended(worker=worker, status=status, sentence=sentence[:4096], at=place, has_left=has_left)
+        self._say_end(
+            Ended(worker=worker, status=status, sentence=sentence[:4096], at=place, has_left=has_left)
+        )
+
+    def say_not_started(self, worker: int, why: str) -> None:
+        """A worker was given up before it had a process: nobody died, and another may be ordered at once.
+
+        Args:
+            worker: Its number, which is never given again.
+            why: A sentence for the record.
+        """
+        self._say_end(Ended(worker=worker, status=0, sentence=why[:4096], at=None, was_started=False))
+
+    def _say_end(self, message: Ended) -> None:
         with self._link.changed:
-            self._running.discard(worker)
+            self._running.discard(message.worker)
             self._ends.append(message)
             self._link.say(message)
 

@@ -187,6 +187,8 @@ class State:
     mapping_reason: str = ""
     """Why that mapping was asked for, as far as whoever asked said."""
     restarts_left: int
+    no_start: str = ""
+    """Why a host could not start a worker at all, the last time."""
     stop_reason: str | None = None
     last_pass: tuple[int, int, int] | None = None
     """Step, round and virtual node of the pass in which the last dead worker died."""

@@ -21,10 +21,8 @@ from ._host import Host, Starter
 from ._job import JobResult, JobSpec
 from ._judge import INTERRUPTED, fails_elastic_job, judge_elastic_job
 from ._launch import INTERRUPT_NOTE, check_start, cuda_devices_of, life_pipe
-from ._leases import find_leases
 from ._lookout import Group, Lookout
 from ._observer import JobObserver
-from ._part_memory import find_part_memory
 from ._place import Place
 from ._registry import JobEntry, check_run_dir, jobs_folder, register
 from ._restarts import HANG_WAIT_S
@@ -122,14 +120,7 @@ class _ElasticJob:
             group_timeout_s=spec.group_timeout_s,
         )
         life_fd = stack.enter_context(life_pipe())
-        starter = Starter(
-            spec=spec,
-            place=place,
-            guard=guard,
-            life_fd=life_fd,
-            leases=find_leases(os.environ),
-            memory=find_part_memory(os.environ),
-        )
+        starter = Starter.told_by(os.environ, spec=spec, place=place, guard=guard, life_fd=life_fd)
         self._link = link
         self._asking: threading.Thread | None = None
         self._looked_s = time.monotonic()

@@ -1,8 +1,8 @@
 """One machine's processes of an elastic job: started and ended as the controller says."""
 
 import os
-import signal
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import final
@@ -17,9 +17,9 @@ from ._crew import TICK_S, Crew
 from ._devices import choose_device
 from ._job import JobSpec, WorkerEnd
 from ._judge import describe_status, fails_elastic_job
-from ._leases import LEASE_WAIT_S, Leases
+from ._leases import LEASE_WAIT_S, Leases, find_leases
 from ._observer import JobObserver
-from ._part_memory import LOOK_EVERY_S, PartMemory, held_bytes, make_first_to_go
+from ._part_memory import LOOK_EVERY_S, PartMemory, find_part_memory, held_bytes, make_first_to_go
 from ._place import Place
 from ._stopping import StopState, count_interrupts, next_stop
 from ._watchman import Guard
@@ -38,10 +38,28 @@ class Starter:
     place: Place
     guard: Guard
     life_fd: int
-    leases: Leases | None = None
+    leases: Leases | None
     """Devices that its workers lease, one each; None where they have this machine's."""
-    memory: PartMemory | None = None
+    memory: PartMemory | None
     """What each of its workers may hold; None for no bound."""
+
+    @classmethod
+    def told_by(
+        cls, env: Mapping[str, str], *, spec: JobSpec, place: Place, guard: Guard, life_fd: int
+    ) -> "Starter":
+        """One whose leases and bound of memory are what the host's environment `env` says.
+
+        Raises:
+            UsageError: it says what no scheduler writes.
+        """
+        return cls(
+            spec=spec,
+            place=place,
+            guard=guard,
+            life_fd=life_fd,
+            leases=find_leases(env),
+            memory=find_part_memory(env),
+        )
 
     def start(self, number: int, device: str) -> Worker | None:
         """Start worker `number` on `device`, or on one that it leases, with a store socket and a page of its own.
@@ -162,35 +180,43 @@ class Host:
         """Start a worker, on the device that fewest workers here drive unless one is named.
 
         One that is to lease a device and finds none free is tried again in each turn, for `LEASE_WAIT_S`: those who give
-        one back may be this host's own dead workers, which its turns clean up.
+        one back may be this host's own dead workers, which its turns clean up. After that it is given up, and nobody died:
+        as long as the job is to have as many workers, its controller orders another, which waits as long.
         """
         self._pending[number] = _Pending(device, time.monotonic() + LEASE_WAIT_S)
+        self._link.add_running(number)
         self._try_to_start(number)
 
     def _try_to_start(self, number: int) -> None:
         pending = self._pending[number]
+        if not self._may_start:
+            self._give_up(number, "the job ends")
+            return
         device = pending.device or choose_device(self._devices, tuple(self._in_use.values()))
-        worker, why = None, "" if self._may_start else "the job ends"
         try:
-            worker = None if why else self._starter.start(number, device)
-        except (OSError, UsageError) as error:
-            why = str(error)
-        if worker is None and not why:
-            if time.monotonic() < pending.until_s:
-                return
-            names = ", ".join(self._starter.leases.names) if self._starter.leases is not None else device
-            why = (
-                f"no device of {names} was free for {LEASE_WAIT_S:g} s; each is driven by one worker. Other processes of "
-                f"this cluster's jobs still have them: see `holdtrue queue`."
-            )
-        del self._pending[number]
-        if worker is None:
-            self._observer.show_note(f"worker {number} cannot be started here: {why}")
+            worker = self._starter.start(number, device)
+        except (OSError, UsageError) as error:  # as a death: another one, tried at once, would fail at once
+            del self._pending[number]
+            self._observer.show_note(f"worker {number} cannot be started here: {error}")
             self._link.say_ended(number, status=1)
             return
-        self._in_use[number] = device
-        self.crew.add(worker)
-        self._link.add_running(number)
+        if worker is not None:
+            del self._pending[number]
+            self._in_use[number] = device
+            self.crew.add(worker)
+        elif time.monotonic() >= pending.until_s:
+            names = ", ".join(self._starter.leases.names) if self._starter.leases is not None else device
+            self._give_up(
+                number,
+                f"no device of {names} was free for {LEASE_WAIT_S:g} s; each is driven by one worker. Other processes of "
+                f"this cluster's jobs still have them: see `holdtrue queue`.",
+            )
+
+    def _give_up(self, number: int, why: str) -> None:
+        """Start no worker of that number, which waited for a device."""
+        del self._pending[number]
+        self._observer.show_note(f"worker {number} is not started here: {why}")
+        self._link.say_not_started(number, why)
 
     def turn(self) -> None:
         """Wait for something to happen, act on it, and stop workers in time."""
@@ -262,9 +288,9 @@ class Host:
 
     def _kill(self, order: Kill) -> None:
         worker = self.crew.workers.get(order.worker)
-        if self._pending.pop(order.worker, None) is not None:
-            self._link.say_ended(order.worker, status=-signal.SIGKILL)
-        if worker is not None and worker.is_alive:
+        if order.worker in self._pending:
+            self._give_up(order.worker, order.reason)
+        elif worker is not None and worker.is_alive:
             self._observer.show_note(f"worker {order.worker} killed: {order.reason}")
             worker.kill_group()
 

@@ -23,9 +23,7 @@ from ._host import Host, Starter
 from ._job import JobResult, JobSpec
 from ._judge import INTERRUPTED, HowOver, judge_guest
 from ._launch import check_start, cuda_devices_of, life_pipe
-from ._leases import find_leases
 from ._observer import JobObserver
-from ._part_memory import find_part_memory
 from ._place import Place
 from ._reach import reach
 from ._signals import catch_interrupts
@@ -110,14 +108,7 @@ def join_job(
             group_timeout_s=spec.group_timeout_s,
         )
         life_fd = stack.enter_context(life_pipe())
-        starter = Starter(
-            spec=spec,
-            place=place,
-            guard=guard,
-            life_fd=life_fd,
-            leases=find_leases(os.environ),
-            memory=find_part_memory(os.environ),
-        )
+        starter = Starter.told_by(os.environ, spec=spec, place=place, guard=guard, life_fd=life_fd)
         host = Host(spec, observer, starter=starter, link=link, devices=_devices_of(spec, device))
         stack.callback(host.crew.close)
         guest = _Guest(host, link, observer)

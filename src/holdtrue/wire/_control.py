@@ -263,10 +263,12 @@ class Ended:
     status: int
     """Exit status; the negative number of the signal for one that was killed."""
     sentence: str
-    """An error of its script that must fail the job; empty for a death, or an end in order."""
+    """An error of its script that must fail the job; empty for a death, or an end in order. Why it was not started."""
     at: PassPlace | None
     has_left: bool = False
     """It ended in order before the end of the script."""
+    was_started: bool = True
+    """False for one that was given up before it had a process: nobody died, and `status` says nothing."""
 
     def __post_init__(self) -> None:
         _check_worker(self.worker)
