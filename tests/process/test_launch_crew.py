@@ -152,6 +152,24 @@ def test_what_an_ended_worker_started_is_killed_and_holds_nothing_up(
         os.close(child)
 
 
+def start_two(home: Home, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Start the main worker of a script and another one, which waits for `let_the_other_end`."""
+    monkeypatch.chdir(home.folder)
+    monkeypatch.setattr(home, "on_end", lambda: home.crew.hand_over())
+    os.mkfifo("go")
+    (home.folder / "train.py").write_text(script)
+    home.start(0)
+    home.start(1)
+
+
+def let_the_other_end(home: Home) -> None:
+    """Let the other worker go on, and wait for its end."""
+    go = os.open("go", os.O_RDWR)  # blocks nobody, and what is written waits for its reader
+    os.write(go, b"!")
+    home.turn_until(lambda: home.crew.workers[1].is_reaped, "the end of the other")
+    os.close(go)
+
+
 LATE = f"""
 import sys; sys.path.append({str(Path(__file__).parent)!r})
 from fake_worker import *
@@ -166,17 +184,9 @@ print("accuracy 0.9", flush=True)
 def test_a_worker_that_ends_after_the_main_one_prints_nothing_again(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(home.folder)
-    monkeypatch.setattr(home, "on_end", lambda: home.crew.hand_over())
-    os.mkfifo("go")
-    (home.folder / "train.py").write_text(LATE)
-    home.start(0)
-    home.start(1)
+    start_two(home, monkeypatch, LATE)
     home.turn_until(lambda: home.crew.workers[0].is_reaped, "the end of the main worker")
-    go = os.open("go", os.O_RDWR)  # blocks nobody, and what is written waits for its reader
-    os.write(go, b"!")
-    home.turn_until(lambda: home.crew.workers[1].is_reaped, "the end of the other")
-    os.close(go)
+    let_the_other_end(home)
     assert home.observer.output == b"accuracy 0.9\n"
 
 
@@ -193,18 +203,10 @@ else:
 def test_what_the_main_worker_printed_last_is_shown_though_its_end_is_heard_of_first(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(home.folder)
-    monkeypatch.setattr(home, "on_end", lambda: home.crew.hand_over())
-    os.mkfifo("go")
-    (home.folder / "train.py").write_text(LAST_WORDS)
-    home.start(0)
-    home.start(1)
+    start_two(home, monkeypatch, LAST_WORDS)
     main = home.crew.workers[0]
     os.waitid(os.P_PID, main.process.pid, os.WEXITED | os.WNOWAIT)
     home.crew._see_end(main, home.crew._pidfds[0])  # as where the selector names it before the pipe
     assert home.observer.output == b"last words\n"
     assert home.crew._main == 1
-    go = os.open("go", os.O_RDWR)
-    os.write(go, b"!")
-    home.turn_until(lambda: home.crew.workers[1].is_reaped, "the end of the other")
-    os.close(go)
+    let_the_other_end(home)
