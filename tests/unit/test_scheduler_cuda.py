@@ -1,7 +1,11 @@
 """CUDA devices in live clusters, on machines without any: what is asked for, who gets which, what is refused."""
 
 import json
+import os
+import sys
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,17 +14,20 @@ import torch
 from holdtrue.cluster import parse_cluster
 from holdtrue.errors import UsageError
 from holdtrue.launch import DEVICE_MEMORY_VARIABLE, LEASES_VARIABLE
+from holdtrue.launch._part_memory import PartMemory, find_part_memory
 from holdtrue.run._environment import name_device
 from holdtrue.run._part import limit_memory
 from holdtrue.scheduler import EngineChoice, JobRequest, _open_engine, check_devices
 from holdtrue.scheduler._engine_choice import Lent, describe_lent
+from holdtrue.scheduler._hosts import HostOrder
 from holdtrue.scheduler._launchers import LauncherEngine
 from holdtrue.scheduler._open_engine import open_engine
 from holdtrue.scheduler._records import JobRecord, Place
 from holdtrue.scheduler._scheduler import Scheduler
 from holdtrue.scheduler._staffing import own_environment
 from holdtrue.scheduler._store import Store
-from holdtrue.scheduler.on_ray import RayChoice
+from holdtrue.scheduler.on_ray import RayChoice, _actor
+from holdtrue.scheduler.on_ray._actor import HostActor
 from holdtrue.scheduler.on_ray._agent import Agent, demand_of
 
 RAY = EngineChoice(name="ray", ray=RayChoice(address="127.0.0.1:6379"))
@@ -129,6 +136,10 @@ def test_a_job_cannot_name_itself_a_larger_part() -> None:
         record(percent=30, HOLDTRUE_DEVICE_PERCENT="100", HOLDTRUE_DEVICE_MEMORY="9"), lent
     )
     assert (found["HOLDTRUE_DEVICE_PERCENT"], found[DEVICE_MEMORY_VARIABLE]) == ("30", "1000")
+    said = {"HOLDTRUE_DEVICE_MEMORY": "9", "HOLDTRUE_DEVICE_LEASES": "{}", "MINE": "1"}
+    found = own_environment(record(percent=30, **said), Lent())
+    assert found == {"HOLDTRUE_DEVICE_PERCENT": "30", "MINE": "1"}, "with Ray each host finds its memory"
+    assert own_environment(record(**said, HOLDTRUE_DEVICE_PERCENT="1"), lent) == {"MINE": "1"}
 
 
 class Rayed:
@@ -168,6 +179,53 @@ def test_a_host_asks_ray_for_its_part_of_a_device(
     wanted = demand if demand is not None else demand_of(kind, percent)
     assert {key: value for key, value in ray.asked.items() if key.startswith("num_")} == wanted
     assert agent.answer({"ask": "look"})["devices"] == {"cpu": 5, "cuda": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "percent", "told", "cpus", "most"),
+    [
+        ("cpu", 50, None, 4.0, 1 << 30),
+        ("cpu", 25, str(4 << 30), 4.0, 1 << 30),
+        ("cpu", 50, None, 0.0, None),
+        ("cpu", 100, None, 4.0, None),
+        ("cuda", 50, None, 4.0, None),
+    ],
+    ids=["a CPU's share of the machine", "as --memory says", "no CPU", "a whole CPU", "a GPU"],
+)
+def test_a_host_under_ray_finds_what_its_part_of_a_cpu_may_hold(
+    kind: str, percent: int, told: str | None, cpus: float, most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [
+        {"NodeID": "other", "Resources": {"CPU": 64.0}},
+        {"NodeID": "here", "Resources": {"CPU": cpus} if cpus else {}},
+    ]
+    context = SimpleNamespace(get_node_id=lambda: "here")
+    fake = SimpleNamespace(get_runtime_context=lambda: context, nodes=lambda: nodes)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setattr(_actor, "machine_memory", lambda: 8 << 30)
+    monkeypatch.setattr(os, "environ", {"PATH": "/bin"})
+    found: list[PartMemory | None] = []
+
+    def join(*_: object, **__: object) -> SimpleNamespace:
+        found.append(find_part_memory(os.environ))
+        return SimpleNamespace(exit_code=0, ends=(), failures=(), reason=None)
+
+    monkeypatch.setattr(_actor, "join_job", join)
+    lent = Lent(memory_bytes=int(told)) if told else Lent()
+    order = HostOrder(
+        name="1-1-a",
+        job="a",
+        kind=kind,
+        percent=percent,
+        url="http://127.0.0.1:1",
+        token="t",
+        folder=".",
+        environment=own_environment(record(percent=percent), lent),
+    )
+    host = object.__new__(HostActor)  # without the thread that joins a job and then ends its process
+    host._order, host._interrupts = asdict(order), -1
+    assert host._join() == {"status": 0, "sentence": "", "has_run": False}
+    assert found == [None if most is None else PartMemory(percent=percent, most_bytes=most)]
 
 
 def test_workers_that_each_see_one_gpu_are_told_apart() -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any, final
 from holdtrue.elastic import ControlClient, read_tokens
 from holdtrue.errors import HoldtrueError, UsageError
 from holdtrue.launch import (
-    DEVICE_MEMORY_VARIABLE,
     LEASES_VARIABLE,
     LEAST_PART_BYTES,
     JobEntry,
@@ -29,7 +28,6 @@ from holdtrue.launch import (
     take_lock,
 )
 from holdtrue.units import format_bytes
-from holdtrue.wire import SETTING_VARIABLES
 
 from ._engine import ClusterEngine, Look
 from ._engine_choice import Lent
@@ -37,7 +35,7 @@ from ._evidence import STOPPED, Evidence
 from ._hosts import HostEngine
 from ._records import JobRecord, Place
 from ._request import JobRequest
-from ._staffing import Staffing, own_environment, read_left
+from ._staffing import Staffing, own_environment, read_left, without_scheduler_variables
 
 _KEEPER = Path(__file__).with_name("_keeper.py")
 _ASK_S = 5.0
@@ -159,7 +157,9 @@ class LauncherEngine(ClusterEngine):
                 *request.arguments,
             ],
             "folder": request.folder,
-            "environment": _inherited(os.environ) | own_environment(record, self._lent) | self._leases(slot),
+            "environment": without_scheduler_variables(os.environ)
+            | own_environment(record, self._lent)
+            | self._leases(slot),
         }
 
     def _leases(self, slot: int) -> dict[str, str]:
@@ -311,12 +311,6 @@ class LauncherEngine(ClusterEngine):
         begun_s = _begun_s(self._place.attempt(record))
         is_this = entry.run_dir == str(self._place.run_dir(record)) and begun_s is not None
         return entry if is_this and entry.started_s >= (begun_s or 0.0) - 0.05 else None
-
-
-def _inherited(env: Mapping[str, str]) -> dict[str, str]:
-    """A scheduler's environment without what makes a job one of a part or of leases: those are each job's own. Pure."""
-    own = (LEASES_VARIABLE, DEVICE_MEMORY_VARIABLE, SETTING_VARIABLES["device_percent"])
-    return {name: value for name, value in env.items() if name not in own}
 
 
 def _read_number(path: Path) -> int | None:

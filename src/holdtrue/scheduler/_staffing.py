@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
-from holdtrue.launch import DEVICE_MEMORY_VARIABLE, JobEntry
+from holdtrue.launch import DEVICE_MEMORY_VARIABLE, LEASES_VARIABLE, JobEntry
 from holdtrue.service import write_private
 from holdtrue.wire import SETTING_VARIABLES
 
@@ -260,13 +260,19 @@ def _is_out_of_reach(left: Left, facts: Mapping[str, Any] | None) -> bool:
     return not any(worker["is_connected"] for worker in facts["workers"])
 
 
+def without_scheduler_variables(env: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what makes a job one of a part or of leases: those are each job's own, from its scheduler. Pure."""
+    own = (LEASES_VARIABLE, DEVICE_MEMORY_VARIABLE, SETTING_VARIABLES["device_percent"])
+    return {name: value for name, value in env.items() if name not in own}
+
+
 def own_environment(record: JobRecord, lent: Lent) -> dict[str, str]:
     """Variables that a job has besides its machine's. Pure."""
     percent = record.request.percent
     part = {SETTING_VARIABLES["device_percent"]: str(percent)} if percent < 100 else {}
     if percent < 100 and lent.memory_bytes:
         part[DEVICE_MEMORY_VARIABLE] = str(lent.memory_bytes)
-    return dict(record.request.environment) | part
+    return without_scheduler_variables(record.request.environment) | part
 
 
 def _wanted(folder: Path, facts: Mapping[str, Any] | None) -> int | None:
