@@ -8,6 +8,8 @@ Prints the numbers that src/holdtrue/cluster/traces/_speeds.py holds, and how we
 import argparse
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +24,36 @@ DURATIONS = (
 START_S = 63
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """One workload's fit."""
+
+    workload: str
+    coefficients: tuple[float, ...]
+    """Base, synchronisation, example, evaluation: as in `StepModel`."""
+    jobs: dict[int, tuple[float, float]]
+    """By place in the trace, seconds per step as logged and as fitted."""
+
+
 def main() -> None:
     """Fit each workload and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    trace = json.loads((parser.parse_args().data / "virtualflow/traces/medium20_12jph.json").read_text())
+    for fit in fit_workloads(parser.parse_args().data):
+        print(
+            fit.workload,
+            "base, sync, example, evaluation:",
+            [f"{x:.4g}" for x in fit.coefficients],
+        )
+        for name, (measured, predicted) in fit.jobs.items():
+            print(
+                f"  job {name}: {measured:.3f} s per step, fitted {predicted:.3f} ({predicted / measured - 1:+.1%})"
+            )
+
+
+def fit_workloads(data_folder: Path) -> Iterator[Fit]:
+    """Fit the workloads to the traces in a folder."""
+    trace = json.loads((data_folder / "virtualflow/traces/medium20_12jph.json").read_text())
     for workload in ("bert", "resnet", "transformer"):
         rows, seconds, names = [], [], []
         for i, (job, duration) in enumerate(zip(trace, DURATIONS, strict=True)):
@@ -41,11 +68,12 @@ def main() -> None:
             names.append(i)
         A, y = np.array(rows), np.array(seconds)
         fit, _ = nnls(A / y[:, None], np.ones(len(y)))
-        print(workload, "base, sync, example, evaluation:", [f"{x:.4g}" for x in fit])
-        for name, measured, predicted in zip(names, y, A @ fit, strict=True):
-            print(
-                f"  job {name}: {measured:.3f} s per step, fitted {predicted:.3f} ({predicted / measured - 1:+.1%})"
-            )
+        met = zip(y.tolist(), (A @ fit).tolist(), strict=True)
+        yield Fit(
+            workload=workload,
+            coefficients=tuple(fit.tolist()),
+            jobs=dict(zip(names, met, strict=True)),
+        )
 
 
 if __name__ == "__main__":
