@@ -5,7 +5,7 @@ wherever it lies then; the object, its memory and its place are those of the rou
 """
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,12 +94,9 @@ def signature_of(tensor: torch.Tensor) -> tuple[object, ...]:
     )
 
 
-def refuse_overlaps(named: Sequence[tuple[str, torch.Tensor]]) -> None:
-    """Refuse buffers that share a part of their memory: which of two next values would hold there?
-
-    Raises:
-        NumericsError: two of them do; the message names both.
-    """
+def find_overlaps(named: Sequence[tuple[str, torch.Tensor]]) -> list[tuple[str, str]]:
+    """Names of buffers, two and two, that share a part of their memory."""
+    found: list[tuple[str, str]] = []
     spans = sorted(
         (str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + _extent(tensor), at)
         for at, (_, tensor) in enumerate(named)
@@ -109,13 +106,32 @@ def refuse_overlaps(named: Sequence[tuple[str, torch.Tensor]]) -> None:
     for span in spans:
         before = [other for other in before if other[0] == span[0] and other[2] > span[1]]
         for other in before:
-            names = sorted((named[other[3]][0], named[span[3]][0]))
-            if _share_bytes(named[other[3]][1], named[span[3]][1]):
-                raise NumericsError(
-                    f"buffers {names[0]!r} and {names[1]!r} share a part of their memory; every buffer gets a value of its own "
-                    f"after a step, and one would overwrite the other's. Register a copy (.clone()) as one of them."
-                )
+            (one, a), (two, b) = named[other[3]], named[span[3]]
+            if _share_bytes(a, b):
+                found.append((min(one, two), max(one, two)))
         before.append(span)
+    return sorted(found)
+
+
+def refuse_overlaps(pairs: Sequence[tuple[str, str]], changed: Collection[str], step: int) -> None:
+    """Refuse that passes change one of two buffers that share memory: which of two next values would hold there?
+
+    Args:
+        pairs: From `find_overlaps`.
+        changed: Names of buffers that a pass changed on some worker; as long as there are none, a table and a view of it
+            do no harm.
+        step: Index of the step, for the message.
+
+    Raises:
+        NumericsError: it did; the message names both.
+    """
+    for one, two in pairs:
+        if one in changed or two in changed:
+            raise NumericsError(
+                f"buffers {one!r} and {two!r} share a part of their memory, and in step {step} a pass changed it; every buffer "
+                f"gets a value of its own after a step, and one would overwrite the other's. Register a copy (.clone()) as "
+                f"one of them."
+            )
 
 
 def refuse_wide(name: str, tensor: torch.Tensor) -> None:

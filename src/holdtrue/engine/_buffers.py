@@ -9,7 +9,6 @@ other buffer needs a rule from the user.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -19,17 +18,16 @@ from holdtrue.mapping import Tree
 from holdtrue.reduce import Group
 
 from ._buffer_family import (
-    PRINT_BYTES,
     Bits,
     Family,
     Settlement,
     Tracked,
     bits_of,
-    fingerprint_of,
     settle_family,
 )
 from ._buffer_places import (
     Place,
+    find_overlaps,
     gone,
     hang_odd,
     memory_of,
@@ -39,6 +37,14 @@ from ._buffer_places import (
     same_kind,
     signature_of,
     unlike_values,
+)
+from ._buffer_report import (
+    Report,
+    changed_names,
+    make_report,
+    pack_report,
+    unlike_members,
+    unpack_report,
 )
 from ._buffer_rows import PassRows
 from ._modules import ModelWatch, are_same, hanging_in
@@ -74,6 +80,8 @@ class BufferBook:
         """Every name of every module at the walk, by the identity of the module's dictionary."""
         self._tracked: set[int] = set()
         """Identities of the places by which buffers are followed: of several places of one tensor the first."""
+        self._overlaps: list[tuple[str, str]] = []
+        """Names of buffers that share a part of their memory."""
         self._added: list[torch.Tensor] = []
         self._rows: PassRows | None = None
         self._passes = 0
@@ -122,9 +130,8 @@ class BufferBook:
         seen: set[object] = set()
         for path, module in self._watch.modules:
             places = self._places[id(module._buffers)] = {}
-            for key, tensor in sorted(
-                module._buffers.items()
-            ):  # in no order that depends on what was bound when
+            # In an order that does not depend on what was bound when:
+            for key, tensor in sorted(module._buffers.items()):
                 places[key] = place = None if tensor is None else Place.of(module._buffers, key, tensor)
                 if tensor is None or place is None or {id(tensor), memory_of(tensor)} & seen:
                     continue
@@ -144,7 +151,7 @@ class BufferBook:
                 )
         self._families = list(families.values())
         members = [m for f in self._families for m in f.members]
-        refuse_overlaps([(m.name, m.tensor) for m in members])
+        self._overlaps = find_overlaps([(m.name, m.tensor) for m in members])
         self._tracked = {id(m.place) for m in members}
         self._per_node_families = [f for f in self._families if f.rule == "per_node"]
         for family in self._families:
@@ -210,9 +217,8 @@ class BufferBook:
             leaves: list[torch.Tensor | None] = []
             for family in self._families:
                 self._take_family(family, virtual_node, weight, leaves, is_regular=is_regular)
-                if (
-                    not is_regular
-                ):  # whatever the value: the next passes and the other workers have this tensor
+                if not is_regular:
+                    # Whatever the value: the next passes and the other workers have this tensor.
                     for member in family.members:
                         member.place.hang_back()
                 if not is_regular or family.changed is not None:
@@ -311,7 +317,7 @@ class BufferBook:
         mapping: NodeMapping,
         lowest: int,
         step: int,
-        reports: list[dict[str, Any]] | None = None,  # Any: see `_report`
+        reports: list[Report] | None = None,
     ) -> Settlement:
         """Learn from all workers what the passes of the round did; nothing is changed yet.
 
@@ -323,7 +329,7 @@ class BufferBook:
             reports: Each worker's `pack_report`, unpacked; None to ask for more than that holds.
 
         Raises:
-            NumericsError: passes changed a buffer without a rule in unlike ways.
+            NumericsError: passes changed a buffer without a rule in unlike ways, or one that shares memory with another.
         """
         if mapping.world_size == 1 and not self._odd:
             return self._settle_alone(step)
@@ -334,11 +340,13 @@ class BufferBook:
                 json.loads(r) for r in group.gather_bytes(json.dumps(self._report()).encode(), what=what)
             ]
         busy = [r for r in reports if r["ran"]]
+        if self._overlaps:
+            refuse_overlaps(self._overlaps, changed_names(self._families, busy), step)
         odd = sorted({name for r in busy for name in r["odd"]})
         refused = [
             n for n in odd if len({r["odd"].get(n) for r in busy}) > 1 or busy[0]["odd"].get(n) is None
         ]
-        unlike = [self._unlike_members(i, busy) for i in range(len(self._families))]
+        unlike = [unlike_members(self._families, i, busy) for i in range(len(self._families))]
         changed = [any(r["changed"][i] for r in busy) for i in range(len(self._families))]
         idle = len(busy) < len(reports) and (any(changed) or bool(odd))
         parted = any(
@@ -408,16 +416,10 @@ class BufferBook:
         for name, values in settlement.per_node.items():
             self.per_node.setdefault(name, {}).update(values)
 
-    def _unlike_members(self, index: int, busy: Sequence[dict[str, Any]]) -> list[bool]:  # Any: JSON
-        """For each member, whether two passes of the step left different values in it."""
-        entries = [r["families"][index] for r in busy]
-        return [
-            len({e[m][0] for e in entries}) > 1 or any(e[m][1] for e in entries)
-            for m in range(len(self._families[index].members))
-        ]
-
     def _settle_alone(self, step: int) -> Settlement:
         """As `swap` where this worker ran every pass: nothing to send, no fingerprints."""
+        if self._overlaps:
+            refuse_overlaps(self._overlaps, changed_names(self._families, [self._report()]), step)
         refused: list[str] = []
         all_unlike: list[list[bool]] = []
         for family in self._families:
@@ -442,44 +444,14 @@ class BufferBook:
 
     def pack_report(self) -> bytes:
         """What passes did to each buffer here, but for buffers that appeared; its length follows from the models alone."""
-        report = self._report()
-        parts = [bytes([report["ran"]])]
-        for changed, family in zip(report["changed"], report["families"], strict=True):
-            parts.append(bytes([changed]))
-            parts += [
-                bytes.fromhex(text.rjust(2 * PRINT_BYTES, "0")) + bytes([unlike]) for text, unlike in family
-            ]
-        return b"".join(parts)
+        return pack_report(self._report())
 
-    def unpack_report(self, packed: bytes) -> dict[str, Any]:  # Any: see `_report`
+    def unpack_report(self, packed: bytes) -> Report:
         """The report of another worker."""
-        rest = memoryview(packed)
-        report: dict[str, Any] = {"ran": bool(rest[0]), "changed": [], "families": [], "odd": {}}
-        at = 1
-        for family in self._families:
-            report["changed"].append(bool(rest[at]))
-            at += 1
-            entries = []
-            for _ in family.members:
-                entries.append((rest[at : at + PRINT_BYTES].hex(), bool(rest[at + PRINT_BYTES])))
-                at += PRINT_BYTES + 1
-            report["families"].append(entries)
-        return report
+        return unpack_report(packed, self._families)
 
-    def _report(self) -> dict[str, Any]:  # Any: flags, and for each family its members' (fingerprint, unlike)
-        """What passes did to each buffer here: its value after the first, and whether later ones differ."""
-        families, changed = [], []
-        for f in self._families:
-            altered = f.any_in_members(f.changed)
-            changed.append(any(altered))
-            prints = f.prints_of_first(altered)
-            families.append(list(zip(prints, f.any_in_members(f.unlike), strict=True)))
-        return {
-            "ran": self._passes > 0,
-            "changed": changed,
-            "families": families,
-            "odd": {n: fingerprint_of(t) if alike else None for n, (t, alike) in self._odd.items()},
-        }
+    def _report(self) -> Report:
+        return make_report(self._families, self._odd, ran=self._passes > 0)
 
     def _own_values(self, is_lowest: bool) -> dict[str, torch.Tensor]:
         """This worker's values that others may need; no two share memory, which safetensors would refuse."""

@@ -158,8 +158,6 @@ class OrderedReduce:
         self._group, self._layout, self._tree, self._eager = group, layout, tree, eager
         present = set(leaves_of(tree))
         contributions = [contributions_of(tree, present.intersection(held)) for held in mapping.held]
-        self.contributions_by_rank = contributions
-        """What each worker adds up alone."""
         self._own = contributions[group.rank]
         self._ends = {leaves_of(c)[-1]: i for i, c in enumerate(self._own)}
         self._rounds = max(map(len, contributions))
