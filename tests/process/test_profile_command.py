@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,21 @@ def test_a_script_that_fails_or_has_no_steps_is_refused_with_its_own_error(tmp_p
     ended = holdtrue("profile", "--devices", "cpu:1", script.name, cwd=tmp_path)
     assert ended.status == 2
     assert "ended without run.steps, so there is no pass to measure" in ended.err
-    (log,) = re.findall(r"the log is (\S+)", ended.err) or [""]
-    assert not log or Path(log).exists(), ended.err
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_the_log_that_the_sentence_of_a_failure_names_is_there_afterwards(tmp_path: Path) -> None:
+    script = write_script(
+        tmp_path, "print('first')\nprint('last', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = holdtrue("profile", "--devices", "cpu:1", script.name, cwd=tmp_path)
+    assert ended.status == 1, ended.text
+    (log,) = map(Path, re.findall(r"was killed by SIGKILL; the log is (\S+)", ended.err))
+    try:
+        assert log.read_text().split() == ["first", "last"]
+        assert [path.name for path in log.parent.parent.iterdir()] == ["logs"], "nothing else is left"
+    finally:
+        shutil.rmtree(log.parent.parent)
 
 
 FAILS_ALONE = """

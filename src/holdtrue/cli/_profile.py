@@ -30,7 +30,7 @@ from holdtrue.wire import Report, Setting
 
 from . import _options as options
 from ._commands import help_of
-from ._say import say, say_failures
+from ._say import describe_failure, say, say_failures
 
 _HELP = (
     "Runs the script for a few steps with virtual nodes of several sizes and writes a profile: seconds and "
@@ -383,8 +383,9 @@ def measure_kind(request: ProfileRequest, bench: Bench, bar: Bar) -> Profile:
         )
         result = launch_job(spec, MeasureObserver(bench.kind, folder, bar))
         if result.exit_code != 0:
-            keeps_logs = bool(result.failures)  # their sentences name them
             say_failures(result.failures, workers=len(bench.devices))
+            sentences = [describe_failure(failure, workers=len(bench.devices)) for failure in result.failures]
+            keeps_logs = any(str(folder) in sentence for sentence in sentences)
             raise typer.Exit(result.exit_code)
         found = read_measured(folder, len(bench.devices), name_of_script(request.script))
         bar.move(f"{bench.kind}: measured in {time.monotonic() - began_s:.0f} s", 1, 1)
