@@ -86,9 +86,8 @@ PHASES = [
 @pytest.mark.parametrize("victim", [0, 1, 2])
 @pytest.mark.parametrize(("phase", "nth"), PHASES)
 def test_a_death_at_any_phase_of_the_exchange_changes_no_bit(phase: str, nth: int, victim: int) -> None:
-    case = Case(
-        model="gan" if nth else "conv", optimizer="sgd", bucket_bytes=64
-    )  # a gather in each of its two rounds
+    model = "gan" if nth else "conv"  # the former has a gather in each of its two rounds
+    case = Case(model=model, optimizer="sgd", bucket_bytes=64)
     job = ElasticJob(lambda: train(case), workers=3, faults=[at(victim, 2, phase, nth)])
     assert sorted(check(case, job)) == [w for w in range(3) if w != victim]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,11 @@ def undisturbed() -> Trace:
     return trace
 
 
-def run(job: ElasticJob) -> dict[int, list[int]]:
+Passes = dict[int, list[int]]
+"""By worker, how many it ran in each step that it saw."""
+
+
+def run(job: ElasticJob) -> Passes:
     """By worker, the passes that it ran in each step that it saw; every step has the bits of one undisturbed worker."""
     digests = {note.index: note.digest for note in undisturbed().steps}
     found = {}
@@ -51,55 +56,37 @@ def run(job: ElasticJob) -> dict[int, list[int]]:
     return found
 
 
-@pytest.mark.parametrize("phase", ["exchange", "gather"])
-def test_a_standby_that_cannot_hold_a_pass_takes_nothing_over_when_another_dies(
-    phase: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def run_without_first(
+    limits: Sequence[int | None], mapping: str, *, phase: str = "exchange", **more: Any
+) -> Passes:
+    """As `run`, of a job with these limits whose worker 0 dies in step 3."""
     undisturbed()
-    monkeypatch.setenv("HOLDTRUE_COSTS", costs([THREE, NONE, ANY]))
-    job = ElasticJob(
-        lambda: train(CASE),
-        workers=3,
-        mapping="0-2/none/3-6",
-        faults=[Fault(worker=0, step=3, phase=phase)],
-    )
-    passes = run(job)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOLDTRUE_COSTS", costs(limits))
+        faults = [Fault(worker=0, step=3, phase=phase), *more.pop("faults", ())]
+        return run(
+            ElasticJob(lambda: train(CASE), workers=len(limits), mapping=mapping, faults=faults, **more)
+        )
+
+
+@pytest.mark.parametrize("phase", ["exchange", "gather"])
+def test_a_standby_that_cannot_hold_a_pass_takes_nothing_over_when_another_dies(phase: str) -> None:
+    passes = run_without_first([THREE, NONE, ANY], "0-2/none/3-6", phase=phase)
     assert passes[1] == [0] * len(passes[1]), "the standby ran a pass"
     assert max(passes[2][4:]) == 7
 
 
-def test_the_even_mapping_of_the_survivors_is_left_for_one_that_memory_allows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    undisturbed()
-    monkeypatch.setenv("HOLDTRUE_COSTS", costs([ANY, NONE, THREE, ANY]))
-    job = ElasticJob(
-        lambda: train(CASE),
-        workers=4,
-        mapping="0-1/none/2-3/4-6",
-        faults=[Fault(worker=0, step=3, phase="exchange")],
-    )
-    passes = run(job)  # even would be 2, 2 and 3
+def test_the_even_mapping_of_the_survivors_is_left_for_one_that_memory_allows() -> None:
+    passes = run_without_first([ANY, NONE, THREE, ANY], "0-1/none/2-3/4-6")  # even would be 3, 2 and 2
     assert passes[1] == [0] * len(passes[1])
     assert max(passes[2]) <= 3
     assert (passes[2][6], passes[3][6]) in {(3, 4), (2, 5)}
 
 
-def test_a_replacement_stands_on_the_place_of_the_dead_and_has_its_limit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    undisturbed()
-    monkeypatch.setenv("HOLDTRUE_COSTS", costs([THREE, NONE, ANY]))
-    job = ElasticJob(
-        lambda: train(CASE),
-        workers=3,
-        restarts=1,
-        mapping="0-2/none/3-6",
-        faults=[Fault(worker=0, step=3, phase="exchange")],
-    )
-    passes = run(job)
+def test_a_replacement_stands_on_the_place_of_the_dead_and_has_its_limit() -> None:
+    passes = run_without_first([THREE, NONE, ANY], "0-2/none/3-6", restarts=1)
     assert passes[1] == [0] * len(passes[1])
-    assert passes[3], f"the replacement never entered: {job.sentences}"
+    assert passes[3], "the replacement never entered"
     assert 1 <= max(passes[3]) <= 3
     assert max(passes[2][-1], passes[2][-3]) >= 4
 
@@ -119,35 +106,15 @@ def test_a_mapping_that_somebody_asks_for_and_memory_forbids_is_not_used(
     )
 
 
-def test_workers_that_cannot_hold_the_rest_go_on_and_say_so(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    undisturbed()
-    monkeypatch.setenv("HOLDTRUE_COSTS", costs([ANY, ONE]))
-    job = ElasticJob(
-        lambda: train(CASE),
-        workers=2,
-        mapping="0-5/6",
-        faults=[Fault(worker=0, step=3, phase="exchange")],
-    )
-    passes = run(job)
+def test_workers_that_cannot_hold_the_rest_go_on_and_say_so(capfd: pytest.CaptureFixture[str]) -> None:
+    passes = run_without_first([ANY, ONE], "0-5/6")
     assert max(passes[1]) == 7
     said = "".join(capfd.readouterr())
     assert "the 1 worker(s) that are left cannot hold 7 virtual nodes within their limits" in said
 
 
-def test_a_worker_that_dies_while_the_mapping_is_agreed_costs_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    undisturbed()
-    monkeypatch.setenv("HOLDTRUE_COSTS", costs([ANY, NONE, THREE, ANY]))
-    job = ElasticJob(
-        lambda: train(CASE),
-        workers=4,
-        mapping="0-1/none/2-3/4-6",
-        faults=[
-            Fault(worker=0, step=3, phase="exchange"),
-            Fault(worker=1, step=-1, phase="form", nth=1),
-        ],
-    )
-    passes = run(job)
+def test_a_worker_that_dies_while_the_mapping_is_agreed_costs_no_bit() -> None:
+    second = Fault(worker=1, step=-1, phase="form", nth=1)
+    passes = run_without_first([ANY, NONE, THREE, ANY], "0-1/none/2-3/4-6", faults=[second])
     assert sorted(passes) == [2, 3]
     assert max(passes[2]) <= 3

@@ -138,10 +138,8 @@ def limits_of_seats(limits: Mapping[str, int], seats: Sequence[Seat]) -> dict[st
             found |= dict.fromkeys(kinds, limit)
         elif index.isdecimal() and (asked, int(index)) in place:
             found[place[asked, int(index)]] = limit
-        else:
-            found[name] = (
-                limit  # of a kind of the profile, or a stranger, who is refused where limits are read
-            )
+        else:  # a kind of the profile, or a stranger, who is refused where limits are read
+            found[name] = limit
     return found
 
 

@@ -192,7 +192,6 @@ class Measurer:
         batch = size * virtual_nodes
         device = torch.device(self.worker.device)
         timers: list[TrialTimer] = []
-
         watch = PeakWatch(device)
 
         def make(device: torch.device, group: Group) -> PassTimer:
@@ -228,10 +227,8 @@ class Measurer:
                 if must_work:
                     raise
                 error = f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
-        if error is not None and workers > 1:
-            self.store.say(
-                failure_key(self.generation, self.rank), "1"
-            )  # others may wait for it in this trial
+        if error is not None and workers > 1:  # others may wait for this worker in the trial
+            self.store.say(failure_key(self.generation, self.rank), "1")
         peak = watch.peak_bytes(self.facts.gradient_bytes if self.facts else 0)
         self.leave_groups(has_failed=error is not None)
         shutil.rmtree(own, ignore_errors=True)

@@ -117,9 +117,8 @@ class Step:
         """The passes; however the loop over them is left, the user's random streams are the user's again."""
         try:
             yield from self._passes()
-        except (
-            BaseException
-        ):  # a break too, which closes the generator: perhaps late, when another round is open
+        except BaseException:
+            # A break too: it closes the generator, perhaps late, when another round is open.
             engine = self._core.engine
             if not sys.is_finalizing() and self._round is not None and engine.round is self._round:
                 engine.streams.restore()
