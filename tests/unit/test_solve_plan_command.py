@@ -122,6 +122,13 @@ def test_memory_limits_make_standbys(profile_path: Path) -> None:
         ),
         (["--memory", "a100=2GiB"], UsageError, "--memory names a100, and --devices does not"),
         (["--devices", "v100:999999"], UsageError, "has 999999 devices; at most 65536 are planned for"),
+        (
+            ["--devices", "v100:99999999"],
+            UsageError,
+            "has 99999999 devices; at most 65536 are planned for. Name fewer",
+        ),
+        (["--devices", "v100:" + "9" * 5000], UsageError, r"has 9{40}\.\.\. devices; at most 65536"),
+        (["--devices", "v100:65536,p100:1"], UsageError, "has 65537 devices; at most 65536"),
         (["--model", "gpt"], UsageError, "is of model bert"),
         (["--torch", "2.14.0"], UsageError, r"measured with torch 2\.13\.0, and the job runs 2\.14\.0"),
         (["--profile", "missing.json"], UsageError, r"missing\.json cannot be read"),

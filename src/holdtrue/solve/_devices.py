@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdtrue.errors import UsageError
+from holdtrue.units import cut_text
 
-_ENTRY = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*):([0-9]{1,6})")
+_ENTRY = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*):([0-9]+)")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?b?|b)?", re.IGNORECASE)
 MOST_DEVICES = 65_536
 """Devices of one list: more are a slip of the hand."""
+_MOST_SHOWN = 40
+"""Characters of a list, an entry or a size that an error shows."""
 _POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -38,39 +41,46 @@ def parse_devices(text: str) -> tuple[DeviceGroup, ...]:
     """The groups of a list such as `v100:2,p100:8`; ranks are given in its order.
 
     Raises:
-        UsageError: the text is not such a list, or names a kind twice.
+        UsageError: the text is not such a list, names a kind twice, or more than `MOST_DEVICES` devices.
 
     >>> [(group.kind, group.count) for group in parse_devices("v100:2, p100:8")]
     [('v100', 2), ('p100', 8)]
     """
+    shown = cut_text(text, _MOST_SHOWN)
     groups: list[DeviceGroup] = []
     for entry in text.split(","):
         match = _ENTRY.fullmatch(entry.strip())
         if match is None:
             raise UsageError(
-                f"the device list {text!r} has the entry {entry.strip()!r}; each entry is KIND:COUNT. "
+                f"the device list {shown!r} has the entry {cut_text(entry.strip(), _MOST_SHOWN)!r}; each entry is KIND:COUNT. "
                 f"Write it like v100:2,p100:8."
             )
-        groups.append(DeviceGroup(kind=match[1], count=int(match[2])))
+        kind, digits = match[1], match[2].lstrip("0") or "0"
+        # Before it is a number: Python reads no more than 4,300 digits.
+        if len(digits) > len(str(MOST_DEVICES)):
+            raise _too_many(shown, cut_text(digits, _MOST_SHOWN))
+        groups.append(DeviceGroup(kind=kind, count=int(digits)))
     total = sum(group.count for group in groups)
     if total > MOST_DEVICES:
-        raise UsageError(
-            f"the device list {text!r} has {total} devices; at most {MOST_DEVICES} are planned for. Name fewer."
-        )
+        raise _too_many(shown, str(total))
     kinds = [group.kind for group in groups]
     doubled = sorted({kind for kind in kinds if kinds.count(kind) > 1})
     if doubled:
         raise UsageError(
-            f"the device list {text!r} names {', '.join(doubled)} more than once; each kind stands once with "
+            f"the device list {shown!r} names {', '.join(doubled)} more than once; each kind stands once with "
             f"its count. "
             f"Add the counts up."
         )
     return tuple(groups)
 
 
+def _too_many(shown: str, count: str) -> UsageError:
+    return UsageError(
+        f"the device list {shown!r} has {count} devices; at most {MOST_DEVICES} are planned for. Name fewer."
+    )
+
+
 _TOO_LARGE = 2.0**63
-_MOST_SHOWN = 40
-"""Characters of a size that an error shows."""
 
 
 def parse_size(text: str) -> int:
@@ -85,13 +95,12 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise UsageError(
-            f"the size {text!r} cannot be read; it is a number with a unit. Write it like 16GiB or 512MiB."
+            f"the size {cut_text(text, _MOST_SHOWN)!r} cannot be read; it is a number with a unit. Write it like 16GiB or 512MiB."
         )
     size = float(match[1]) * 1024 ** _POWERS[(match[2] or "")[:1].lower()]
     if size >= _TOO_LARGE:
-        shown = text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
         raise UsageError(
-            f"the size {shown!r} is more than any machine has; it is less than 8 EiB. Write it like 16GiB."
+            f"the size {cut_text(text, _MOST_SHOWN)!r} is more than any machine has; it is less than 8 EiB. Write it like 16GiB."
         )
     return int(size)
 
@@ -110,7 +119,7 @@ def parse_memory(entries: Sequence[str]) -> dict[str, int]:
         kind, equals, size = entry.partition("=")
         if not equals or not kind.strip() or kind.strip() in limits:
             raise UsageError(
-                f"the memory limit {entry!r} is not KIND=SIZE, or names its kind again; each kind has one "
+                f"the memory limit {cut_text(entry, _MOST_SHOWN)!r} is not KIND=SIZE, or names its kind again; each kind has one "
                 f"limit. "
                 f"Write it like v100=16GiB."
             )
