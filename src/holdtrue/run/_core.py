@@ -1,6 +1,5 @@
 """What the parts of a run share: one mutable object with one owner, `Run`."""
 
-import math
 import os
 import threading
 import time
@@ -25,8 +24,9 @@ from holdtrue.mapping import Mapping
 from holdtrue.plan import Plan, stream_key
 from holdtrue.record import RunDirectory
 from holdtrue.reduce import Group
-from holdtrue.wire import MOST_MAPPING, FinishedReport, JoinedReport, ReportSender
+from holdtrue.wire import FinishedReport, JoinedReport, ReportSender
 
+from ._account import Account
 from ._calls import CallBook
 from ._elastic import ElasticGroup, Regrouped
 from ._environment import collect_environment
@@ -56,9 +56,6 @@ class Wishes:
 
 STATE_OF_WEIGHTS = 3
 """How many times its parameters' bytes a joiner makes ready to take: themselves, and two moments for each."""
-
-PROGRESS_EVERY_S = 0.25
-"""Shortest time between two words on progress to the membership, in seconds."""
 
 
 class StateKeeper(Protocol):
@@ -111,12 +108,9 @@ class Core:
         self.keeper: StateKeeper | None = None
         self.once: list[Callable[[], None]] = []
         """What the main worker does once for the job since the last gather: another does it if the main worker dies."""
+        self.account = Account(self)
         self.rebalancer = Rebalancer(self)
         self.unlike = Unlike(self)
-        self._members: tuple[int, ...] = ()
-        self._measured_s: dict[int, float] = {}
-        """By worker, seconds of a virtual node in its last step."""
-        """Numbers of the present view's workers, by rank."""
         self.loop: PlaceInCall | None = None
         """The loop over steps that is open."""
         self.feed: Feed | None = None
@@ -127,8 +121,6 @@ class Core:
         self.number = worker.worker if worker is not None else max(0, membership.rank)
         """Number by which the launcher knows this worker."""
         self.mark: Mark = PassMark(worker.at_fd if worker is not None else None)
-        self._told_s = 0.0
-        self._controller_life: int | None = None
         sender = (
             ReportSender(worker.report_fd) if worker is not None and worker.report_fd is not None else None
         )
@@ -183,49 +175,6 @@ class Core:
     def is_main(self) -> bool:
         """Whether this worker speaks for the job."""
         return self.outlet.is_main
-
-    def tell_progress(
-        self,
-        *,
-        step: int,
-        total: int | None,
-        epoch: int,
-        loss: float,
-        seconds: float,
-        pass_s: Sequence[float | None],
-    ) -> None:
-        """Tell the membership how far the run is, a few times a second."""
-        if self.elastic is None:
-            return
-        if len(pass_s) == len(self._members):  # else a worker was lost after the round had closed
-            self._measured_s |= {w: t for w, t in zip(self._members, pass_s, strict=True) if t is not None}
-        self._record_controller(self.elastic.agent.controller_life, step)
-        now_s = time.monotonic()
-        if not self.is_main or now_s - self._told_s < PROGRESS_EVERY_S:
-            return
-        self._told_s = now_s
-        facts: dict[str, int | float | str | None] = {
-            "step": step + 1,
-            "total": total,
-            "epoch": epoch,
-            "loss": loss if math.isfinite(loss) else None,
-            "seconds": seconds,
-            "generation": self.generation,
-        }
-        mapping = str(self.mapping)
-        facts |= {"mapping": mapping} if len(mapping) <= MOST_MAPPING else {}
-        if times := [t for t in pass_s if t is not None]:
-            text = " ".join("-" if t is None else f"{t:.4g}" for t in pass_s)
-            facts |= {"fastest_pass_s": min(times), "slowest_pass_s": max(times)}
-            facts |= {"pass_s": text} if len(text) <= MOST_MAPPING else {}
-        self.elastic.agent.say_progress(facts)
-
-    def _record_controller(self, life: int, step: int) -> None:
-        """Note that the job's controller died and another one took its place; training did not wait for it."""
-        known, self._controller_life = self._controller_life, life
-        if known is not None and life > known:
-            reason = f"the controller was started again ({life} before it ended); training went on"
-            self.outlet.event("controller", step=step, reason=reason, details={"life": life})
 
     @property
     def must_stop(self) -> bool:
@@ -294,9 +243,8 @@ class Core:
         if self.outlet.directory is not None:
             self.outlet.directory.generation = view.generation
         seconds = time.monotonic() - since_s
-        if not is_founding or self.elastic.agent.is_joiner:
-            self._record_view(view, seconds)
-        self._members = tuple(m.worker for m in view.members)
+        is_told = not is_founding or self.elastic.agent.is_joiner
+        self.account.see_view(self.elastic, view, seconds=seconds, is_told=is_told)
         self.rebalancer.see_view(view, seconds=seconds)
         self.elastic.agent.say_entered(view.generation, self.step_in_progress(), seconds=seconds)
 
@@ -315,25 +263,6 @@ class Core:
         for act in self.once:
             act()
         self.once.clear()
-
-    def _record_view(self, view: View, seconds: float) -> None:
-        is_same = tuple(m.worker for m in view.members) == self._members
-        self.outlet.event(
-            "loss" if not view.is_planned else "remap" if is_same else "resize",
-            step=self.step_in_progress(),
-            reason=view.cause or "The membership changed.",
-            details={
-                "generation": view.generation,
-                "workers": [m.worker for m in view.members],
-                "devices": [m.device for m in view.members],
-                "joiners": list(view.joiners),
-                "lost": list(view.lost),
-                "mapping": str(self.elastic.mapping) if self.elastic else "",
-                "seconds": seconds,
-                "pass_s": [self._measured_s.get(m.worker) for m in view.members],
-                **self.rebalancer.details_of(view),
-            },
-        )
 
     def leave(self) -> NoReturn:
         """End this process: a planned view is without it, and the others have gone on."""

@@ -28,8 +28,9 @@ from holdtrue.reduce import Group, Pending
 from holdtrue.solve import Costs
 from holdtrue.units import cut_text
 
-from ._head import Head, join_messages, part_messages
+from ._head import Head
 from ._limits import Limits, choose_fitting, keeps_limits, room_by_rank
+from ._messages import join_messages, part_messages
 
 VIEW_MARGIN_S = 15.0
 """How much longer than a time-out a worker waits for the view after a loss: the membership itself waits as long for one

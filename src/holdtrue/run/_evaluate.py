@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from holdtrue.errors import DataError, UsageError
 from holdtrue.plan import stream_key
 
 from ._elastic import gather_anew
+from ._messages import join_messages, part_messages
 from ._outputs import PASSES_IN_SHARD, Identity, Outputs, ShardFolder
 
 if TYPE_CHECKING:
@@ -71,16 +71,14 @@ def predict_chunks(
             specs[:] = [spec]
         outputs = {f"{i}.{k}": leaf for i, leaves in own.items() for k, leaf in enumerate(leaves)}
         text = pytree.treespec_dumps(specs[0]).encode() if specs else b""
-        return core.group.gather_bytes(
-            struct.pack("<Q", len(text)) + text + safetensors.torch.save(outputs), what=what
-        )
+        return core.group.gather_bytes(join_messages([text, safetensors.torch.save(outputs)]), what=what)
 
     gathered: dict[str, torch.Tensor] = {}
     texts: list[bytes] = []
     for part in gather_anew(gather, core.take_up_mapping):
-        (length,) = struct.unpack_from("<Q", part)
-        texts += [part[8 : 8 + length]] if length else []
-        gathered |= safetensors.torch.load(part[8 + length :])
+        text, saved = part_messages(part)
+        texts += [text] if text else []
+        gathered |= safetensors.torch.load(saved)
     spec = pytree.treespec_loads(texts[0].decode())
     order = sorted({int(n.partition(".")[0]) for n in gathered})
     columns = [join_passes([gathered[f"{i}.{k}"] for i in order], pad_value) for k in range(spec.num_leaves)]

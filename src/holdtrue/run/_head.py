@@ -1,8 +1,6 @@
-"""What members say when a group is formed: where they are, and messages of a gather that some of them missed."""
+"""What members say when a group is formed: where they are."""
 
 import json
-import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdtrue.units import format_ids, parse_ids
@@ -44,19 +42,3 @@ class Head:
             model=model,
             place=place,
         )
-
-
-def join_messages(parts: Sequence[bytes]) -> bytes:
-    """Several messages as one."""
-    return b"".join(struct.pack("<Q", len(part)) + part for part in parts)
-
-
-def part_messages(joined: bytes) -> list[bytes]:
-    """The messages that `join_messages` joined."""
-    parts: list[bytes] = []
-    at = 0
-    while at < len(joined):
-        (length,) = struct.unpack_from("<Q", joined, at)
-        parts.append(joined[at + 8 : at + 8 + length])
-        at += 8 + length
-    return parts

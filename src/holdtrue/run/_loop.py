@@ -235,7 +235,7 @@ class Loop:
             digest=digest,
             total_steps=self._total,
         )
-        core.tell_progress(
+        core.account.tell_progress(
             step=step.index,
             total=self._total,
             epoch=step.epoch,

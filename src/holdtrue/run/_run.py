@@ -9,7 +9,6 @@ from typing import Any, TypeVar, overload
 
 import torch
 
-from holdtrue.data import IterableSource, MapSource, open_source
 from holdtrue.errors import UsageError
 from holdtrue.mapping import Mapping
 from holdtrue.plan import NumericsLevel, Plan
@@ -19,13 +18,13 @@ from ._core import Core
 from ._edge import install_edge, join_launcher, watch_run
 from ._elastic import gather_anew
 from ._evaluate import evaluate_chunks, predict_chunks, stream_chunks
-from ._feed import Feed, IterableFeed, MapFeed
 from ._join import Membership, find_membership, is_placed
 from ._keeper import Keeper
 from ._loop import Loop
 from ._outputs import Outputs
 from ._saving import place_file, save_models
 from ._settings import Settings, resolve_settings
+from ._sources import make_feed, open_for
 from ._step import Step
 
 T = TypeVar("T")
@@ -237,52 +236,9 @@ class Run:
         if call.is_past or core.wishes.is_stopping:
             return iter(())
         core.state.check_complete()
-        opened = self._open(source, collate_fn, num_workers, shuffle)
-        if core.membership.adapt_source is not None:
-            opened = core.membership.adapt_source(core, opened)
-        feed: Feed
-        if isinstance(opened, IterableSource):
-            if first_step:
-                raise UsageError(
-                    f"first_step is {first_step} for an iterable source; only its own state says where it goes on. "
-                    f"Resume with --resume, or pass a map-style dataset."
-                )
-            feed = IterableFeed(
-                opened,
-                plan=core.plan,
-                drop_last=drop_last,
-                device=core.device,
-                nodes=core.engine.held,
-                group=core.group,
-                settle=core.take_up_mapping,
-            )
-        else:
-            feed = MapFeed(
-                opened,
-                plan=core.plan,
-                drop_last=drop_last,
-                device=core.device,
-                nodes=core.engine.held,
-                timeout_s=core.settings.timeout_s,
-            )
+        opened = open_for(core, source, collate_fn, num_workers=num_workers, shuffle=shuffle)
+        feed = make_feed(core, opened, drop_last=drop_last, first_step=first_step)
         return Loop(core, self._keeper, feed, call=call, epochs=epochs, first_step=first_step).steps()
-
-    def _open(
-        self,
-        source: Any,  # Any: see steps
-        collate_fn: Callable[[list[Any]], Any] | None,
-        num_workers: int,
-        shuffle: bool,
-    ) -> MapSource | IterableSource:
-        is_loader = isinstance(source, torch.utils.data.DataLoader)
-        opened = open_source(
-            source,
-            collate_fn=collate_fn,
-            num_workers=num_workers if num_workers or not is_loader else None,
-            shuffle=None if is_loader and shuffle else shuffle,
-        )
-        self._core.outlet.notes(opened.notes)
-        return opened
 
     # ---- inference ----
 
@@ -315,7 +271,7 @@ class Run:
         call = self._core.calls.begin("evaluate", is_in_loop=self._core.is_looping)
         if call.is_past or self._core.calls.is_catching_up:
             return dict(self._core.calls.recall(call) or {})
-        opened = self._open(source, collate_fn, 0, True)  # read unshuffled; a sampler stays in force
+        opened = open_for(self._core, source, collate_fn)  # read unshuffled; a sampler stays in force
         agree_on_call(self._core, call)
         result = evaluate_chunks(self._core, fn, opened, batch_size, call.number)
         self._core.calls.keep(call, result)
@@ -384,7 +340,7 @@ class Run:
         call = self._core.calls.begin("predict", is_in_loop=self._core.is_looping)
         if call.is_past or self._core.calls.is_catching_up:
             return None  # type: ignore[return-value]  # said in the docstring
-        opened = self._open(source, collate_fn, 0, True)  # read unshuffled; a sampler stays in force
+        opened = open_for(self._core, source, collate_fn)  # read unshuffled; a sampler stays in force
         agree_on_call(self._core, call)
         if out is not None:
             return stream_chunks(self._core, fn, opened, batch_size, call.number, pad_value, out)
