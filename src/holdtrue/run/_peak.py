@@ -86,23 +86,19 @@ class PeakWatch:
 
     def begin_pass(self) -> None:
         """A pass begins, and the one before is over."""
-        if self._is_close and self._pass >= 0:
-            self._close_window(self._waiting)
-            give_back_memory(self._device)
-            reset_peak(self._device)
+        self._close_pass()
         self._pass += 1
 
     def end_passes(self) -> None:
         """The last pass of a round is over."""
-        if self._is_close and self._pass >= 0:
-            self._close_window(self._waiting)
-            give_back_memory(self._device)
-            reset_peak(self._device)
+        self._close_pass()
         self._pass = -1
 
-    @property
-    def _waiting(self) -> int:
-        return WAITING[self._pass] if self._pass < len(WAITING) else 0
+    def _close_pass(self) -> None:
+        if self._is_close and self._pass >= 0:
+            self._close_window(WAITING[self._pass] if self._pass < len(WAITING) else 0)
+            give_back_memory(self._device)
+            reset_peak(self._device)
 
     def _close_window(self, waiting: int) -> None:
         peak = read_peak(self._device)
