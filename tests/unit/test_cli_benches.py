@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from holdtrue.cli._profile import choose_benches
+from holdtrue.cli._profile import choose_benches, parse_sizes
 from holdtrue.errors import UsageError
 from holdtrue.launch import kind_of_model, name_cuda_devices
 
@@ -49,6 +49,7 @@ def test_cuda_in_the_list_is_every_model_that_is_here() -> None:
             "--devices names 3 of cuda, and this machine has 2; a pass is measured on a GPU of its own",
         ),
         ("a100-sxm4-40gb:2", HOST, "names 2 of a100-sxm4-40gb, and this machine has 1"),
+        ("cpu:5000", HOST, "names 5000 of cpu; 4096 workers are the most that a job has. Name fewer"),
         ("v100:1", HOST, "names v100, and this machine has cpu, h100-80gb-hbm3, a100-sxm4-40gb"),
         ("cuda:1", (), "names cuda, and this machine has cpu; a kind is measured where it is"),
     ],
@@ -66,6 +67,17 @@ def answer(out: str, *, status: int = 0, err: str = "") -> Any:  # Any: stands f
         return subprocess.CompletedProcess(command, status, out, err)
 
     return run
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8,", "0", "-8", "8.5", "eight", "\u0668", "1000000000", "8," + "9" * 5000]
+)
+def test_sizes_that_no_pass_can_have_are_refused(text: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"whole numbers of 1 or more, below a billion, .* Write it like 8,16,32"
+    ) as caught:
+        parse_sizes(text)
+    assert len(str(caught.value)) < 250
 
 
 def test_torch_is_asked_for_the_names_in_its_own_order() -> None:

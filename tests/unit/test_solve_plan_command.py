@@ -114,6 +114,11 @@ def test_memory_limits_make_standbys(profile_path: Path) -> None:
         (["--devices", "v100"], UsageError, "each entry is KIND:COUNT"),
         (["--devices", "a100:2"], UsageError, "no profile for a100; this one has p100, v100"),
         (["--virtual-nodes", "many"], UsageError, "a whole number of 1 or more, or auto"),
+        (
+            ["--virtual-nodes", "9" * 5000],
+            UsageError,
+            r"9\.\.\.'; it is a whole number of 1 or more, or auto",
+        ),
         (["--virtual-nodes", "0"], UsageError, "a whole number of 1 or more, or auto"),
         (
             ["--virtual-nodes", "4"],

@@ -1,6 +1,7 @@
 """`holdtrue plan`: what to expect of some devices, without any of them."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdtrue.errors import UsageError
+from holdtrue.units import cut_text
 
 from ._commands import help_of
 from ._seats import alias_of
@@ -149,8 +151,9 @@ def _parse_virtual_nodes(text: str) -> int | None:
     """V, or None for `auto`."""
     if text == "auto":
         return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
         raise UsageError(
-            f"--virtual-nodes is {text!r}; it is a whole number of 1 or more, or auto. Pass one of these."
+            f"--virtual-nodes is {cut_text(text, 40)!r}; it is a whole number of 1 or more, or auto, and below a billion. "
+            f"Pass one of these."
         )
     return int(text)

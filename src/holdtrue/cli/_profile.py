@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -14,6 +15,7 @@ from typing import Annotated, Any, final
 
 import typer
 
+from holdtrue.elastic import MOST_WORKERS
 from holdtrue.errors import UsageError
 from holdtrue.launch import JobSpec, Stream, kind_of_model, launch_job, name_cuda_devices, name_of_script
 from holdtrue.profile import (
@@ -26,6 +28,7 @@ from holdtrue.profile import (
     merge_profiles,
     write_profile,
 )
+from holdtrue.units import cut_text
 from holdtrue.wire import Report, Setting
 
 from . import _options as options
@@ -37,7 +40,9 @@ _HELP = (
     "peak bytes of a pass, the fixed part of a step, the exchange. `holdtrue plan` and `holdtrue run --profile` "
     "read it. The script ends after its last measured step: nothing is evaluated or saved."
 )
+_SIZE = re.compile(r"0*[1-9][0-9]{0,8}")
 REPEATS = 3
+"""How often each size is measured, if the time suffices."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -179,9 +184,10 @@ def parse_sizes(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+    if not all(_SIZE.fullmatch(word) for word in words):
         raise UsageError(
-            f"--batch-sizes is {text!r}; it is whole numbers of 1 or more with commas between. Write it like 8,16,32."
+            f"--batch-sizes is {cut_text(text, 40)!r}; it is whole numbers of 1 or more, below a billion, with commas between. "
+            f"Write it like 8,16,32."
         )
     return tuple(sorted({int(word) for word in words}))
 
@@ -241,6 +247,11 @@ def choose_benches(
 def _benches_of(kind: str, count: int, here: Mapping[str, Sequence[str]]) -> list[Bench]:
     """What one entry of the list means: `cuda` is every model that is here."""
     if kind == "cpu":
+        if count > MOST_WORKERS:
+            raise UsageError(
+                f"--devices names {count} of cpu; {MOST_WORKERS} workers are the most that a job has. Name fewer: two tell "
+                f"what an exchange costs."
+            )
         return [Bench(kind=kind, devices=("cpu",) * count)]
     own = [each for each in here if each != "cpu"] if kind == "cuda" and kind not in here else [kind]
     if not own or not set(own) <= set(here):
