@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 
 from elastic_job import ElasticJob, Fault
+from holdtrue.errors import MappingError
 from holdtrue.mapping import order_by_worker
 from zoo import MODELS, Case, Trace, train
 
@@ -51,6 +52,24 @@ def at(
 
 def resize(workers: int) -> Act:
     return lambda job: job.resize(workers)
+
+
+@pytest.mark.parametrize("mapping", ["0-2/3-5", "0-3/4-7", "0/1"])
+def test_a_job_started_with_a_mapping_of_other_virtual_nodes_than_the_plans_is_refused(mapping: str) -> None:
+    case = Case(model="conv", optimizer="sgd")
+    with pytest.raises(MappingError, match="the plan has 7 virtual nodes"):
+        ElasticJob(lambda: train(case), workers=2, mapping=mapping).run()
+
+
+def test_a_living_job_that_is_asked_for_such_a_mapping_goes_on_and_says_so(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    case = Case(model="conv", optimizer="sgd")
+    ask = at(0, 1, "exchange", act=lambda job: job.map("0-2/3-5"))
+    check(case, ElasticJob(lambda: train(case), workers=2, faults=[ask]))
+    said = "".join(capfd.readouterr())
+    assert said.count("virtual nodes [6] have no worker") == 1
+    assert "The virtual nodes are dealt out evenly." in said
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -215,6 +215,14 @@ def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path) -> None:
     assert spec_of(request(run_dir=tmp_path, resume=True), env={}, now=NOW).settings["resume"] is True
 
 
+def test_more_workers_than_a_job_has_are_refused_before_one_is_started(tmp_path) -> None:
+    most = request(run_dir=tmp_path, workers=read_worker_range("4096"))
+    assert spec_of(most, env={}, now=NOW).workers == 4096
+    more = request(run_dir=tmp_path, workers=read_worker_range("4097"))
+    with pytest.raises(UsageError, match=r"4097 workers; it has at most 4096\. Ask for fewer"):
+        spec_of(more, env={}, now=NOW)
+
+
 def test_a_folder_in_the_environment_counts_as_named(tmp_path) -> None:
     spec = spec_of(request(), env={"HOLDTRUE_RUN_DIR": str(tmp_path / "here")}, now=NOW)
     assert spec.run_dir == tmp_path / "here"

@@ -125,6 +125,16 @@ def test_memory_limits_make_standbys(profile_path: Path) -> None:
             PlanError,
             "largest pass that would fit is 48: use 6 virtual nodes or more",
         ),
+        (
+            ["--global-batch-size", "9" * 30],
+            PlanError,
+            r"global_batch_size is 9{30}, and the largest pass that was measured has 48 examples; a plan has at most 1048576",
+        ),
+        (
+            ["--global-batch-size", "999999999"],
+            PlanError,
+            "global_batch_size is 999999999, and the largest pass .* Lower it",
+        ),
         (["--memory", "a100=2GiB"], UsageError, "--memory names a100, and --devices does not"),
         (["--devices", "v100:999999"], UsageError, "has 999999 devices; at most 65536 are planned for"),
         (

@@ -104,7 +104,7 @@ def test_steps_without_a_model_or_an_optimizer_are_refused() -> None:
         UsageError, "before a model was prepared", "trains a model", "run.prepare(model, optimizer)"
     ):
         workers(lambda: main(has_model=False), 1)
-    with refused(UsageError, "before a optimizer was prepared", "through an optimizer", "run.prepare"):
+    with refused(UsageError, "before an optimizer was prepared", "through an optimizer", "run.prepare"):
         workers(lambda: main(has_model=True), 1)
 
 

@@ -19,6 +19,10 @@ def test_a_global_batch_smaller_than_the_number_of_virtual_nodes_is_refused() ->
     ("values", "words"),
     [
         ({"virtual_nodes": 0}, ("virtual_nodes is 0", "at least 1", "Pass")),
+        (
+            {"virtual_nodes": 2**20 + 1, "global_batch_size": 2**30},
+            ("virtual_nodes is 1048577", "at most 1048576", "Pass fewer"),
+        ),
         ({"virtual_nodes": 2.0}, ("virtual_nodes is 2.0", "whole number", "Pass an int")),
         ({"seed": -1}, ("seed is -1", "0 to 2**63 - 1", "Pass")),
         ({"numerics": "accurate"}, ("numerics is 'accurate'", "exact, portable, fast", "Pass one of them")),
@@ -75,13 +79,13 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch) -> None:
 
 def test_workers_beyond_the_virtual_nodes_stand_by_with_a_message_and_the_same_bits(capsys) -> None:
     alone = workers(lambda: train(virtual_nodes=2), 1)
-    assert "stand by" not in capsys.readouterr().err
+    assert " by without" not in capsys.readouterr().err
     assert workers(lambda: train(virtual_nodes=2), 3) == alone * 3
     told = capsys.readouterr().err
-    assert "3 workers for 2 virtual nodes: 1 stand by" in told
+    assert "3 workers for 2 virtual nodes: 1 stands by without a pass of its own. More" in told
     assert "More virtual nodes would use them." in told
     assert "cpu:2 standby" in told
-    assert told.count("stand by") == 1
+    assert told.count(" by without") == 1
 
 
 def test_a_mapping_for_another_number_of_workers_or_virtual_nodes_is_refused() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, final
 
 import typer
 
+from holdtrue.elastic import MOST_WORKERS
 from holdtrue.errors import UsageError
 from holdtrue.launch import (
     JobEntry,
@@ -320,6 +321,7 @@ def run_job(request: RunRequest) -> int:
     from ._screen import open_screen  # rich is loaded when there is something to draw
 
     spec = spec_of(request, env=dict(os.environ), now=datetime.now())
+    make_folder(spec.run_dir)
     with open_screen(workers=spec.workers) as screen:
         result = launch_elastic_job(
             spec, screen, on_start=lambda entry: screen.show_note(describe_start(entry, request))
@@ -343,7 +345,8 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
     """The job that was asked for.
 
     Raises:
-        UsageError: a setting cannot be, or the run directory holds a run and `--resume` is not given.
+        UsageError: a setting cannot be, there are too many workers, or the run directory holds a run and `--resume` is not
+            given.
     """
     force = options.settings_in_force(request.settings, env)
     resume = request.resume or bool(force.get("resume", False))
@@ -359,13 +362,14 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
     timeout_s = float(force.get("timeout_s", 300.0))
     device, threads = str(force.get("device", "auto")), int(force.get("threads", 1))
     host, port = options.read_address(request.listen)
+    workers = check_workers(request.workers.choose_start(count_devices(device, threads, env)))
     return JobSpec(
         script=request.script,
         arguments=request.arguments,
         run_dir=folder,
         name=name,
         is_name_given=request.name is not None,
-        workers=request.workers.choose_start(count_devices(device, threads, env)),
+        workers=workers,
         least_workers=request.workers.least,
         most_workers=request.workers.most,
         restarts=request.restarts,
@@ -386,6 +390,34 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
         interrupt_wait_s=timeout_s,
         resume_command=resume_command(request, folder.absolute()),
     )
+
+
+def make_folder(folder: Path) -> None:
+    """Make the run directory.
+
+    Raises:
+        UsageError: it cannot be one.
+    """
+    try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the run directory {folder} cannot be made ({error.strerror}); records, checkpoints and logs of a run are in a "
+            f"folder of its own. Give another --run-dir."
+        ) from error
+
+
+def check_workers(workers: int) -> int:
+    """`workers`, if a job may have so many.
+
+    Raises:
+        UsageError: it may not.
+    """
+    if workers > MOST_WORKERS:
+        raise UsageError(
+            f"the job is to have {workers} workers; it has at most {MOST_WORKERS}. Ask for fewer."
+        )
+    return workers
 
 
 def say_end(result: JobResult, spec: JobSpec, request: RunRequest) -> None:

@@ -106,9 +106,9 @@ class TrainingState:
             UsageError: no model or optimizer, or an optimizer over parameters that no prepared model has.
         """
         if not self.models or not self.optimizers:
-            missing = "model" if not self.models else "optimizer"
+            missing = "a model" if not self.models else "an optimizer"
             raise UsageError(
-                f"run.steps was called before a {missing} was prepared; a step trains a model through an optimizer. "
+                f"run.steps was called before {missing} was prepared; a step trains a model through an optimizer. "
                 f"Call model, optimizer = run.prepare(model, optimizer) first."
             )
         known = {id(p) for _, p in self.named_parameters()}

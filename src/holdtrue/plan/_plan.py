@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from holdtrue.errors import PlanError
+from holdtrue.units import MOST_IDS
 
 from ._division import divide_batch
 
@@ -46,6 +47,10 @@ class Plan:
         if self.virtual_nodes < 1:
             raise PlanError(
                 f"virtual_nodes is {self.virtual_nodes}; a plan has at least 1. Pass virtual_nodes=1 or more."
+            )
+        if self.virtual_nodes > MOST_IDS:
+            raise PlanError(
+                f"virtual_nodes is {self.virtual_nodes}; a plan has at most {MOST_IDS}. Pass fewer: each is a pass in every step."
             )
         if self.global_batch_size < self.virtual_nodes:
             raise PlanError(

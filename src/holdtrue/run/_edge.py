@@ -11,6 +11,8 @@ import traceback
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
+import torch
+
 from holdtrue.errors import ExpelledError, HoldtrueError, JobOverError, UsageError
 from holdtrue.wire import (
     ORPHAN_WAIT_S,
@@ -157,6 +159,9 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
     if isinstance(error, ExpelledError | JobOverError):
         _end_outside(error)
     where = run.describe_pass() if run is not None else ""
+    if _FEW_VALUES in str(error):
+        error, where = _too_few_values(error, where), ""
+        kind = type(error)
     is_ours = isinstance(error, HoldtrueError)
     # First, so that the launcher knows what the words that follow on stderr are.
     _tell_failure(
@@ -170,11 +175,6 @@ def _report_error(kind: type[BaseException], error: BaseException, trace: Traceb
     else:
         if where:
             error.add_note(where)
-        if "Expected more than 1 value per channel" in str(error):
-            error.add_note(
-                "A batch norm layer needs more than one value per channel in a pass. Give every virtual node at least two "
-                "examples: fewer virtual_nodes, a larger global_batch_size, or drop_last=True."
-            )
         traceback.print_exception(kind, error, trace)
     sys.stderr.flush()
     # Not by the interpreter's own end: it would wait for threads and collectives that wait for others.
@@ -220,10 +220,26 @@ def leave_at_once(status: int) -> NoReturn:
     os._exit(status)
 
 
+_FEW_VALUES = "Expected more than 1 value per channel when training"
+"""What torch says of a norm layer that has one value per channel."""
+
+
+def _too_few_values(error: BaseException, where: str) -> HoldtrueError:
+    """What a norm layer's error means on virtual nodes; torch's own words are kept as the cause."""
+    found = " ".join(filter(None, (str(error).partition(f"{_FEW_VALUES}, ")[2], where)))
+    mistake = UsageError(
+        f"a norm layer {found}; in training it needs more than one value per channel in every pass. Give every virtual node "
+        f"at least two examples: fewer virtual_nodes, a larger global_batch_size, or drop_last=True."
+    )
+    mistake.__cause__ = error
+    return mistake
+
+
 def _user_line(trace: TracebackType | None) -> str:
-    """File and line of the innermost frame outside holdtrue."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    frames = [f for f in traceback.extract_tb(trace) if not f.filename.startswith((here, "<"))]
+    """File and line of the innermost frame outside holdtrue and torch."""
+    libraries = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+    libraries += [os.path.dirname(os.path.abspath(torch.__file__))]
+    frames = [f for f in traceback.extract_tb(trace) if not f.filename.startswith((*libraries, "<"))]
     return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
 

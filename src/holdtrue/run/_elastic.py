@@ -414,10 +414,10 @@ class ElasticGroup(Group):
         Whether it does is whole numbers, which all members find alike. Which mapping is best is not: unlike devices need
         not agree in every bit of the solver's arithmetic.
         """
+        self._remarks.clear()  # of a view that was not formed
         wanted = self._mapping_of(view)
         if self._limits is None:
             return wanted
-        self._remarks.clear()  # of a view that was not formed
         self.costs = self._limits.costs_of(view, heads)
         if keeps_limits(wanted, self.costs):
             return wanted
@@ -441,8 +441,10 @@ class ElasticGroup(Group):
         if view.mapping is not None:
             try:
                 mapping = parse_mapping(view.mapping, self._virtual_nodes)
-            except MappingError as error:  # all members read the same text, and go on alike
-                self._run().say(f"{error} The virtual nodes are dealt out evenly.")
+            except MappingError as error:  # all members read the same text, and go on, or end, alike
+                if self.mapping is None and not self.agent.is_joiner:
+                    raise  # what the job was started with; nothing is lost yet
+                self._remarks.append(f"{error} The virtual nodes are dealt out evenly.")
             else:
                 if mapping.world_size == len(view.members):
                     return mapping

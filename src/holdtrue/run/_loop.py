@@ -157,8 +157,8 @@ class Loop:
             if idle:
                 too_many = core.mapping.world_size > core.plan.virtual_nodes
                 core.outlet.say(
-                    f"{core.mapping.world_size} workers for {core.plan.virtual_nodes} virtual nodes: {idle} stand by without a "
-                    f"pass of their own. "
+                    f"{core.mapping.world_size} workers for {core.plan.virtual_nodes} virtual nodes: {idle} "
+                    f"{'stands by without a pass of its own' if idle == 1 else 'stand by without passes of their own'}. "
                     + ("More virtual nodes would use them." if too_many else "The mapping leaves them out.")
                 )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from holdtrue.errors import PlanError
 from holdtrue.plan import NumericsLevel, Plan
 from holdtrue.profile import Profile, check_profile
+from holdtrue.units import MOST_IDS, cut_text
 
 from ._cost import Costs, cost_devices
 from ._devices import DeviceGroup
@@ -97,9 +98,17 @@ def candidate_virtual_nodes(
         profile: Measured passes.
         groups: The devices.
         global_batch_size: B.
+
+    Raises:
+        PlanError: no plan has as many as the largest size that was measured would need.
     """
     sizes = {point.batch_size for group in groups for point in profile.device(group.kind).points}
     numbers = sorted({-(-global_batch_size // size) for size in sizes})
+    if numbers[0] > MOST_IDS:
+        raise PlanError(
+            f"global_batch_size is {cut_text(str(global_batch_size), 40)}, and the largest pass that was measured has "
+            f"{max(sizes)} examples; a plan has at most {MOST_IDS} virtual nodes, of one pass each. Lower it."
+        )
     return tuple(number for number in numbers if number <= max(MOST_VIRTUAL_NODES, numbers[0]))
 
 
