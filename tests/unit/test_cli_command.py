@@ -218,9 +218,10 @@ def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path) -> None:
 def test_more_workers_than_a_job_has_are_refused_before_one_is_started(tmp_path) -> None:
     most = request(run_dir=tmp_path, workers=read_worker_range("4096"))
     assert spec_of(most, env={}, now=NOW).workers == 4096
-    more = request(run_dir=tmp_path, workers=read_worker_range("4097"))
-    with pytest.raises(UsageError, match=r"4097 workers; it has at most 4096\. Ask for fewer"):
-        spec_of(more, env={}, now=NOW)
+    for text in ("4097", "1:4097"):
+        more = request(run_dir=tmp_path, workers=read_worker_range(text))
+        with pytest.raises(UsageError, match=r"4097 workers; it has at most 4096\. Ask for fewer"):
+            spec_of(more, env={}, now=NOW)
 
 
 def test_a_folder_in_the_environment_counts_as_named(tmp_path) -> None:

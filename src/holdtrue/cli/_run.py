@@ -362,7 +362,8 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
     timeout_s = float(force.get("timeout_s", 300.0))
     device, threads = str(force.get("device", "auto")), int(force.get("threads", 1))
     host, port = options.read_address(request.listen)
-    workers = check_workers(request.workers.choose_start(count_devices(device, threads, env)))
+    workers = request.workers.choose_start(count_devices(device, threads, env))
+    check_workers(max(workers, request.workers.most or 0))
     return JobSpec(
         script=request.script,
         arguments=request.arguments,
@@ -407,17 +408,16 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def check_workers(workers: int) -> int:
-    """`workers`, if a job may have so many.
+def check_workers(workers: int) -> None:
+    """Refuse more workers than a job has.
 
     Raises:
-        UsageError: it may not.
+        UsageError: there are more.
     """
     if workers > MOST_WORKERS:
         raise UsageError(
             f"the job is to have {workers} workers; it has at most {MOST_WORKERS}. Ask for fewer."
         )
-    return workers
 
 
 def say_end(result: JobResult, spec: JobSpec, request: RunRequest) -> None:
