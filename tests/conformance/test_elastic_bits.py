@@ -68,7 +68,7 @@ def test_a_living_job_that_is_asked_for_such_a_mapping_goes_on_and_says_so(
     ask = at(0, 1, "exchange", act=lambda job: job.map("0-2/3-5"))
     check(case, ElasticJob(lambda: train(case), workers=2, faults=[ask]))
     said = "".join(capfd.readouterr())
-    assert said.count("virtual nodes [6] have no worker") == 1
+    assert said.count("virtual nodes 6 have no worker") == 1
     assert "The virtual nodes are dealt out evenly." in said
 
 

@@ -127,12 +127,3 @@ def test_a_script_that_never_calls_init_is_wrong_use(run) -> None:
     status, _, err = run("pass")
     assert status == 2
     assert "\nerror: train.py never called holdtrue.init" in err
-
-
-@pytest.mark.parametrize("folder", ["train.py", "train.py/here", "/proc/here"])
-def test_a_run_directory_that_cannot_be_made_is_refused_before_the_start(run, folder: str) -> None:
-    status, out, err = run("print('started')", "--run-dir", folder)
-    assert (status, out) == (2, "")
-    assert f"the run directory {folder} cannot be made (" in err
-    assert "Give another --run-dir." in err
-    assert "Traceback" not in err

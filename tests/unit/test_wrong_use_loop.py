@@ -122,6 +122,33 @@ def test_an_update_before_the_passes_or_among_them_or_twice_is_refused() -> None
         workers(after_break, 1)
 
 
+@pytest.mark.parametrize("where", ["in a pass", "before the update", "after the update"])
+def test_an_optimizers_own_step_in_a_step_is_refused_and_outside_of_steps_it_is_the_scripts(
+    where: str,
+) -> None:
+    def main() -> None:
+        run = ht.init(virtual_nodes=4, global_batch_size=8)
+        model = Net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run.prepare(model, optimizer)
+        optimizer.step()
+        for step in run.steps(examples()):
+            for batch in step:
+                step.backward(loss_of(model, batch))
+                if where == "in a pass" and step.index == 1:
+                    optimizer.step()
+            if where == "before the update" and step.index == 1:
+                optimizer.step()
+            step.update()
+            if where == "after the update" and step.index == 1:
+                optimizer.step()
+
+    with refused(
+        UsageError, "SGD.step() was called in step 1", "whole global batch", "Leave optimizer.step() out"
+    ):
+        workers(main)
+
+
 def test_two_loops_over_the_passes_of_one_step_without_update_are_refused() -> None:
     def main() -> None:
         run, model = start()

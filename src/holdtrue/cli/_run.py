@@ -321,7 +321,6 @@ def run_job(request: RunRequest) -> int:
     from ._screen import open_screen  # rich is loaded when there is something to draw
 
     spec = spec_of(request, env=dict(os.environ), now=datetime.now())
-    make_folder(spec.run_dir)
     with open_screen(workers=spec.workers) as screen:
         result = launch_elastic_job(
             spec, screen, on_start=lambda entry: screen.show_note(describe_start(entry, request))
@@ -391,21 +390,6 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
         interrupt_wait_s=timeout_s,
         resume_command=resume_command(request, folder.absolute()),
     )
-
-
-def make_folder(folder: Path) -> None:
-    """Make the run directory.
-
-    Raises:
-        UsageError: it cannot be one.
-    """
-    try:
-        (folder / "logs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"the run directory {folder} cannot be made ({error.strerror}); records, checkpoints and logs of a run are in a "
-            f"folder of its own. Give another --run-dir."
-        ) from error
 
 
 def check_workers(workers: int) -> None:

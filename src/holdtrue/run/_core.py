@@ -101,6 +101,8 @@ class Core:
         """Step of the newest checkpoint that this worker wrote, or went on from."""
         self.open_step: int | None = None
         """Index of the step whose body runs now."""
+        self.is_updating = False
+        """Whether `step.update` steps the optimizers now."""
         self.agreed: tuple[int, int] | None = None
         """(generation, newest planned view that all know) of the latest round."""
         self.is_entering = False

@@ -25,7 +25,7 @@ from ._outputs import Outputs
 from ._saving import place_file, save_models
 from ._settings import Settings, resolve_settings
 from ._sources import make_feed, open_for
-from ._step import Step
+from ._step import Step, refuse_own_steps
 
 T = TypeVar("T")
 
@@ -172,6 +172,8 @@ class Run:
         self._core.regrow()
         for obj in objects:
             self._core.state.prepare(obj, self._core.device)
+            if isinstance(obj, torch.optim.Optimizer):
+                refuse_own_steps(self._core, obj)
         return objects if len(objects) > 1 else objects[0]
 
     def register(self, name: str, obj: Any) -> None:  # Any: see TrainingState.register

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -217,10 +218,36 @@ class Step:
         if self._skipping:
             self._core.engine.skip_update()
         else:
-            grad_norm = self._core.engine.update(optimizers or state.optimizers, max_grad_norm)
+            self._core.is_updating = True
+            try:
+                grad_norm = self._core.engine.update(optimizers or state.optimizers, max_grad_norm)
+            finally:
+                self._core.is_updating = False
             self.grad_norm = self._core.unlike.unify_update(grad_norm)
         self._rounds += 1
         self._reduced = False
+
+
+def refuse_own_steps(core: Core, optimizer: Optimizer) -> None:
+    """Let `optimizer.step()` be refused where the script itself calls it in a step: it would be a second update.
+
+    Args:
+        core: The run.
+        optimizer: A prepared one; it may outlive the run, and does not keep it.
+    """
+    known = weakref.ref(core)
+
+    def refuse(own: Optimizer, *_: object) -> None:
+        core = known()
+        if core is not None and core.open_step is not None and not core.is_updating:
+            raise UsageError(
+                f"{type(own).__name__}.step() was called in step {core.open_step}; step.update steps the optimizers, once "
+                f"the gradient is that of the whole global batch, and another step would change the weights again. Leave "
+                f"optimizer.step() out, and call step.update() after the `for ... in step` loop."
+            )
+
+    if hasattr(optimizer, "_optimizer_step_pre_hooks"):  # not in one that never called Optimizer.__init__
+        optimizer.register_step_pre_hook(refuse)
 
 
 def fingerprint_batch(batch: Any) -> int:  # Any: the user's batch
