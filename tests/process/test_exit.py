@@ -49,7 +49,7 @@ def test_a_norm_layer_with_one_value_per_channel_is_a_sentence_and_wrong_use(tmp
     ended = python(write_script(tmp_path, body))
     assert ended.status == 2, ended.text
     assert "Traceback" not in ended.err
-    sentence = ended.err.splitlines()[0]
+    (sentence,) = (line for line in ended.err.splitlines() if line.startswith("holdtrue: "))
     assert sentence.startswith(
         "holdtrue: a norm layer got input size torch.Size([1, 2]) in the pass of virtual node 0, step 0: examples "
     )
