@@ -27,7 +27,7 @@ class Plan:
     """
 
     virtual_nodes: int
-    """V: fixed slices of every global batch; the largest useful number of devices."""
+    """V: fixed slices of every global batch, 1 to 2**20; the largest useful number of devices."""
     global_batch_size: int
     """B: examples in a step, at least V."""
     seed: int = 0

@@ -43,7 +43,7 @@ def init(
     """Join the job that this process belongs to; alone, a run of one worker.
 
     Args:
-        virtual_nodes: V, the fixed slices of every global batch.
+        virtual_nodes: V, the fixed slices of every global batch, 1 to 2**20.
         global_batch_size: B, examples in a step, at least V.
         seed: Seed of every random stream, 0 to 2**63 - 1.
         numerics: `"exact"` for equal bits under every mapping, `"fast"` for no promise about bits.
