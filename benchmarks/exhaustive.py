@@ -2,7 +2,7 @@
 
 python benchmarks/exhaustive.py --out benchmarks/raw/exhaustive.json
 
-About 45 minutes on one core. The file is written anew after each test, so a run that is cut short leaves what it had.
+About 18 minutes on one core. The file is written anew after each test, so a run that is cut short leaves what it had.
 """
 
 import argparse
