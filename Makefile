@@ -65,8 +65,9 @@ $(OTHER_VENV)/.installed: pyproject.toml constraints.txt
 	  -c $(OTHER_VENV)/constraints.txt "torch==$(OTHER_TORCH)" -e ".[$(EXTRAS)]"
 	@touch $@
 
-test-torch: $(OTHER_VENV)/.installed ## the default tests and the reference trainings under another torch: make test-torch OTHER_TORCH=2.11.0
+test-torch: $(STAMP) $(OTHER_VENV)/.installed ## the reference trainings and default tests under another torch: make test-torch OTHER_TORCH=2.11.0
 	$(OTHER_VENV)/bin/python -m holdtrue verify --reference
+	HOLDTRUE_OTHER_PYTHON=$(abspath $(OTHER_VENV))/bin/python $(BIN)/python -m pytest -rs tests/process/test_numerics_other_torch.py
 	$(OTHER_VENV)/bin/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) src tests
 
 exhaustive: $(STAMP) ## functions of portable numerics for every float32; 18 minutes on one core; writes benchmarks/raw/exhaustive.json
