@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from common import describe, write_json
 
+from common import describe, write_json
 from holdtrue.numerics import engine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +55,9 @@ class Recorder:
 
 def main() -> int:
     """Exit status of pytest."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", help="raw file to write")
     options = parser.parse_args()
     out = options.out and os.path.abspath(options.out)

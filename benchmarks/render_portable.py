@@ -116,15 +116,19 @@ def every_input(raw: dict[str, Any]) -> list[str]:
     found: dict[str, list[str]] = {kind: [] for kind in kinds}
     for name, test in raw["tests"].items():
         kind, _, function = name.removesuffix("]").partition("[")
-        found[kind].append(f"`{function}`" + ("" if test["outcome"] == "passed" else f" **{test['outcome']}**"))
-    seconds = {kind: sum(t["seconds"] for n, t in raw["tests"].items() if n.startswith(kind)) for kind in kinds}
+        found[kind].append(
+            f"`{function}`" + ("" if test["outcome"] == "passed" else f" **{test['outcome']}**")
+        )
+    seconds = {
+        kind: sum(t["seconds"] for n, t in raw["tests"].items() if n.startswith(kind)) for kind in kinds
+    }
     return [
         "",
         "## Every float32 input",
         "",
-        f"{raw['passed']} of {raw['selected']} tests passed in one run of {raw['wall_s'] / 60:.0f} minutes on one core. An input is each of the",
-        "2^32 bit patterns; `sin` and `cos` below 2^27, where they have an answer. torch's float64 functions, rounded once, are what is",
-        f"compared with. Engine `{raw['engine']}`.",
+        f"{raw['passed']} of {raw['selected']} tests passed in one run of {raw['wall_s'] / 60:.0f} minutes on one core,",
+        f"engine `{raw['engine']}`. An input is each of the 2^32 bit patterns, but for `sin` and `cos` from 2^27 on, where they have no",
+        "answer, and minus infinity for `silu` and `gelu`. What is compared with are torch's float64 functions, rounded once.",
         "",
         conditions(raw) + " Raw: [exhaustive.json](../../benchmarks/raw/exhaustive.json).",
         "",
