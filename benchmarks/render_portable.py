@@ -128,7 +128,7 @@ def every_input(raw: dict[str, Any]) -> list[str]:
         "",
         f"{raw['passed']} of {raw['selected']} tests passed in one run of {raw['wall_s'] / 60:.0f} minutes on one core,",
         f"engine `{raw['engine']}`. An input is each of the 2^32 bit patterns; left out are `sin` and `cos` from 2^27 on, where",
-        "they have no answer, and minus infinity for `silu` and `gelu`. Compared with are torch's float64 functions, rounded once.",
+        "they have no answer, and minus infinity for `silu` and `gelu`. The true values are torch's, in float64, rounded once.",
         "",
         conditions(raw) + " Raw: [exhaustive.json](../../benchmarks/raw/exhaustive.json).",
         "",
