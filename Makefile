@@ -2,6 +2,9 @@
 PYTHON ?= python3
 PYTEST_WORKERS ?= 2
 EXTRAS := test,lint,demo,cluster
+# `make test-torch` has an environment of its own, so that .venv stays as constraints.txt says.
+OTHER_TORCH ?= 2.11.0
+OTHER_VENV ?= .venv-torch-$(OTHER_TORCH)
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -16,7 +19,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-cluster test test-slow soak gpu browser slurm ray ray-core lint format types rules docs docs-site bench constraints clean
+.PHONY: help venv demo demo-cluster test test-slow test-torch exhaustive soak gpu browser slurm ray ray-core lint format types rules docs docs-site bench constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -53,6 +56,22 @@ test: $(STAMP) ## the default tests and the examples in docstrings
 test-slow: $(STAMP) ## the default tests and those that take minutes; installs the loggers first
 	@$(PIP_INSTALL) -e ".[loggers]"
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak and not browser and not slurm and not ray" src tests
+
+$(OTHER_VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(OTHER_VENV)/bin/python || $(PYTHON) -m venv $(OTHER_VENV)
+	@sed 's/^torch==.*/torch==$(OTHER_TORCH)/' constraints.txt > $(OTHER_VENV)/constraints.txt
+	@echo "installing torch $(OTHER_TORCH) and holdtrue[$(EXTRAS)] in $(OTHER_VENV); some gigabytes where that torch is a build for CUDA"
+	@$(OTHER_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-input \
+	  -c $(OTHER_VENV)/constraints.txt "torch==$(OTHER_TORCH)" -e ".[$(EXTRAS)]"
+	@touch $@
+
+test-torch: $(STAMP) $(OTHER_VENV)/.installed ## the reference trainings and default tests under another torch: make test-torch OTHER_TORCH=2.11.0
+	$(OTHER_VENV)/bin/python -m holdtrue verify --reference
+	HOLDTRUE_OTHER_PYTHON=$(abspath $(OTHER_VENV))/bin/python $(BIN)/python -m pytest -rs tests/process/test_numerics_other_torch.py
+	$(OTHER_VENV)/bin/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) src tests
+
+exhaustive: $(STAMP) ## functions of portable numerics for every float32; 18 minutes on one core; writes benchmarks/raw/exhaustive.json
+	$(BIN)/python benchmarks/exhaustive.py --out benchmarks/raw/exhaustive.json
 
 soak: $(STAMP) ## randomised tests that run long
 	$(BIN)/python -m pytest -s -m soak tests

@@ -1,4 +1,4 @@
-"""Writes docs/results/portable.md from the raw files of learning.py and numerics.py: no figure is typed.
+"""Writes docs/results/portable.md from the raw files of learning.py, numerics.py and exhaustive.py: no figure is typed.
 
 python benchmarks/render_portable.py
 """
@@ -106,6 +106,38 @@ def speed(raw: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
+def every_input(raw: dict[str, Any]) -> list[str]:
+    """What the tests over all float32 inputs said, by kind of test."""
+    kinds = {
+        "test_the_results_for_every_float32_have_the_committed_hash": "the committed hash of the results, all inputs",
+        "test_a_function_is_within_an_ulp_for_every_float32": "within 1 ulp of the correctly rounded result, all inputs",
+        "test_torch_operations_alone_have_the_same_results": "the same bits without compiled kernels, one input of sixteen",
+    }
+    found: dict[str, list[str]] = {kind: [] for kind in kinds}
+    for name, test in raw["tests"].items():
+        kind, _, function = name.removesuffix("]").partition("[")
+        found[kind].append(
+            f"`{function}`" + ("" if test["outcome"] == "passed" else f" **{test['outcome']}**")
+        )
+    seconds = {
+        kind: sum(t["seconds"] for n, t in raw["tests"].items() if n.startswith(kind)) for kind in kinds
+    }
+    return [
+        "",
+        "## Every float32 input",
+        "",
+        f"{raw['passed']} of {raw['selected']} tests passed in one run of {raw['wall_s'] / 60:.0f} minutes on one core,",
+        f"engine `{raw['engine']}`. An input is each of the 2^32 bit patterns; left out are `sin` and `cos` from 2^27 on, where",
+        "they have no answer, and minus infinity for `silu` and `gelu`. The true values are torch's, in float64, rounded once.",
+        "",
+        conditions(raw) + " Raw: [exhaustive.json](../../benchmarks/raw/exhaustive.json).",
+        "",
+        row("what", "functions", "seconds"),
+        row(*["---"] * 3),
+        *(row(said, ", ".join(found[kind]), f"{seconds[kind]:.0f}") for kind, said in kinds.items()),
+    ]  # fmt: skip
+
+
 def page() -> str:
     """The whole page."""
     lines = [
@@ -115,6 +147,7 @@ def page() -> str:
         "",
         *learning(read("learning")),
         *speed(read("numerics")),
+        *every_input(read("exhaustive")),
     ]
     return "\n".join(lines) + "\n"
 

@@ -8,6 +8,7 @@ from pages import ROOT
 
 GUIDE = (ROOT / "docs/guide/portable.md").read_text()
 SPEED = json.loads((ROOT / "benchmarks/raw/numerics.json").read_text())
+EVERY_INPUT = json.loads((ROOT / "benchmarks/raw/exhaustive.json").read_text())
 LEARNING = json.loads((ROOT / "benchmarks/raw/learning.json").read_text())
 
 
@@ -25,3 +26,9 @@ def test_the_times_in_the_guide_are_those_of_the_raw_file() -> None:
     for start, shown in (("transformer, width 64", "transformer"), ("cnn", "CNN"), ("lstm", "LSTM")):
         (ratio,) = [step["ratio"] for name, step in SPEED["steps"].items() if name.startswith(start)]
         assert f"{ratio:.1f} ({shown})" in GUIDE
+
+
+def test_every_test_over_all_inputs_passed() -> None:
+    assert EVERY_INPUT["failed"] == []
+    assert EVERY_INPUT["passed"] == EVERY_INPUT["selected"] == len(EVERY_INPUT["tests"]) > 0
+    assert f"repeats it in {EVERY_INPUT['wall_s'] / 60:.0f} minutes" in GUIDE
