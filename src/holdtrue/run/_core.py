@@ -22,6 +22,7 @@ from holdtrue.engine import (
 )
 from holdtrue.errors import GroupError, HoldtrueError, UsageError
 from holdtrue.mapping import Mapping
+from holdtrue.numerics import close_initial
 from holdtrue.plan import Plan, stream_key
 from holdtrue.record import RunDirectory
 from holdtrue.reduce import Group
@@ -470,6 +471,7 @@ class Core:
         if self.is_closed:
             return
         self.is_closed = True
+        close_initial()  # where no loop over steps has: a run may evaluate alone
         if not self.has_failed:
             position = self.calls.position
             self.outlet.send(FinishedReport(rank=self.number, digest=self.last_digest, steps=position.step))
