@@ -44,7 +44,31 @@ static inline __attribute__((always_inline)) FN(doubles) FN(plus_f64)(FN(doubles
   return sum + FN(take_f64)(x);
 }
 
-/* The lanes folded. `sum` has them all where they fit TOGETHER vectors, and then they stay in registers. */
+/* Whether all lanes fit TOGETHER vectors; then a sum stays in registers. */
+#define ARE_IN_REGISTERS (TOGETHER * WIDTH == LANES)
+
+/* sum + x where only so many values, if any, are left of x. A lane without one gets +0, which changes nothing: no sum that starts
+ * from +0 is -0. */
+static inline __attribute__((always_inline)) FN(doubles) FN(some_f32)(FN(doubles) sum, const float *x, int64_t left) {
+#if WIDTH == 8
+  __mmask8 there = left >= 8 ? 0xff : left > 0 ? (__mmask8)((1u << left) - 1) : 0;
+  return sum + (FN(doubles))_mm512_cvtps_pd(_mm256_maskz_loadu_ps(there, x));
+#else
+  (void)x, (void)left;
+  return sum;
+#endif
+}
+static inline __attribute__((always_inline)) FN(doubles) FN(some_f64)(FN(doubles) sum, const double *x, int64_t left) {
+#if WIDTH == 8
+  __mmask8 there = left >= 8 ? 0xff : left > 0 ? (__mmask8)((1u << left) - 1) : 0;
+  return sum + (FN(doubles))_mm512_maskz_loadu_pd(there, x);
+#else
+  (void)x, (void)left;
+  return sum;
+#endif
+}
+
+/* The lanes folded: those of `sum` where they are in registers, else those of `lane`. */
 static inline double FN(fold)(FN(doubles) *sum, double *lane) {
   int half = LANES / 2;
 #if WIDTH == 8
@@ -61,8 +85,7 @@ static inline double FN(fold)(FN(doubles) *sum, double *lane) {
   return lane[0];
 }
 
-/* A lane without a value in the last, partial row of lanes gets +0, which changes nothing: no sum that starts from +0 is -0. */
-#define ROW_SUM(NAME, TYPE, PLUS)                                                                  \
+#define ROW_SUM(NAME, TYPE, PLUS, SOME)                                                            \
   static double FN(NAME)(const TYPE *x, int64_t n) {                                               \
     if (n > BLOCK) {                                                                               \
       int64_t blocks = (n + BLOCK - 1) / BLOCK;                                                    \
@@ -74,28 +97,26 @@ static inline double FN(fold)(FN(doubles) *sum, double *lane) {
       return total;                                                                                \
     }                                                                                              \
     double lane[LANES] __attribute__((aligned(64)));                                               \
-    TYPE rest[LANES] __attribute__((aligned(64)));                                                 \
     int64_t whole = n / LANES * LANES;                                                             \
     FN(doubles) sum[TOGETHER];                                                                     \
-    if (whole < n) {                                                                               \
-      memset(rest, 0, sizeof rest);                                                                \
-      memcpy(rest, x + whole, sizeof(TYPE) * (size_t)(n - whole));                                 \
-    }                                                                                              \
     for (int first = 0; first < LANES; first += TOGETHER * WIDTH) {                                \
       _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++) sum[i] = (FN(doubles)){0};        \
       for (int64_t k = first; k < whole; k += LANES)                                               \
         _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++) sum[i] = FN(PLUS)(sum[i], x + k + i * WIDTH); \
-      if (whole < n)                                                                               \
-        _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++) sum[i] = FN(PLUS)(sum[i], rest + first + i * WIDTH); \
-      if (TOGETHER * WIDTH == LANES) break;                                                        \
+      if (ARE_IN_REGISTERS) break;                                                                 \
       _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++)                                   \
         memcpy(lane + first + i * WIDTH, &sum[i], sizeof sum[i]);                                  \
     }                                                                                              \
+    if (ARE_IN_REGISTERS && whole < n)                                                             \
+      _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++)                                   \
+        sum[i] = FN(SOME)(sum[i], x + whole + i * WIDTH, n - whole - i * WIDTH);                   \
+    if (!ARE_IN_REGISTERS)                                                                         \
+      for (int64_t l = 0; whole + l < n; l++) lane[l] += (double)x[whole + l];                     \
     return FN(fold)(sum, lane);                                                                    \
   }
 static double FN(row_f64)(const double *x, int64_t n);
-ROW_SUM(row_f64, double, plus_f64)
-ROW_SUM(row_f32, float, plus_f32)
+ROW_SUM(row_f64, double, plus_f64, some_f64)
+ROW_SUM(row_f32, float, plus_f32, some_f32)
 
 /* The same for columns: `width` of them side by side (at most COLUMNS), `stride` values from row to row. A lane is summed whole,
  * and lanes come in the order in which folding needs them (their numbers' bits reversed), so that at most one sum of each
@@ -162,6 +183,7 @@ SUM(sum_f64, double, row_f64, columns_f64)
 #undef COLUMNS
 #undef TOGETHER
 #undef ROW_SUM
+#undef ARE_IN_REGISTERS
 #undef COLUMN_SUM
 #undef SUM
 
