@@ -93,7 +93,12 @@ main()
 
 
 def run(
-    folder: Path, name: str, *, numerics: str = "portable", workers: int = 1, env: dict[str, str] | None = None
+    folder: Path,
+    name: str,
+    *,
+    numerics: str = "portable",
+    workers: int = 1,
+    env: dict[str, str] | None = None,
 ) -> str:
     """The last line that the folder's script says in a run of that name; transformers' own have times in them."""
     options = f"--numerics {numerics} --device cpu --workers {workers} --digest-every 1 --run-dir"
@@ -103,7 +108,9 @@ def run(
 
 
 @pytest.mark.parametrize("script", [LIGHTNING, TRANSFORMERS], ids=["lightning", "transformers"])
-def test_a_trainer_has_one_digest_on_two_workers_and_on_unlike_processors(script: str, tmp_path: Path) -> None:
+def test_a_trainer_has_one_digest_on_two_workers_and_on_unlike_processors(
+    script: str, tmp_path: Path
+) -> None:
     pytest.importorskip("lightning" if script is LIGHTNING else "transformers")
     (tmp_path / "train.py").write_text(script)
     said = run(tmp_path, "base")
@@ -114,7 +121,8 @@ def test_a_trainer_has_one_digest_on_two_workers_and_on_unlike_processors(script
         assert run(tmp_path, name, workers=workers, env=variables) == said, name
         assert compare_runs(base, read_run(tmp_path / name)).equal, name
     plain, unlike = (
-        run(tmp_path, f"exact {bool(env)}", numerics="exact", env=env) for env in ({}, UNLIKE["no vector units"])
+        run(tmp_path, f"exact {bool(env)}", numerics="exact", env=env)
+        for env in ({}, UNLIKE["no vector units"])
     )
     assert plain != unlike, "the control: ordinary arithmetic has other bits there"
 
@@ -149,5 +157,7 @@ def test_predictions_have_one_answer_on_two_workers_and_on_unlike_processors(tmp
     assert predicted("two", "portable", 2, {}) == base
     for i, variables in enumerate(UNLIKE.values()):
         assert predicted(f"unlike{i}", "portable", 1, variables) == base
-    control = {predicted(f"exact{i}", "exact", 1, env) for i, env in enumerate(({}, UNLIKE["no vector units"]))}
+    control = {
+        predicted(f"exact{i}", "exact", 1, env) for i, env in enumerate(({}, UNLIKE["no vector units"]))
+    }
     assert len(control) == 2, "ordinary arithmetic has other bits there"

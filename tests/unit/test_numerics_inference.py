@@ -24,7 +24,9 @@ class Net(nn.Module):
         return self.last(self.middle(self.first(x)))[0].softmax(-1)
 
 
-def outputs(model: nn.Module, x: torch.Tensor, around: Callable[[], AbstractContextManager[None]]) -> torch.Tensor:
+def outputs(
+    model: nn.Module, x: torch.Tensor, around: Callable[[], AbstractContextManager[None]]
+) -> torch.Tensor:
     with portable_mode(key=2), around():
         return model(x).detach().clone()  # type: ignore[no-any-return]
 
@@ -49,15 +51,29 @@ def exported(model: nn.Module, x: torch.Tensor) -> nn.Module:
 
 
 def test_an_exported_program_has_the_bits_of_its_module() -> None:
-    model, x = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.LayerNorm(16), nn.Linear(16, 3)), torch.rand(5, 4)
+    model, x = (
+        nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.LayerNorm(16), nn.Linear(16, 3)),
+        torch.rand(5, 4),
+    )
     program = exported(model, x)
     expected = outputs(model, x, torch.no_grad)
     for around in (torch.enable_grad, torch.no_grad, torch.inference_mode):
         assert torch.equal(outputs(program, x, around), expected)
 
 
-def test_attention_in_an_exported_program_is_refused_with_the_way_out() -> None:
-    layer, x = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), torch.rand(2, 3, 16)
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
+@pytest.mark.parametrize(
+    ("layer", "sentence"),
+    [
+        (nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), "attention called from Python"),
+        (nn.LSTM(16, 5, batch_first=True), "the layer called from Python"),
+    ],
+    ids=["attention", "lstm"],
+)
+def test_what_an_exported_program_calls_whole_is_refused_with_the_way_out(
+    layer: nn.Module, sentence: str
+) -> None:
+    x = torch.rand(2, 3, 16)
     program = exported(layer, x)
-    with pytest.raises(NumericsError, match="attention called from Python, not in an exported program"):
+    with pytest.raises(NumericsError, match=f"{sentence}, not in an exported program"):
         outputs(program, x, torch.no_grad)
