@@ -138,14 +138,16 @@ second_derivatives = pytest.mark.parametrize("build", [nn.LSTM, nn.GRU, nn.RNN])
 
 
 @second_derivatives
-def test_a_second_derivative_is_refused_with_the_way_out(build: type[nn.RNNBase]) -> None:
+def test_a_second_derivative_is_refused_with_the_way_out(build: Callable[[int, int], nn.RNNBase]) -> None:
     message = r"second derivative through a recurrent layer.*unfused_layers"
     with portable_mode(key=1), pytest.raises(NumericsError, match=message):
         slope_of_slope(build(3, 4), torch.randn(5, 2, 3))
 
 
 @second_derivatives
-def test_a_second_derivative_within_unfused_layers_has_one_answer(build: type[nn.RNNBase]) -> None:
+def test_a_second_derivative_within_unfused_layers_has_one_answer(
+    build: Callable[[int, int], nn.RNNBase],
+) -> None:
     with portable_mode(key=1):
         layer, x = build(3, 4), torch.randn(5, 2, 3)
 

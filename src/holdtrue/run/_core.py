@@ -115,9 +115,9 @@ class Core:
         self.rebalancer = Rebalancer(self)
         self.unlike = Unlike(self)
         self._members: tuple[int, ...] = ()
+        """Numbers of the present view's workers, by rank."""
         self._measured_s: dict[int, float] = {}
         """By worker, seconds of a virtual node in its last step."""
-        """Numbers of the present view's workers, by rank."""
         self.loop: PlaceInCall | None = None
         """The loop over steps that is open."""
         self.feed: Feed | None = None
@@ -142,8 +142,7 @@ class Core:
         self.outlet.send(JoinedReport(rank=self.number, pid=os.getpid()))
         if self.membership.agent is None and self.membership.rank == 0:
             self._open_directory(range(self.membership.world_size))  # first: it may be taken
-        group = connect(self.membership, self.plan, self.device, self.settings)
-        self._group = group
+        self._group = group = connect(self.membership, self.plan, self.device, self.settings)
         if isinstance(group, ElasticGroup):
             group.surroundings = self
             group.on_gathered = self.once.clear
@@ -462,8 +461,7 @@ class Core:
         if self.elastic is None or self.is_closed:
             return
         at = self._engine.open if self._engine is not None else None
-        node = None if at is None else at.virtual_node
-        step = self.calls.position.step
+        node, step = None if at is None else at.virtual_node, self.calls.position.step
         self.elastic.agent.say_end(how="failed", sentence=sentence, virtual_node=node, step=step)
 
     def close(self) -> None:
