@@ -101,6 +101,20 @@ def test_a_sum_has_one_order_on_every_engine(shape: list[int], chosen: int, keep
     assert torch.allclose(got, expected, atol=1e-10)
 
 
+def test_rows_of_any_length_have_one_order_on_every_engine() -> None:
+    """The end of a row that is no whole number of lanes, with what memory has behind it."""
+    g = torch.Generator().manual_seed(0)
+    special = torch.tensor([-0.0, torch.inf, -torch.inf, torch.nan, 1e-42, 3e38, -1e-30])
+    for n in range(1, 200):
+        x = torch.randn(3, n, generator=g) * 10.0 ** torch.randint(-9, 9, (3, n), generator=g)
+        x[1, torch.randint(0, n, (2,), generator=g)] = special[n % 7]
+        x[2] = -0.0
+        padded = torch.cat([x, torch.full((3, 64), torch.nan)], 1)
+        found = same_for_all_engines(lambda x=x: sum64(x, [1]))
+        assert torch.equal(bits(found), bits(torch.stack([sum64(row[:n]) for row in padded]))), n
+        same_for_all_engines(lambda x=x: sum64(x.double() * 1.1, [1]))
+
+
 @pytest.mark.parametrize("n", [4095, 4096, 4097, 70_001, 4096 * 65])
 def test_long_sums_have_one_order_on_every_engine(n: int) -> None:
     x = torch.randn(n, generator=torch.Generator().manual_seed(n)) * 1e8

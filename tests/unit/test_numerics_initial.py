@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+import holdtrue as ht
 from holdtrue.engine import apply_numerics
 from holdtrue.numerics import close_initial, open_initial, portable_mode
+from holdtrue.testing import run_in_process
 
 
 @pytest.fixture
@@ -108,6 +110,24 @@ def test_level_portable_opens_it_and_another_level_closes_it() -> None:
     finally:
         apply_numerics("exact", threads=1)
     assert torch.equal(drawn(), before)
+
+
+def test_a_run_that_only_evaluates_gives_torch_its_kernels_back_at_its_end() -> None:
+    data = torch.utils.data.TensorDataset(torch.ones(8, 4))
+
+    def evaluate() -> tuple[torch.Tensor, ...]:
+        before = drawn()
+        run = ht.init(virtual_nodes=2, global_batch_size=4, numerics="portable")
+        model = torch.nn.Linear(4, 4)
+        run.prepare(model)
+        run.evaluate(lambda x: {"mean": model(x).mean()}, data)
+        during = drawn()
+        run.close()
+        return before, during, drawn()
+
+    ((before, during, after),) = run_in_process(evaluate)
+    assert not torch.equal(during, before)
+    assert torch.equal(after, before)
 
 
 def test_the_inverse_error_function_is_within_an_ulp() -> None:

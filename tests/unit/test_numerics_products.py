@@ -194,15 +194,21 @@ def test_an_engine_that_is_not_exact_is_refused(monkeypatch: pytest.MonkeyPatch)
         _selftest._check_products("avx2", 1, 64, 64)
 
 
-@pytest.mark.parametrize("tile", _selftest.TILES)
-def test_an_engine_that_is_inexact_on_one_tile_alone_is_refused(
-    tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Engines have code of their own for each."""
+@pytest.fixture
+def kernels() -> tuple[ctypes.CDLL, int]:
+    """The library and its fastest engine."""
     found = _native.native()
     if found is None:
         pytest.skip("the kernels are not built")
-    library, number = found
+    return found
+
+
+@pytest.mark.parametrize("tile", _selftest.TILES)
+def test_an_engine_that_is_inexact_on_one_tile_alone_is_refused(
+    tile: tuple[int, int], kernels: tuple[ctypes.CDLL, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines have code of their own for each."""
+    library, number = kernels
 
     class Wrong:
         def ht_diagonal(self, *arguments: Any) -> None:  # Any: what ctypes is given
@@ -217,12 +223,9 @@ def test_an_engine_that_is_inexact_on_one_tile_alone_is_refused(
 
 @pytest.mark.parametrize("digits", _selftest.WHOLE)
 def test_an_engine_whose_tiles_are_wrong_with_some_digits_alone_is_refused(
-    digits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    digits: tuple[int, int], kernels: tuple[ctypes.CDLL, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = _native.native()
-    if found is None:
-        pytest.skip("the kernels are not built")
-    library, number = found
+    library, number = kernels
 
     class Wrong:
         def ht_tile(self, *arguments: Any) -> int:  # Any: what ctypes is given

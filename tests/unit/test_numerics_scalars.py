@@ -2,6 +2,7 @@
 
 import contextlib
 import decimal
+import functools
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -56,6 +57,17 @@ def test_steady_numbers_stay_steady_through_arithmetic() -> None:
     assert 2 ** Steady(0.3) == steady_pow(2.0, 0.3)
 
 
+FUNCTION = """
+import math
+
+def warmed_up(step, *, warmup):
+    return step / warmup if step < warmup else 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / 7))
+"""
+"""What transformers' cosine schedule computes, in a module with a `math` of its own."""
+of_another_module: dict[str, Any] = {}
+exec(FUNCTION, of_another_module)
+
+
 SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
     "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=7, eta_min=1e-5),
     "warm restarts": lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, T_0=3, T_mult=2),
@@ -63,6 +75,9 @@ SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
     "exponential": lambda o: torch.optim.lr_scheduler.ExponentialLR(o, gamma=0.97),
     "one cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=9),
     "steps": lambda o: torch.optim.lr_scheduler.MultiStepLR(o, milestones=[2, 2, 4], gamma=0.3),
+    "function": lambda o: torch.optim.lr_scheduler.LambdaLR(
+        o, functools.partial(of_another_module["warmed_up"], warmup=1)
+    ),
     "linear": lambda o: torch.optim.lr_scheduler.LinearLR(o, total_iters=4),
 }
 
@@ -89,7 +104,7 @@ def test_a_scheduler_has_torchs_rates_within_rounding(name: str) -> None:
         assert ours == pytest.approx(torchs, rel=1e-13)
 
 
-@pytest.mark.parametrize("name", ["cosine", "warm restarts", "one cycle"])
+@pytest.mark.parametrize("name", ["cosine", "warm restarts", "one cycle", "function"])
 def test_a_scheduler_never_calls_libms_cos(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = rates(SCHEDULERS[name], True)
     plain = math.cos

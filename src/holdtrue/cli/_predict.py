@@ -72,6 +72,7 @@ def predict(
     device: options.Device = None,
     threads: options.Threads = None,
     timeout: options.Timeout = None,
+    numerics: options.Numerics = None,
 ) -> None:
     """`holdtrue predict`; `_PREDICT` says what it does."""
     from ._screen import open_screen  # rich is loaded when there is something to draw
@@ -79,7 +80,7 @@ def predict(
     words = ["predict", model, str(data), "--out", str(out), "--pass-size", str(pass_size)]
     words += ["--weights", str(weights)] if weights is not None else []
     words += ["--pad-value", str(pad_value)] if pad_value is not None else []
-    overrides = options.Overrides(device=device, threads=threads, timeout=timeout)
+    overrides = options.Overrides(device=device, threads=threads, timeout=timeout, numerics=numerics)
     spec = JobSpec(
         script="holdtrue.inference",
         is_module=True,

@@ -12,6 +12,7 @@ from ._engine import Engine
 from ._ledger import NOTICE_BYTES
 from ._memory import keep_freed_memory, warm_memory
 from ._numerics import apply_numerics, specialise_compiled_shapes
+from ._portable import PassNumerics
 from ._round import OrderFunction, RoundResult
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams, export_user_streams, import_user_streams
@@ -33,6 +34,7 @@ __all__ = [
     "HostTimer",
     "Optimizer",
     "OrderFunction",
+    "PassNumerics",
     "PassStreams",
     "PassTimer",
     "RoundResult",

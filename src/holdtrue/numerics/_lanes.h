@@ -31,13 +31,61 @@ static inline __attribute__((always_inline)) FN(doubles) FN(take_f64)(const doub
   return y;
 }
 
-static inline double FN(fold)(double *lane, int lanes) {
-  for (int half = lanes / 2; half; half /= 2)
+/* sum + x. With AVX-512 it is x * 1 + sum, fused, which is the same number: the pipes that multiply are free, while on Zen 4
+ * those that add have the conversions too. */
+static inline __attribute__((always_inline)) FN(doubles) FN(plus_f32)(FN(doubles) sum, const float *x) {
+#if WIDTH == 8
+  return (FN(doubles))_mm512_fmadd_pd((__m512d)FN(take_f32)(x), _mm512_set1_pd(1.0), (__m512d)sum);
+#else
+  return sum + FN(take_f32)(x);
+#endif
+}
+static inline __attribute__((always_inline)) FN(doubles) FN(plus_f64)(FN(doubles) sum, const double *x) {
+  return sum + FN(take_f64)(x);
+}
+
+/* Whether all lanes fit TOGETHER vectors; then a sum stays in registers. */
+#define ARE_IN_REGISTERS (TOGETHER * WIDTH == LANES)
+
+/* sum + x where only so many values, if any, are left of x. A lane without one gets +0, which changes nothing: no sum that starts
+ * from +0 is -0. */
+static inline __attribute__((always_inline)) FN(doubles) FN(some_f32)(FN(doubles) sum, const float *x, int64_t left) {
+#if WIDTH == 8
+  __mmask8 there = left >= 8 ? 0xff : left > 0 ? (__mmask8)((1u << left) - 1) : 0;
+  return sum + (FN(doubles))_mm512_cvtps_pd(_mm256_maskz_loadu_ps(there, x));
+#else
+  (void)x, (void)left;
+  return sum;
+#endif
+}
+static inline __attribute__((always_inline)) FN(doubles) FN(some_f64)(FN(doubles) sum, const double *x, int64_t left) {
+#if WIDTH == 8
+  __mmask8 there = left >= 8 ? 0xff : left > 0 ? (__mmask8)((1u << left) - 1) : 0;
+  return sum + (FN(doubles))_mm512_maskz_loadu_pd(there, x);
+#else
+  (void)x, (void)left;
+  return sum;
+#endif
+}
+
+/* The lanes folded: those of `sum` where they are in registers, else those of `lane`. */
+static inline double FN(fold)(FN(doubles) *sum, double *lane) {
+  int half = LANES / 2;
+#if WIDTH == 8
+  sum[0] += sum[4], sum[1] += sum[5], sum[2] += sum[6], sum[3] += sum[7];
+  sum[0] += sum[2], sum[1] += sum[3], sum[0] += sum[1];
+  __m512d eight = (__m512d)sum[0];
+  __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
+  _mm_storeu_pd(lane, _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1)));
+  half = 1;
+#endif
+  (void)sum;
+  for (; half; half /= 2)
     for (int l = 0; l < half; l++) lane[l] += lane[l + half];
   return lane[0];
 }
 
-#define ROW_SUM(NAME, TYPE, TAKE)                                                                  \
+#define ROW_SUM(NAME, TYPE, PLUS, SOME)                                                            \
   static double FN(NAME)(const TYPE *x, int64_t n) {                                               \
     if (n > BLOCK) {                                                                               \
       int64_t blocks = (n + BLOCK - 1) / BLOCK;                                                    \
@@ -50,26 +98,25 @@ static inline double FN(fold)(double *lane, int lanes) {
     }                                                                                              \
     double lane[LANES] __attribute__((aligned(64)));                                               \
     int64_t whole = n / LANES * LANES;                                                             \
+    FN(doubles) sum[TOGETHER];                                                                     \
     for (int first = 0; first < LANES; first += TOGETHER * WIDTH) {                                \
-      FN(doubles) sum[TOGETHER];                                                                   \
       _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++) sum[i] = (FN(doubles)){0};        \
       for (int64_t k = first; k < whole; k += LANES)                                               \
-        _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++) sum[i] += FN(TAKE)(x + k + i * WIDTH); \
-      if (TOGETHER * WIDTH == LANES && whole == n) { /* the first halves without going through memory */ \
-        _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) sum[i] += sum[i + 4];                  \
-        sum[0] += sum[2], sum[1] += sum[3], sum[0] += sum[1];                                      \
-        memcpy(lane, &sum[0], sizeof sum[0]);                                                      \
-        return FN(fold)(lane, WIDTH);                                                              \
-      }                                                                                            \
+        _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++) sum[i] = FN(PLUS)(sum[i], x + k + i * WIDTH); \
+      if (ARE_IN_REGISTERS) break;                                                                 \
       _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++)                                   \
         memcpy(lane + first + i * WIDTH, &sum[i], sizeof sum[i]);                                  \
     }                                                                                              \
-    for (int64_t l = 0; whole + l < n; l++) lane[l] += (double)x[whole + l];                       \
-    return FN(fold)(lane, LANES);                                                                         \
+    if (ARE_IN_REGISTERS && whole < n)                                                             \
+      _Pragma("GCC unroll 8") for (int i = 0; i < TOGETHER; i++)                                   \
+        sum[i] = FN(SOME)(sum[i], x + whole + i * WIDTH, n - whole - i * WIDTH);                   \
+    if (!ARE_IN_REGISTERS)                                                                         \
+      for (int64_t l = 0; whole + l < n; l++) lane[l] += (double)x[whole + l];                     \
+    return FN(fold)(sum, lane);                                                                    \
   }
 static double FN(row_f64)(const double *x, int64_t n);
-ROW_SUM(row_f64, double, take_f64)
-ROW_SUM(row_f32, float, take_f32)
+ROW_SUM(row_f64, double, plus_f64, some_f64)
+ROW_SUM(row_f32, float, plus_f32, some_f32)
 
 /* The same for columns: `width` of them side by side (at most COLUMNS), `stride` values from row to row. A lane is summed whole,
  * and lanes come in the order in which folding needs them (their numbers' bits reversed), so that at most one sum of each
@@ -136,6 +183,7 @@ SUM(sum_f64, double, row_f64, columns_f64)
 #undef COLUMNS
 #undef TOGETHER
 #undef ROW_SUM
+#undef ARE_IN_REGISTERS
 #undef COLUMN_SUM
 #undef SUM
 

@@ -49,6 +49,11 @@ def _run_ieee(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return func(*args, **kwargs)
 
 
+def _run_parts(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An operator that autograd takes apart, where autograd is off altogether (`torch.inference_mode`)."""
+    return func.decompose(*args, **kwargs)
+
+
 def _run_form(name: str) -> Runner:
     def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _result(name, args, kwargs)
@@ -158,12 +163,13 @@ def _decide_runner(func: Any) -> Runner | None:
         return _run_plain
     if name.endswith("_") and bare in IEEE:
         return _run_ieee
-    return None
+    composite = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    return _run_parts if composite else None
 
 
 def is_by_form(runner: Runner) -> bool:
     """Whether a runner computes by a portable form, and not as torch has it."""
-    return runner is not _run_plain and runner is not _run_ieee
+    return runner not in (_run_plain, _run_ieee, _run_parts)
 
 
 def _only_integers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -233,6 +239,9 @@ class PortableDispatch(TorchDispatchMode):
         runner = find_runner(func)
         if runner is _run_plain:
             return func(*args, **kwargs)
+        if runner is _run_parts:
+            with self:
+                return runner(func, args, kwargs)
         # Within a compiled function that runs uncompiled here, dynamo would otherwise trace what follows.
         callback = None if _set_eval_frame is None else _set_eval_frame(None)
         before = use(self._stream, self.slices)

@@ -136,7 +136,7 @@ _depth = _Depth()
 
 
 class _Math:
-    """Stands for `math` in torch's schedulers: its own functions within `steady_scheduler`, else the real ones."""
+    """Stands for `math` where schedulers look it up: its own functions within `steady_scheduler`, else the real ones."""
 
     def __getattr__(self, name: str) -> Any:  # Any: a function or constant of math
         return STEADY_MATH[name] if _depth.value and name in STEADY_MATH else getattr(math, name)
@@ -170,7 +170,7 @@ def steady_optimizer(optimizer: Any) -> Iterator[None]:  # Any: a torch optimize
 
 @contextmanager
 def steady_scheduler(scheduler: Any) -> Iterator[None]:  # Any: a torch scheduler
-    """Within it the scheduler's own Python arithmetic has one answer."""
+    """Within it the scheduler's own Python arithmetic has one answer, and so has `math` in the functions of a LambdaLR."""
     import torch.optim.lr_scheduler as module
 
     with ExitStack() as stack:
@@ -182,7 +182,10 @@ def steady_scheduler(scheduler: Any) -> Iterator[None]:  # Any: a torch schedule
         stack.enter_context(steady_optimizer(scheduler.optimizer))
         for name, value in before.items():
             setattr(scheduler, name, _steadied(value))
-        vars(module)["math"] = _MATH  # stays: in another thread, and afterwards, it is the real one
+        functions = (getattr(fn, "func", fn) for fn in getattr(scheduler, "lr_lambdas", ()))
+        for names in (vars(module), *(getattr(fn, "__globals__", {}) for fn in functions)):
+            if names.get("math") is math:
+                names["math"] = _MATH  # stays: in another thread, and afterwards, it is the real one
         _depth.value += 1
         try:
             yield

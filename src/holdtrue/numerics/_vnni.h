@@ -220,19 +220,12 @@ static inline __attribute__((always_inline)) AVX512 uint64_t cut_group(Operand a
 
 static AVX512 uint64_t cut_group_of(Operand a, int64_t vectors, int64_t K, const int *exponent, Planes to, int32_t *total,
                                     int is_a, int slices, int with_sums) {
-  if (is_a) {
-    if (slices == 4 && with_sums) return cut_group(a, vectors, K, exponent, to, total, 1, 4, 1);
-    if (slices == 4) return cut_group(a, vectors, K, exponent, to, total, 1, 4, 0);
-    if (slices == 6 && with_sums) return cut_group(a, vectors, K, exponent, to, total, 1, 6, 1);
-    if (slices == 6) return cut_group(a, vectors, K, exponent, to, total, 1, 6, 0);
-    if (with_sums) return cut_group(a, vectors, K, exponent, to, total, 1, 3, 1);
-    return cut_group(a, vectors, K, exponent, to, total, 1, 3, 0);
-  }
-  if (slices == 4 && with_sums) return cut_group(a, vectors, K, exponent, to, total, 0, 4, 1);
-  if (slices == 4) return cut_group(a, vectors, K, exponent, to, total, 0, 4, 0);
-  if (slices == 6 && with_sums) return cut_group(a, vectors, K, exponent, to, total, 0, 6, 1);
-  if (slices == 6) return cut_group(a, vectors, K, exponent, to, total, 0, 6, 0);
-  if (with_sums) return cut_group(a, vectors, K, exponent, to, total, 0, 3, 1);
+#define CUT(IS_A, SLICES, WITH_SUMS)                            \
+  if (is_a == IS_A && slices == SLICES && !!with_sums == WITH_SUMS) \
+    return cut_group(a, vectors, K, exponent, to, total, IS_A, SLICES, WITH_SUMS);
+  CUT(1, 4, 1) CUT(1, 4, 0) CUT(1, 6, 1) CUT(1, 6, 0) CUT(1, 3, 1) CUT(1, 3, 0)
+  CUT(0, 4, 1) CUT(0, 4, 0) CUT(0, 6, 1) CUT(0, 6, 0) CUT(0, 3, 1)
+#undef CUT
   return cut_group(a, vectors, K, exponent, to, total, 0, 3, 0);
 }
 

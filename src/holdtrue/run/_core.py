@@ -21,6 +21,7 @@ from holdtrue.engine import (
 )
 from holdtrue.errors import GroupError, HoldtrueError, UsageError
 from holdtrue.mapping import Mapping
+from holdtrue.numerics import close_initial
 from holdtrue.plan import Plan, stream_key
 from holdtrue.record import RunDirectory
 from holdtrue.reduce import Group
@@ -135,8 +136,7 @@ class Core:
         self.outlet.send(JoinedReport(rank=self.number, pid=os.getpid()))
         if self.membership.agent is None and self.membership.rank == 0:
             self._open_directory(range(self.membership.world_size))  # first: it may be taken
-        group = connect(self.membership, self.plan, self.device, self.settings)
-        self._group = group
+        self._group = group = connect(self.membership, self.plan, self.device, self.settings)
         if isinstance(group, ElasticGroup):
             group.surroundings = self
             group.on_gathered = self.once.clear
@@ -392,8 +392,7 @@ class Core:
         if self.elastic is None or self.is_closed:
             return
         at = self._engine.open if self._engine is not None else None
-        node = None if at is None else at.virtual_node
-        step = self.calls.position.step
+        node, step = None if at is None else at.virtual_node, self.calls.position.step
         self.elastic.agent.say_end(how="failed", sentence=sentence, virtual_node=node, step=step)
 
     def close(self) -> None:
@@ -401,6 +400,7 @@ class Core:
         if self.is_closed:
             return
         self.is_closed = True
+        close_initial()  # where no loop over steps has: a run may evaluate alone
         if not self.has_failed:
             position = self.calls.position
             self.outlet.send(FinishedReport(rank=self.number, digest=self.last_digest, steps=position.step))

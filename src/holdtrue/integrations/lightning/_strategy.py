@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,10 +14,12 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import holdtrue
+from holdtrue.engine import PassNumerics, TrainingState
 from holdtrue.errors import UsageError
 from holdtrue.plan import NumericsLevel
 from holdtrue.run import Run, Step
 
+from ._between import step_within
 from ._loader import StepLoader
 from ._loggers import can_take_over, keep_first_log, share_places, take_over
 from ._optimization import PassOptimization
@@ -34,7 +37,8 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         virtual_nodes: V, the fixed slices of every global batch.
         global_batch_size: B, examples in a step: it replaces the train loader's batch size.
         seed: Seed of every random stream of the run.
-        numerics: See `holdtrue.init`.
+        numerics: See `holdtrue.init`. At `"portable"` a module whose initial weights are to be portable too is made in the
+            run: its layers in `configure_model`, or all of it after a look at `strategy.run`.
     """
 
     strategy_name = "virtual_nodes"
@@ -70,6 +74,11 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         if self._run is None:
             self._run = holdtrue.init(**self._plan)
         return self._run
+
+    @cached_property
+    def numerics(self) -> PassNumerics:
+        """What is around Lightning's own arithmetic."""
+        return PassNumerics(self.run.plan.numerics, TrainingState())
 
     # ---- this worker's place ----
 
@@ -146,6 +155,7 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
             progress = loop.automatic_optimization.optim_progress
             loop.automatic_optimization = PassOptimization(trainer, self)
             loop.automatic_optimization.optim_progress = progress
+            step_within(self.numerics, loop)
 
     def process_dataloader(self, dataloader: Any) -> Any:  # Any: DataLoaders
         """The train loader as steps of the run; others as they are."""
@@ -217,12 +227,29 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
     ) -> Any:  # Any: as Lightning's
         """All passes and the exchange, then hooks and clipping on the whole gradient, then the update."""
         step = self._taken_step()
-        result = self.precision_plugin._wrap_closure(model or self.lightning_module, optimizer, closure)
+        result = closure()
+        with self.numerics.around_pass():
+            self.precision_plugin._after_closure(model or self.lightning_module, optimizer)
         step.update(optimizer)
         self.follow_main()
         if self.run.is_ending:
             self._end_fit(step.index + 1)
         return result
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:  # Any: Lightning's own
+        """The module's step, by the run's arithmetic: what it logs may decide about the training."""
+        with self.numerics.around_pass():
+            return super().validation_step(*args, **kwargs)
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:  # Any: Lightning's own
+        """As `validation_step`."""
+        with self.numerics.around_pass():
+            return super().test_step(*args, **kwargs)
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:  # Any: Lightning's own
+        """As `validation_step`."""
+        with self.numerics.around_pass():
+            return super().predict_step(*args, **kwargs)
 
     def _end_fit(self, steps: int) -> None:
         """No step follows: `run.stop` was called, or `holdtrue verify` has seen enough."""
