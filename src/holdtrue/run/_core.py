@@ -136,7 +136,8 @@ class Core:
         self.outlet.send(JoinedReport(rank=self.number, pid=os.getpid()))
         if self.membership.agent is None and self.membership.rank == 0:
             self._open_directory(range(self.membership.world_size))  # first: it may be taken
-        self._group = group = connect(self.membership, self.plan, self.device, self.settings)
+        group = connect(self.membership, self.plan, self.device, self.settings)
+        self._group = group
         if isinstance(group, ElasticGroup):
             group.surroundings = self
             group.on_gathered = self.once.clear
@@ -392,7 +393,8 @@ class Core:
         if self.elastic is None or self.is_closed:
             return
         at = self._engine.open if self._engine is not None else None
-        node, step = None if at is None else at.virtual_node, self.calls.position.step
+        node = None if at is None else at.virtual_node
+        step = self.calls.position.step
         self.elastic.agent.say_end(how="failed", sentence=sentence, virtual_node=node, step=step)
 
     def close(self) -> None:
