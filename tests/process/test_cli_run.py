@@ -108,6 +108,13 @@ def test_a_failure_is_a_sentence_a_log_and_the_scripts_own_status(run) -> None:
     assert "error: worker 1 ended with exit status 5; the log is runs/train-" in err
 
 
+def test_a_status_that_scripts_choose_after_their_training_is_that_of_the_command(run) -> None:
+    status, out, err = run(TRAINED + "sys.exit(17)\n", "--workers", "2")
+    assert (status, out) == (17, "accuracy 0.9\n")
+    assert "ended with exit status 17; the log is" in err
+    assert "failed before it entered" not in err
+
+
 def test_a_failure_after_a_checkpoint_says_how_to_go_on(run) -> None:
     status, _, err = run(
         """
@@ -127,3 +134,12 @@ def test_a_script_that_never_calls_init_is_wrong_use(run) -> None:
     status, _, err = run("pass")
     assert status == 2
     assert "\nerror: train.py never called holdtrue.init" in err
+
+
+@pytest.mark.parametrize("folder", ["train.py", "train.py/here", "/proc/here"])
+def test_a_run_directory_that_cannot_be_made_is_refused_before_the_start(run, folder: str) -> None:
+    status, out, err = run("print('started')", "--run-dir", folder)
+    assert (status, out) == (2, "")
+    assert f"the run directory {folder} cannot be made (" in err
+    assert "Give another --run-dir." in err
+    assert "Traceback" not in err

@@ -179,6 +179,15 @@ def test_an_exception_in_the_script_fails_an_elastic_job_at_once() -> None:
     assert judge_elastic(end(0, 0, joined=False)) == (2, [(0,)])
 
 
+def test_a_status_that_scripts_chose_at_their_end_is_that_of_the_job() -> None:
+    for how_over in ("finished", None):
+        chosen = (end(1, 17, finished=True), end(0, 17, finished=True))
+        assert judge_elastic(*chosen, how_over=how_over) == (17, [(1,), (0,)])
+    early = end(1, 3)
+    assert judge_elastic(early, end(0, 0, finished=True), how_over="finished") == (0, [])
+    assert judge_elastic(early, end(0, 5, finished=True), how_over="finished") == (5, [(0,)])
+
+
 def test_an_elastic_job_whose_last_worker_died_failed_by_those_deaths() -> None:
     lost = end(0, 1, kind="WorkerLostError", sentence="worker 1 is gone.")
     assert judge_elastic(end(1, -9), end(0, -11)) == (1, [(1,), (0,)])

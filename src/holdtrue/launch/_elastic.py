@@ -20,7 +20,7 @@ from ._devices import assign_devices, count_devices, count_slots
 from ._host import Host, Starter
 from ._job import JobResult, JobSpec
 from ._judge import INTERRUPTED, fails_elastic_job, judge_elastic_job
-from ._launch import INTERRUPT_NOTE, check_start, cuda_devices_of, life_pipe
+from ._launch import INTERRUPT_NOTE, check_start, cuda_devices_of, life_pipe, make_run_dir
 from ._lookout import Group, Lookout
 from ._observer import JobObserver
 from ._place import Place
@@ -46,7 +46,8 @@ def launch_elastic_job(
         on_start: Called once with where the job's controller can be asked.
 
     Raises:
-        UsageError: there is no such script or device, the name is taken, or nothing can listen on the address.
+        UsageError: there is no such script or device, the name is taken, the run directory cannot be made, or nothing can
+            listen on the address.
 
     Guarantee:
         No process of the job is left on this machine when this returns or raises, nor 32 s after this process
@@ -59,7 +60,7 @@ def launch_elastic_job(
     """
     check_start(spec)
     devices = () if spec.is_elsewhere else _devices_here(spec)
-    (spec.run_dir / "logs").mkdir(parents=True, exist_ok=True)
+    make_run_dir(spec)
     started_s = time.monotonic()
     with ExitStack() as stack:
         interrupt_fd = stack.enter_context(catch_interrupts())

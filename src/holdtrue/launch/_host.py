@@ -308,7 +308,7 @@ class Host:
         due = [end for at_s, end in self._failures if force or time.monotonic() >= at_s + _VERDICT_S]
         self._failures = [(at_s, end) for at_s, end in self._failures if end not in due]
         for end in due:
-            said = (end.sentence or f"it {describe_status(end.status)}").splitlines()[-1]
+            said = (end.sentence or f"it {describe_status(end.status)}.").splitlines()[-1]
             self._observer.show_note(
                 f"worker {end.worker} failed before it entered the job, which goes on without it: {said} Its log is {end.log}"
             )
@@ -317,7 +317,7 @@ class Host:
         self._in_use.pop(worker.number, None)
         was_interrupted = self.stop.interrupts > 0
         fails = fails_elastic_job(end, was_interrupted=was_interrupted)
-        if fails:
+        if fails and not end.finished:  # else it was a member, whatever its script did after its end
             self._failures.append((time.monotonic(), end))
         if fails and self.stop.failed_at_s is None and not self._link.is_connected:
             self.stop = replace(self.stop, failed_at_s=time.monotonic())  # nobody is there who could judge it

@@ -89,7 +89,8 @@ def judge_elastic_job(
 
     Guarantee:
         Workers that died are no failure of a job that others finished, nor are errors of workers that had not entered
-        it: the controller tells them from members.
+        it: the controller tells them from members. A script that trained to its end and then gave an exit status of
+        its own has that of the job.
     """
     failed = [end for end in ends if fails_elastic_job(end, was_interrupted=was_interrupted)]
     if failed and how_over not in ("finished", "stopped"):
@@ -97,6 +98,8 @@ def judge_elastic_job(
         return Verdict(exit_code=code, failures=_group_alike(failed, script))
     if was_interrupted or how_over == "stopped":
         return Verdict(exit_code=INTERRUPTED, failures=())
+    if chosen := [end for end in failed if end.finished]:
+        return Verdict(exit_code=_exit_code_of(chosen[0]), failures=_group_alike(chosen, script))
     if how_over == "finished" or (how_over is None and _ended_well(ends)):
         return Verdict(exit_code=0, failures=())
     if how_over is None and any(end.status == INTERRUPTED for end in ends):

@@ -32,7 +32,7 @@ def launch_job(spec: JobSpec, observer: JobObserver) -> JobResult:
         observer: Who is told what happens; called in this thread.
 
     Raises:
-        UsageError: there is no such script, or no such device.
+        UsageError: there is no such script, or no such device, or the run directory cannot be made.
 
     Guarantee:
         No process of the job is left when this returns or raises, nor 32 s after this process was killed. The
@@ -44,7 +44,7 @@ def launch_job(spec: JobSpec, observer: JobObserver) -> JobResult:
     """
     check_start(spec)
     devices = spec.devices or assign_devices(spec.device, spec.workers, cuda_devices_of(spec))
-    (spec.run_dir / "logs").mkdir(parents=True, exist_ok=True)
+    make_run_dir(spec)
     started_s = time.monotonic()
     with ExitStack() as stack:
         interrupt_fd = stack.enter_context(catch_interrupts())
@@ -75,6 +75,21 @@ def check_start(spec: JobSpec) -> None:
             f"the script {spec.script} {what}; a job needs a Python file. "
             f"Name one, as seen from {Path.cwd()}."
         )
+
+
+def make_run_dir(spec: JobSpec) -> None:
+    """Make the folder of the job's records, with one for its logs.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        (spec.run_dir / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the run directory {spec.run_dir} cannot be made ({error.strerror}); records, checkpoints and logs of a run are "
+            f"in a folder of its own. Give another --run-dir."
+        ) from error
 
 
 def cuda_devices_of(spec: JobSpec) -> int:

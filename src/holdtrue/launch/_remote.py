@@ -22,7 +22,7 @@ from ._elastic import reason_of
 from ._host import Host, Starter
 from ._job import JobResult, JobSpec
 from ._judge import INTERRUPTED, HowOver, judge_guest
-from ._launch import check_start, cuda_devices_of, life_pipe
+from ._launch import check_start, cuda_devices_of, life_pipe, make_run_dir
 from ._observer import JobObserver
 from ._place import Place
 from ._reach import reach
@@ -92,7 +92,7 @@ def join_job(
         )  # mode 0700
         spec = spec_for_host(description, device=device, run_dir=_run_dir_here(description.settings, private))
         check_start(spec)
-        (spec.run_dir / "logs").mkdir(parents=True, exist_ok=True)
+        make_run_dir(spec)
         write_private(private / "join", token)
         address = address_towards(url)
         link = HostLink(url=url, token=token, name=name or _own_name(), address=address, slots=1, adds=adds)
