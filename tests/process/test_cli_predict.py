@@ -81,6 +81,18 @@ def test_an_exported_model_runs_elsewhere_and_its_distance_is_written_down(folde
 
 
 @pytest.mark.slow
+def test_an_exported_model_runs_in_openvino_where_it_is_installed(folder: Path) -> None:
+    pytest.importorskip("openvino")
+    words = ("export", "net.py:Net", "x.npy", "--to", "onnx", "--out", "out", "--examples", "50")
+    done = holdtrue(*words, cwd=folder, env=QUIET)
+    assert done.status == 0, done.text
+    assert "  OpenVINO: " in done.out
+    found = json.loads((folder / "out/agreement.json").read_text())["runtimes"]["OpenVINO"]
+    assert found["differing"] == 0
+    assert found["absolute"] < 1e-5, "float32, and not the bfloat16 that it takes by itself"
+
+
+@pytest.mark.slow
 def test_weights_are_read_beside_the_model(folder: Path) -> None:
     names: dict[str, type[torch.nn.Module]] = {}
     exec(MODEL.replace("manual_seed(1)", "manual_seed(2)"), names)

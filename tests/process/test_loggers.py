@@ -1,10 +1,12 @@
 """TensorBoard, MLflow and CSV through their own libraries: a scalar is logged once, with the same bits on every mapping."""
 
 import csv
+import os
+import signal
 from pathlib import Path
 
 import pytest
-from commands import HOLDTRUE, call, write_script
+from commands import HOLDTRUE, Ended, call, write_script
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -73,16 +75,113 @@ def run_on(folder: Path, loggers: str, *words: str, kill: bool = False) -> None:
     assert done.status == 0, done.text
 
 
+KILL_ALL = """
+import psutil
+
+def kill_all():
+    for process in psutil.Process().parents():
+        if process.pid == int(os.environ["TEST"]):
+            break
+        process.kill()
+    psutil.Process().kill()
+"""
+
+LIT = """
+import os
+import lightning, torch
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
+from holdtrue.integrations.lightning import VirtualNodeStrategy
+
+LOGGERS = {
+    "csv": lambda: CSVLogger("csv", name="net", flush_logs_every_n_steps=1),
+    "tensorboard": lambda: TensorBoardLogger("board", name="net"),
+    "mlflow": lambda: MLFlowLogger("net", tracking_uri="file:" + os.path.abspath("mlruns")),
+}
+
+class Net(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.line = torch.nn.Linear(3, 1)
+    def training_step(self, batch, _):
+        loss = (self.line(batch[0]) ** 2).mean()
+        self.log("loss", loss)
+        return loss
+    def validation_step(self, batch, _):
+        self.log("error", self.line(batch[0]).abs().mean())
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+    def on_train_batch_start(self, *_):
+        if self.global_step == 8 and os.environ.get("KILL") == "all":
+            if os.environ["LOGGERS"] == "tensorboard":
+                self.logger.experiment.flush()
+            kill_all()
+
+torch.manual_seed(0)
+data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(12, 3)), batch_size=4)
+trainer = lightning.Trainer(
+    accelerator="cpu", devices=1, strategy=VirtualNodeStrategy(virtual_nodes=2, global_batch_size=4),
+    max_epochs=4, log_every_n_steps=1, logger=LOGGERS[os.environ["LOGGERS"]](), enable_checkpointing=False,
+    enable_progress_bar=False, enable_model_summary=False,
+)
+trainer.fit(Net(), data, data)
+"""
+
+HF = """
+import os
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback, TrainingArguments
+from holdtrue.integrations.transformers import Trainer
+
+class Net(PreTrainedModel):
+    config_class = PretrainedConfig
+    def __init__(self, config):
+        super().__init__(config)
+        self.line = torch.nn.Linear(3, 1)
+        self.post_init()
+    def forward(self, x, labels):
+        found = self.line(x).squeeze(-1)
+        return {"loss": ((found - labels) ** 2).mean(), "found": found}
+
+class Kill(TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 8 and os.environ.get("KILL") == "all":
+            if os.environ["LOGGERS"] == "mlflow":
+                import mlflow
+                mlflow.flush_async_logging()
+            kill_all()
+
+torch.manual_seed(1)
+data = [{"x": torch.randn(3), "labels": torch.tensor(float(i % 5))} for i in range(12)]
+args = TrainingArguments(
+    "out", per_device_train_batch_size=4, num_train_epochs=4, logging_steps=1, eval_strategy="epoch", save_strategy="no",
+    report_to=[os.environ["LOGGERS"]], use_cpu=True, disable_tqdm=True,
+)
+Trainer(Net(PretrainedConfig()), args, train_dataset=data, eval_dataset=data, callbacks=[Kill()]).train()
+"""
+
+
 def read_csv(folder: Path) -> Rows:
     with open(folder / "scalars.csv", newline="") as file:
         return [(int(step), name, float(value)) for step, name, value in csv.reader(file)]
+
+
+def read_rows(folder: Path) -> Rows:
+    """Of Lightning's CSVLogger."""
+    (path,) = folder.glob("csv/net/*/metrics.csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [(int(r["step"]), n, float(v)) for r in rows for n, v in r.items() if v and n != "step"]
 
 
 def read_board(folder: Path) -> Rows:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
-    board = EventAccumulator(str(folder / "board"), size_guidance={"tensors": 0, "scalars": 0})
+    (place,) = {
+        file.parent for file in (folder / "board").rglob("events.*") if file.parent.name != "version_1"
+    }
+    board = EventAccumulator(str(place), size_guidance={"tensors": 0, "scalars": 0})
     board.Reload()
     tags = board.Tags()
     rows = [(e.step, name, float(e.value)) for name in tags["scalars"] for e in board.Scalars(name)]
@@ -121,3 +220,55 @@ def test_every_scalar_is_logged_once_and_has_the_same_bits_on_every_mapping_and_
     assert len(expected) == len({row[:2] for row in expected}) == 25
     for case in ("two", "three", "death"):
         assert sorted(read(tmp_path / case)) == expected, case
+
+
+def of_no_clock(rows: Rows) -> list[tuple[int, str, float]]:
+    return sorted(row for row in rows if not row[1].endswith(("_runtime", "_per_second")))
+
+
+@pytest.mark.parametrize(
+    ("library", "logger"),
+    [
+        ("lightning", "csv"),
+        ("lightning", "tensorboard"),
+        ("lightning", "mlflow"),
+        ("transformers", "tensorboard"),
+        ("transformers", "mlflow"),
+    ],
+)
+def test_after_a_kill_of_the_whole_job_a_resumed_run_has_every_scalar_once(
+    tmp_path: Path, library: str, logger: str
+) -> None:
+    """kill -9 of launcher and worker, three steps beyond the newest checkpoint; the same log goes on."""
+    if logger != "csv":
+        pytest.importorskip(logger)
+    read = read_rows if logger == "csv" else READERS[logger]
+    env = {
+        "LOGGERS": logger,
+        "TEST": str(os.getpid()),
+        "PYTHONWARNINGS": "ignore",
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+    }
+    if library == "transformers":  # each start has a log of its own, unless it is named
+        env |= {"TENSORBOARD_LOGGING_DIR": "board", "MLFLOW_TRACKING_URI": f"file:{tmp_path}/killed/mlruns"}
+
+    def run(name: str, *words: str, **extra: str) -> Ended:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "train.py").write_text(
+            (LIT if library == "lightning" else HF).replace("import os\n", f"import os\n{KILL_ALL}", 1)
+        )
+        command = [HOLDTRUE, "run", "--device", "cpu", "--checkpoint-every", "5", "--run-dir", "run", *words]
+        return call([*command, "train.py"], cwd=tmp_path / name, env=env | extra)
+
+    whole = run("whole", **{"MLFLOW_TRACKING_URI": f"file:{tmp_path}/whole/mlruns"})
+    assert whole.status == 0, whole.text
+    assert run("killed", KILL="all").status == -signal.SIGKILL
+    before = of_no_clock(read(tmp_path / "killed"))
+    assert max(step for step, *_ in before) >= 7, "it has logged beyond its checkpoint"
+    if (library, logger) == ("transformers", "mlflow"):
+        (first,) = (path.parent for path in tmp_path.glob("killed/mlruns/*/*/metrics"))
+        env["MLFLOW_RUN_ID"] = first.name
+    done = run("killed", "--resume")
+    assert done.status == 0, done.text
+    assert "of step 5" in done.text
+    assert of_no_clock(read(tmp_path / "killed")) == of_no_clock(read(tmp_path / "whole"))

@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from holdtrue.integrations._mlflow import Unlogged
+
 _PLACES = ((CSVLogger, "_version"), (TensorBoardLogger, "_version"), (MLFlowLogger, "_run_id"))
 """Loggers that can be written on, and where each keeps what names its log."""
 
@@ -51,14 +53,23 @@ def can_take_over(loggers: Sequence[Any]) -> bool:  # Any: Lightning's loggers
     return all(isinstance(logger, tuple(kind for kind, _ in _PLACES)) for logger in loggers)
 
 
-def take_over(loggers: Sequence[Any]) -> None:  # Any: Lightning's loggers
-    """Write where the former main worker wrote."""
+def take_over(loggers: Sequence[Any], step: int | None = None) -> None:  # Any: Lightning's loggers
+    """Write where the former main worker wrote.
+
+    Args:
+        loggers: The Trainer's.
+        step: Where the run went on with --resume. None for a new run. Files were cut there by the first main worker.
+    """
     for logger in loggers:
-        _write_on(logger, None)
+        _write_on(logger, step if isinstance(logger, MLFlowLogger) else None)
 
 
 def _write_on(logger: Any, step: int | None) -> None:  # Any: Lightning's logger
-    """Have what it opened, in another place or never, opened where its place now is. MLflow's goes by its run's id alone."""
+    """Have what it opened, in another place or never, opened where its place now is. MLflow's goes by its run's id alone.
+
+    What a killed run logged from `step` on goes out of a CSV file, is hidden from readers of TensorBoard, and is not logged
+    again to MLflow, which takes nothing back.
+    """
     if isinstance(logger, CSVLogger):
         logger._experiment = ContinuingWriter(log_dir=logger.log_dir)
         if step is not None:
@@ -69,6 +80,18 @@ def _write_on(logger: Any, step: int | None) -> None:  # Any: Lightning's logger
         if logger._experiment is not None:
             logger._experiment.close()
         logger._experiment = None
+    elif isinstance(logger, MLFlowLogger) and step is not None:
+        client, run_id = logger.experiment, logger.run_id
+        left, write = Unlogged(client, run_id, step), client.log_batch
+
+        def log_batch(
+            to: str, metrics: Sequence[Any] = (), *others: Any, **named: Any
+        ) -> Any:  # Any: MLflow's
+            if to == run_id:
+                metrics = [m for m in metrics if left.takes(m.key, m.step)]
+            return write(to, metrics, *others, **named)
+
+        client.log_batch = log_batch
 
 
 class ContinuingWriter(ExperimentWriter):

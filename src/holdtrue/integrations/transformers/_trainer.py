@@ -17,6 +17,7 @@ from holdtrue.run import Run, Step
 
 from ._arguments import check_arguments, divide_arguments, place_arguments
 from ._evaluation import run_evaluation
+from ._loggers import log_once
 from ._record import TrainerRecord, without_clock
 
 _present: ContextVar[Run | None] = ContextVar("present", default=None)
@@ -153,6 +154,8 @@ class VirtualNodeTrainer(_Base):
         )
         first = next(steps, None)  # a run that goes on has its state from here
         self._refresh_handler()
+        if self.run.resumed_step is not None and self.is_world_process_zero():
+            log_once(self.callback_handler.callbacks, self.state.global_step + 1)
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
         if args.eval_on_start and self.state.global_step == 0:
             self._evaluate(trial, ignore_keys_for_eval, skip_scheduler=True)
