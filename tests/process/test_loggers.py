@@ -93,7 +93,7 @@ from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from holdtrue.integrations.lightning import VirtualNodeStrategy
 
 LOGGERS = {
-    "csv": lambda: CSVLogger("csv", name="net", flush_logs_every_n_steps=1),
+    "csv": lambda: CSVLogger("csv", name="net"),
     "tensorboard": lambda: TensorBoardLogger("board", name="net"),
     "mlflow": lambda: MLFlowLogger("net", tracking_uri="file:" + os.path.abspath("mlruns")),
 }
@@ -113,8 +113,6 @@ class Net(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
     def on_train_batch_start(self, *_):
         if self.global_step == 8 and os.environ.get("KILL") == "all":
-            if os.environ["LOGGERS"] == "tensorboard":
-                self.logger.experiment.flush()
             kill_all()
 
 torch.manual_seed(0)
@@ -146,10 +144,9 @@ class Net(PreTrainedModel):
 class Kill(TrainerCallback):
     def on_step_begin(self, args, state, control, **_):
         if state.global_step == 8 and os.environ.get("KILL") == "all":
-            if os.environ["LOGGERS"] == "mlflow":
-                import mlflow
-                mlflow.flush_async_logging()
             kill_all()
+        if state.global_step == 8 and os.environ.get("KILL") == "main" and state.is_world_process_zero:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 torch.manual_seed(1)
 data = [{"x": torch.randn(3), "labels": torch.tensor(float(i % 5))} for i in range(12)]
@@ -159,6 +156,9 @@ args = TrainingArguments(
 )
 Trainer(Net(PretrainedConfig()), args, train_dataset=data, eval_dataset=data, callbacks=[Kill()]).train()
 """
+
+
+SCRIPTS = {"lightning": LIT, "transformers": HF}
 
 
 def read_csv(folder: Path) -> Rows:
@@ -226,6 +226,17 @@ def of_no_clock(rows: Rows) -> list[tuple[int, str, float]]:
     return sorted(row for row in rows if not row[1].endswith(("_runtime", "_per_second")))
 
 
+def start(folder: Path, script: str, *words: str, **extra: str) -> Ended:
+    """Start or resume a job in `folder`, whose script can kill all of it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "train.py").write_text(script.replace("import os\n", f"import os, signal\n{KILL_ALL}", 1))
+    env = {"TEST": str(os.getpid()), "PYTHONWARNINGS": "ignore", "MLFLOW_ALLOW_FILE_STORE": "true"}
+    env["MLFLOW_TRACKING_URI"] = f"file:{folder}/mlruns"
+    command = [HOLDTRUE, "run", "--device", "cpu", "--run-dir", "run", *words, "train.py"]
+    return call(command, cwd=folder, env=env | extra)
+
+
+@pytest.mark.parametrize("every", [5, 6])
 @pytest.mark.parametrize(
     ("library", "logger"),
     [
@@ -237,38 +248,35 @@ def of_no_clock(rows: Rows) -> list[tuple[int, str, float]]:
     ],
 )
 def test_after_a_kill_of_the_whole_job_a_resumed_run_has_every_scalar_once(
-    tmp_path: Path, library: str, logger: str
+    tmp_path: Path, library: str, logger: str, every: int
 ) -> None:
-    """kill -9 of launcher and worker, three steps beyond the newest checkpoint; the same log goes on."""
+    """kill -9 of launcher and worker beyond the newest checkpoint, within an epoch of 3 steps or at its end."""
     if logger != "csv":
         pytest.importorskip(logger)
-    read = read_rows if logger == "csv" else READERS[logger]
-    env = {
-        "LOGGERS": logger,
-        "TEST": str(os.getpid()),
-        "PYTHONWARNINGS": "ignore",
-        "MLFLOW_ALLOW_FILE_STORE": "true",
-    }
-    if library == "transformers":  # each start has a log of its own, unless it is named
-        env |= {"TENSORBOARD_LOGGING_DIR": "board", "MLFLOW_TRACKING_URI": f"file:{tmp_path}/killed/mlruns"}
-
-    def run(name: str, *words: str, **extra: str) -> Ended:
-        (tmp_path / name).mkdir(exist_ok=True)
-        (tmp_path / name / "train.py").write_text(
-            (LIT if library == "lightning" else HF).replace("import os\n", f"import os\n{KILL_ALL}", 1)
-        )
-        command = [HOLDTRUE, "run", "--device", "cpu", "--checkpoint-every", "5", "--run-dir", "run", *words]
-        return call([*command, "train.py"], cwd=tmp_path / name, env=env | extra)
-
-    whole = run("whole", **{"MLFLOW_TRACKING_URI": f"file:{tmp_path}/whole/mlruns"})
-    assert whole.status == 0, whole.text
-    assert run("killed", KILL="all").status == -signal.SIGKILL
-    before = of_no_clock(read(tmp_path / "killed"))
-    assert max(step for step, *_ in before) >= 7, "it has logged beyond its checkpoint"
-    if (library, logger) == ("transformers", "mlflow"):
-        (first,) = (path.parent for path in tmp_path.glob("killed/mlruns/*/*/metrics"))
-        env["MLFLOW_RUN_ID"] = first.name
-    done = run("killed", "--resume")
+    script, read = SCRIPTS[library], read_rows if logger == "csv" else READERS[logger]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = start(whole, script, LOGGERS=logger)
     assert done.status == 0, done.text
-    assert "of step 5" in done.text
-    assert of_no_clock(read(tmp_path / "killed")) == of_no_clock(read(tmp_path / "whole"))
+    words = ("--checkpoint-every", str(every))
+    assert start(killed, script, *words, LOGGERS=logger, KILL="all").status == -signal.SIGKILL
+    before = of_no_clock(read(killed))
+    if (library, logger) != ("lightning", "csv"):  # it is written every 100 steps, and at checkpoints
+        assert max(step for step, *_ in before) >= 7, "it has logged beyond its checkpoint"
+    done = start(killed, script, *words, "--resume", LOGGERS=logger)
+    assert done.status == 0, done.text
+    assert f"of step {every}" in done.text
+    assert of_no_clock(read(killed)) == of_no_clock(read(whole))
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "mlflow"])
+def test_transformers_logs_go_on_in_one_place_after_the_death_of_the_main_worker(
+    tmp_path: Path, logger: str
+) -> None:
+    pytest.importorskip(logger)
+    read = READERS[logger]
+    done = start(tmp_path / "one", HF, LOGGERS=logger)
+    assert done.status == 0, done.text
+    done = start(tmp_path / "two", HF, "--workers", "2", LOGGERS=logger, KILL="main")
+    assert done.status == 0, done.text
+    assert "died" in done.text or "killed" in done.text, done.text
+    assert of_no_clock(read(tmp_path / "two")) == of_no_clock(read(tmp_path / "one"))
