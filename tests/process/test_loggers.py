@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from commands import HOLDTRUE, Ended, call, write_script
+from commands import HOLDTRUE, PREAMBLE, Ended, call, write_script
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -158,6 +158,22 @@ Trainer(Net(PretrainedConfig()), args, train_dataset=data, eval_dataset=data, ca
 """
 
 
+GUIDE = (Path(__file__).parents[2] / "docs/guide/migration.md").read_text().partition("\n## Loggers\n")[2]
+BLOCKS = [part.partition("```")[0] for part in GUIDE.split("```python\n")[1:]]
+"""What the guide shows for TensorBoard, MLflow and CSV."""
+
+OWN = """
+run, model = start(virtual_nodes=3, global_batch_size=7, seed=1)
+{block}
+for step in run.steps(examples(28), epochs=3):
+    if step.index == 8 and os.environ.get("KILL") == "all":
+        kill_all()
+    if step.index == 8 and os.environ.get("KILL") == "main" and run.is_main:
+        os.kill(os.getpid(), signal.SIGKILL)
+    take_step(step, model)
+    run.on_main(log, step.index, {{"loss": float(step.loss), "weight": float(model.line.weight.sum())}})
+"""
+
 SCRIPTS = {"lightning": LIT, "transformers": HF}
 
 
@@ -280,3 +296,25 @@ def test_transformers_logs_go_on_in_one_place_after_the_death_of_the_main_worker
     assert done.status == 0, done.text
     assert "died" in done.text or "killed" in done.text, done.text
     assert of_no_clock(read(tmp_path / "two")) == of_no_clock(read(tmp_path / "one"))
+
+
+@pytest.mark.parametrize(("number", "logger"), enumerate(["tensorboard", "mlflow", "csv"]))
+def test_the_guides_lines_for_a_loop_of_ones_own_log_every_scalar_once_whatever_is_killed(
+    tmp_path: Path, number: int, logger: str
+) -> None:
+    if logger != "csv":
+        pytest.importorskip(logger)
+    script, read = PREAMBLE + OWN.format(block=BLOCKS[number]), READERS[logger]
+    done = start(tmp_path / "whole", script)
+    assert done.status == 0, done.text
+    expected = sorted(read(tmp_path / "whole"))
+    assert [step for step, *_ in expected] == [step for step in range(12) for _ in range(2)]
+    done = start(tmp_path / "main", script, "--workers", "2", KILL="main")
+    assert done.status == 0, done.text
+    assert sorted(read(tmp_path / "main")) == expected
+    words = ("--workers", "2", "--checkpoint-every", "5")
+    assert start(tmp_path / "all", script, *words, KILL="all").status == -signal.SIGKILL
+    assert max(step for step, *_ in read(tmp_path / "all")) == 7, "it has logged beyond its checkpoint"
+    done = start(tmp_path / "all", script, *words, "--resume")
+    assert done.status == 0, done.text
+    assert sorted(read(tmp_path / "all")) == expected

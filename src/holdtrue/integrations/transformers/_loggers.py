@@ -67,7 +67,7 @@ def log_once(callbacks: Iterable[Any], step: int) -> None:  # Any: transformers'
 def _log_as(
     write: Callable[..., Any], speaks: Callable[[], bool], args: Any, state: Any, control: Any, **named: Any
 ) -> Any:  # Any: as transformers' events
-    """`on_log` by who speaks now. Other callbacks keep what they were told at the beginning: a progress bar began there, or not."""
+    """`on_log` by who speaks now. Other callbacks go by who did at the beginning: a progress bar began there, or not."""
     before, state.is_world_process_zero = state.is_world_process_zero, speaks()
     try:
         return write(args, state, control, **named)
