@@ -76,14 +76,17 @@ def run_on(folder: Path, loggers: str, *words: str, kill: bool = False) -> None:
 
 
 KILL_ALL = """
+import os, signal
 import psutil
 
 def kill_all():
-    for process in psutil.Process().parents():
-        if process.pid == int(os.environ["TEST"]):
-            break
-        process.kill()
-    psutil.Process().kill()
+    me = psutil.Process()
+    above = me.parents()
+    launcher = above[[p.pid for p in above].index(int(os.environ["TEST"])) - 1]
+    for process in [launcher, *launcher.children(recursive=True)]:
+        if process != me:
+            process.kill()
+    me.kill()
 """
 
 LIT = """
@@ -245,7 +248,7 @@ def of_no_clock(rows: Rows) -> list[tuple[int, str, float]]:
 def start(folder: Path, script: str, *words: str, **extra: str) -> Ended:
     """Start or resume a job in `folder`, whose script can kill all of it."""
     folder.mkdir(exist_ok=True)
-    (folder / "train.py").write_text(script.replace("import os\n", f"import os, signal\n{KILL_ALL}", 1))
+    (folder / "train.py").write_text(KILL_ALL + script)
     env = {"TEST": str(os.getpid()), "PYTHONWARNINGS": "ignore", "MLFLOW_ALLOW_FILE_STORE": "true"}
     env["MLFLOW_TRACKING_URI"] = f"file:{folder}/mlruns"
     command = [HOLDTRUE, "run", "--device", "cpu", "--run-dir", "run", *words, "train.py"]
