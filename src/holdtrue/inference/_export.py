@@ -14,7 +14,7 @@ import torch
 from holdtrue.errors import UsageError
 
 from ._compare import Agreement, compare_outputs
-from ._models import LoadedModel, load_model
+from ._models import LoadedModel, ask, first_line, load_model
 from ._predict import rows_for
 
 TARGETS = ("onnx", "torch")
@@ -45,12 +45,13 @@ def export_model(
     _check(targets, examples)
     loaded = load_model(model, weights=weights)
     rows = rows_for(loaded, data)
-    count = loaded.pass_size or min(examples, len(rows))
-    inputs, names = _inputs_of([rows[i] for i in range(count)])
+    count = loaded.pass_size or max(2, min(examples, len(rows)))  # of 1, torch.export would make a constant
+    inputs, names = _inputs_of([rows[min(i, len(rows) - 1)] for i in range(count)])  # the last one fills up
     single = _Single(loaded, names)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(out)
     with torch.no_grad():
+        batch = dict(zip(names, inputs, strict=True)) if names else inputs[0]
+        ask(loaded, data)(batch)
         reference = _call(single, inputs)
         program = _trace(single, inputs, loaded.pass_size)
         found: dict[str, Agreement] = {}
@@ -62,8 +63,8 @@ def export_model(
             path = folder / "model.onnx"
             _write_onnx(program, names or [f"input_{i}" for i in range(len(inputs))], path)
             for name, runtime in _runtimes().items():
-                found[name] = compare_outputs(reference, runtime(path, inputs))
-    _say(found, folder, count)
+                found[name] = compare_outputs(reference, _run_in(name, runtime, path, inputs))
+    _say(found, folder, min(count, len(rows)))
     return found
 
 
@@ -80,6 +81,17 @@ def _check(targets: tuple[str, ...], examples: int) -> None:
             )
     if examples < 2:
         raise UsageError(f"--examples is {examples}; at least 2 show that any number will do. Give more.")
+
+
+def _folder(out: str) -> Path:
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--out {out} can be no folder ({error.strerror}); model and agreement are written into one. Name another."
+        ) from error
+    return folder
 
 
 def _inputs_of(rows: list[Any]) -> tuple[Inputs, list[str]]:
@@ -118,7 +130,7 @@ def _trace(single: _Single, inputs: Inputs, size: int | None) -> torch.export.Ex
         return torch.export.export(single, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise UsageError(
-            f"torch.export cannot follow the model: {str(error).splitlines()[0]}. Its forward must not depend on values of "
+            f"torch.export cannot follow the model: {first_line(error)}. Its forward must not depend on values of "
             f"tensors by Python's own if."
         ) from error
 
@@ -127,9 +139,15 @@ def _write_onnx(program: torch.export.ExportedProgram, names: list[str], path: P
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
-        written = torch.onnx.export(program, input_names=names, dynamo=True, verbose=False)
-        assert written is not None
-        written.save(str(path), external_data=False)
+        try:
+            written = torch.onnx.export(program, input_names=names, dynamo=True, verbose=False)
+            assert written is not None
+            written.save(str(path), external_data=False)
+        except Exception as error:  # of many kinds, for an operator that ONNX has not
+            raise UsageError(
+                f"the model cannot be written as ONNX: {type(error).__name__}: {first_line(error)}. "
+                f"Leave it out: --to torch."
+            ) from error
 
 
 def _runtimes() -> dict[str, Callable[[Path, Inputs], torch.Tensor]]:
@@ -137,6 +155,18 @@ def _runtimes() -> dict[str, Callable[[Path, Inputs], torch.Tensor]]:
     if importlib.util.find_spec("openvino") is not None:
         found["OpenVINO"] = _run_openvino
     return found
+
+
+def _run_in(
+    name: str, runtime: Callable[[Path, Inputs], torch.Tensor], path: Path, inputs: Inputs
+) -> torch.Tensor:
+    try:
+        return runtime(path, inputs)
+    except Exception as error:  # of many kinds, for an operator or an element that it has not
+        raise UsageError(
+            f"{path} is written, and {name} cannot run it: {type(error).__name__}: {first_line(error)}. "
+            f"Nothing is known of it there. Give a model and data that it takes, or leave it out: --to torch."
+        ) from error
 
 
 def _arrays(names: list[str], inputs: Inputs) -> dict[str, Any]:
