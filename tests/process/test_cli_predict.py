@@ -122,7 +122,7 @@ def test_a_program_of_a_fixed_size_is_exported_on_fewer_examples(folder: Path) -
     for model in ("net.pt2", "net.py:Net"):
         done = holdtrue("export", model, "one.npy", "--to", "torch", "--out", "out", cwd=folder, env=QUIET)
         assert done.status == 0, done.text
-        assert done.out.startswith("1 examples beside PyTorch")
+        assert done.out.startswith("1 example beside PyTorch")
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from holdtrue.inference import compare_outputs, count_ulps, load_data, load_mode
 from holdtrue.inference._data import Rows
 from holdtrue.inference._models import ask
 
-
 FAILS = """import torch
 class Net(torch.nn.Linear):
     def forward(self, x):
@@ -125,7 +124,7 @@ def test_numbers_of_another_byte_order_are_read(tmp_path: Path) -> None:
 
 def test_models_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("import torch\ndef model(size): return torch.nn.Linear(size, 1)\n")
-    with pytest.raises(UsageError, match="gives a torch.nn.Module without arguments"):
+    with pytest.raises(UsageError, match="without arguments"):
         load_model(str(tmp_path / "net.py"))
     (tmp_path / "net.pt2").write_text("no program")
     with pytest.raises(UsageError, match="cannot be loaded as an exported program"):

@@ -195,6 +195,8 @@ def _say(found: dict[str, Agreement], folder: Path, examples: int) -> None:
         json.dumps({"examples": examples, "runtimes": {n: asdict(a) for n, a in found.items()}}, indent=2)
         + "\n"
     )
-    print(f"{examples} examples beside PyTorch {torch.__version__}; the files are in {folder}")
+    print(
+        f"{examples} example{'s' * (examples != 1)} beside PyTorch {torch.__version__}; the files are in {folder}"
+    )
     for name, agreement in found.items():
         print(f"  {name}: {agreement.sentence}")
