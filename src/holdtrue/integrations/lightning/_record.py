@@ -46,10 +46,8 @@ class LoopRecord:
         return {"loops": self._loops()}
 
     def state_dict(self) -> Values:
-        """The whole state, at the boundary between two steps. What was logged until there is written: it is not logged again."""
+        """The whole state, at the boundary between two steps."""
         trainer = self._trainer
-        for logger in trainer.loggers:
-            logger.save()
         connector = trainer._logger_connector
         return {
             "loops": self._loops(),
