@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from holdtrue.errors import DataError, UsageError
 from holdtrue.inference import compare_outputs, count_ulps, load_data, load_model
 from holdtrue.inference._data import Rows
-from holdtrue.inference._models import ask
+from holdtrue.inference._models import ask, check_row
 
 FAILS = """import torch
 class Net(torch.nn.Linear):
@@ -149,6 +149,29 @@ def test_a_program_without_an_axis_of_examples_is_refused(tmp_path: Path) -> Non
     torch.export.save(program, tmp_path / "net.pt2")
     with pytest.raises(UsageError, match="the first axis of every input is of examples"):
         load_model(str(tmp_path / "net.pt2"))
+    torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.ones(4),)), tmp_path / "flat.pt2")
+    flat = load_model(str(tmp_path / "flat.pt2"))
+    with pytest.raises(
+        UsageError, match="a row of x.npy is 4 float32; the program takes rows of one float32"
+    ):
+        check_row(flat, torch.ones(4), "x.npy")
+
+
+def test_rows_of_a_program_have_its_axes_and_elements(tmp_path: Path) -> None:
+    batch = ({0: torch.export.Dim("examples")},)
+    program = torch.export.export(torch.nn.Linear(4, 3), (torch.ones(8, 4),), dynamic_shapes=batch)
+    torch.export.save(program, tmp_path / "net.pt2")
+    loaded = load_model(str(tmp_path / "net.pt2"))
+    check_row(loaded, torch.ones(4), "x.npy")
+    for row, words in (
+        (torch.ones(5), "5 float32"),
+        (torch.ones(4).long(), "4 int64"),
+        ({"a": torch.ones(4), "b": torch.ones(4)}, "4 float32 and 4 float32"),
+    ):
+        with pytest.raises(
+            UsageError, match=f"a row of x.npy is {words}; the program takes rows of 4 float32"
+        ):
+            check_row(loaded, row, "x.npy")
 
 
 def test_arrays_of_unlike_lengths_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,13 @@ from safetensors.numpy import load_file
 from holdtrue.errors import DataError
 
 ENDINGS = ".npy, .npz, .safetensors, .csv, .txt"
+_WAY_OUT = {
+    ".npy": "Write it with numpy.save.",
+    ".npz": "Write it with numpy.savez.",
+    ".safetensors": "Write it with safetensors.numpy.save_file.",
+    ".csv": "Give rows of numbers with commas between them, without a heading.",
+    ".txt": "Give text in UTF-8.",
+}
 _NUMBERS = "biufc"
 """Kinds of NumPy's elements that a tensor has."""
 
@@ -74,9 +81,11 @@ def load_data(path: str | Path) -> Rows | list[str]:
     except DataError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+        reason = (str(error).splitlines() or ["it is empty"])[0].rstrip(".")
+        if "pickled" in reason:  # so NumPy speaks of whatever it does not know
+            reason = "it is no array of numbers"
         raise DataError(
-            f"{path} cannot be read as {path.suffix}: {(str(error).splitlines() or ['it is empty'])[0]}. "
-            f"Give numbers without a heading, or UTF-8 text."
+            f"{path} cannot be read as {path.suffix}: {reason}. {_WAY_OUT[path.suffix]}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 import inspect
 import runpy
 import traceback
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,40 @@ def _first(batch: Any) -> torch.Tensor:
 
 def _map(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     return torch.utils._pytree.tree_map(change, value)
+
+
+def check_row(loaded: LoadedModel, row: Any, name: str) -> None:  # Any: a tensor, or tensors by name
+    """Refuse data whose rows have other axes or elements than an exported program's inputs.
+
+    Raises:
+        UsageError: they have.
+    """
+    if loaded.shapes is None:
+        return
+    given = list(row.values()) if isinstance(row, dict) else [row]
+    taken = [(axes[1:], dtype) for axes, dtype in loaded.shapes]
+    fit = len(given) == len(taken) and all(
+        value.dtype == dtype
+        and value.dim() == len(axes)
+        and all(n in (None, m) for n, m in zip(axes, value.shape, strict=True))
+        for value, (axes, dtype) in zip(given, taken, strict=True)
+    )
+    if not fit:
+        has = " and ".join(_words(tuple(value.shape), value.dtype) for value in given)
+        wants = " and ".join(_words(axes, dtype) for axes, dtype in taken)
+        raise UsageError(
+            f"a row of {name} is {has}; the program takes rows of {wants}, the first axis of its inputs being of examples. "
+            f"Give such rows, or export the model anew."
+        )
+
+
+def _words(axes: tuple[int | None, ...], dtype: torch.dtype) -> str:
+    """
+    >>> _words((3, None), torch.float32), _words((), torch.int64)
+    ('3 x any float32', 'one int64')
+    """
+    sizes = " x ".join("any" if n is None else str(n) for n in axes) or "one"
+    return f"{sizes} {str(dtype).removeprefix('torch.')}"
 
 
 def ask(loaded: LoadedModel, data: str) -> Callable[..., Any]:
@@ -138,8 +173,9 @@ def _from_python(path: str, attribute: str, weights: str | None) -> torch.nn.Mod
         try:
             module.load_state_dict(safetensors.torch.load_file(weights))
         except (OSError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
             raise UsageError(
-                f"the weights {weights} do not fit {attribute} of {path}: {first_line(error)}. Give its own."
+                f"the weights {weights} do not fit {attribute} of {path}: {reason[:300]}. Give its own."
             ) from error
     return module.eval()
 
@@ -159,10 +195,12 @@ def _is_maker(found: object) -> bool:
 
 def _from_program(path: str, device: torch.device) -> LoadedModel:
     try:
+        if not zipfile.is_zipfile(path):  # torch would write its own traceback
+            raise ValueError("it is no archive, as torch.export.save writes them")
         program = torch.export.load(path)
     except Exception as error:  # whatever a file that is none makes it raise
         raise UsageError(
-            f"{path} cannot be loaded as an exported program: {type(error).__name__}: {first_line(error)}. "
+            f"{path} cannot be loaded as an exported program: {first_line(error)}. "
             f"Write it with torch.export.save, or holdtrue export."
         ) from error
     if device.type != "cpu":

@@ -12,7 +12,7 @@ from holdtrue.errors import UsageError
 from holdtrue.run import Outputs
 
 from ._data import Rows, load_data
-from ._models import LoadedModel, ask, load_model
+from ._models import LoadedModel, ask, check_row, load_model
 
 VIRTUAL_NODES = 64
 """Of a prediction: as many workers can take part. Outputs do not depend on it."""
@@ -57,6 +57,7 @@ def rows_for(loaded: LoadedModel, data: str) -> Rows:
     """
     found = load_data(data)
     if isinstance(found, Rows):
+        check_row(loaded, found[0], data)
         return found
     if loaded.tokenize is None:
         raise UsageError(

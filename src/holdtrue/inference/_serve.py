@@ -16,7 +16,7 @@ from holdtrue.errors import HoldtrueError, UsageError
 from holdtrue.serving import DTYPES, ArraySpec, ExampleSpec, Frame, take_frame, write_frame
 
 from ._data import load_data
-from ._models import LoadedModel, load_model
+from ._models import LoadedModel, check_row, load_model
 from ._positions import (
     Example,
     Outputs,
@@ -242,6 +242,7 @@ class PassWorker:
                 raise UsageError(
                     f"--example {self._options.example} is text; a model of texts needs none. Leave it out."
                 )
+            check_row(self._model, row, self._options.example)
         elif self._model.tokenize is not None:
             variants = self._tokens(list(_TRIAL_TEXTS))
             return ExampleSpec(kind="text", arrays={}), variants
