@@ -151,9 +151,7 @@ def test_a_program_without_an_axis_of_examples_is_refused(tmp_path: Path) -> Non
         load_model(str(tmp_path / "net.pt2"))
     torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.ones(4),)), tmp_path / "flat.pt2")
     flat = load_model(str(tmp_path / "flat.pt2"))
-    with pytest.raises(
-        UsageError, match="a row of x.npy is 4 float32; the program takes rows of one float32"
-    ):
+    with pytest.raises(UsageError, match="the program takes rows of one float32"):
         check_row(flat, torch.ones(4), "x.npy")
 
 

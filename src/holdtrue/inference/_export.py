@@ -47,24 +47,24 @@ def export_model(
     rows = rows_for(loaded, data)
     count = loaded.pass_size or max(2, min(examples, len(rows)))  # of 1, torch.export would make a constant
     inputs, names = _inputs_of([rows[min(i, len(rows) - 1)] for i in range(count)])  # the last one fills up
-    single = _Single(loaded, names)
+    single, real = _Single(loaded, names), min(count, len(rows))
     folder = _folder(out)
     with torch.no_grad():
         batch = dict(zip(names, inputs, strict=True)) if names else inputs[0]
         ask(loaded, data)(batch)
-        reference = _call(single, inputs)
+        reference = _of_each(_call(single, inputs), count)[:real]
         program = _trace(single, inputs, loaded.pass_size)
         found: dict[str, Agreement] = {}
         if "torch" in targets:
             torch.export.save(program, folder / "model.pt2")
             again = torch.export.load(folder / "model.pt2").module()
-            found["torch.export"] = compare_outputs(reference, _call(again, inputs))
+            found["torch.export"] = compare_outputs(reference, _call(again, inputs)[:real])
         if "onnx" in targets:
             path = folder / "model.onnx"
             _write_onnx(program, names or [f"input_{i}" for i in range(len(inputs))], path)
             for name, runtime in _runtimes().items():
-                found[name] = compare_outputs(reference, _run_in(name, runtime, path, inputs))
-    _say(found, folder, min(count, len(rows)))
+                found[name] = compare_outputs(reference, _run_in(name, runtime, path, inputs)[:real])
+    _say(found, folder, real)
     return found
 
 
@@ -104,6 +104,15 @@ def _call(module: Callable[..., Any], inputs: Inputs) -> torch.Tensor:
     leaves = torch.utils._pytree.tree_leaves(module(*inputs))
     first: torch.Tensor = leaves[0]
     return first
+
+
+def _of_each(outputs: torch.Tensor, count: int) -> torch.Tensor:
+    if outputs.dim() == 0 or len(outputs) != count:
+        raise UsageError(
+            f"the model gave {tuple(outputs.shape)} for {count} examples; the first axis of its output is of examples. "
+            f"Return a row for each."
+        )
+    return outputs
 
 
 class _Single(torch.nn.Module):
