@@ -154,9 +154,16 @@ def _write_onnx(program: torch.export.ExportedProgram, names: list[str], path: P
             written.save(str(path), external_data=False)
         except Exception as error:  # of many kinds, for an operator that ONNX has not
             raise UsageError(
-                f"the model cannot be written as ONNX: {type(error).__name__}: {first_line(error)}. "
+                f"the model cannot be written as ONNX: {first_line(_first_cause(error))}. "
                 f"Leave it out: --to torch."
             ) from error
+
+
+def _first_cause(error: Exception) -> Exception:
+    """What an error goes back to: the exporter wraps its own in pages of advice."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
 
 
 def _runtimes() -> dict[str, Callable[[Path, Inputs], torch.Tensor]]:

@@ -122,13 +122,13 @@ def ask(loaded: LoadedModel, data: str) -> Callable[..., Any]:
             )
             raise UsageError(
                 f"the model fails on rows of {data}, whose shape is {rows}: {type(error).__name__}: "
-                f"{first_line(error)}{_place(error)}. Give rows such as it takes, or mend the model."
+                f"{first_line(error)}{place_of(error)}. Give rows such as it takes, or mend the model."
             ) from error
 
     return answer
 
 
-def _place(error: Exception) -> str:
+def place_of(error: Exception) -> str:
     """Where in the user's own file it was raised."""
     found = [f for f in traceback.extract_tb(error.__traceback__) if "-packages" not in f.filename]
     own = [f for f in found if not f.filename.startswith((str(Path(__file__).parents[1]), "<"))]
