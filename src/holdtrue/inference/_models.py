@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch.export.passes import move_to_device_pass
 
-from holdtrue.errors import UsageError
+from holdtrue.errors import HoldtrueError, UsageError
 from holdtrue.serving import check_model_path
 
 from ._data import Rows
@@ -113,7 +113,7 @@ def ask(loaded: LoadedModel, data: str) -> Callable[..., Any]:
     def answer(*inputs: Any) -> Any:  # Any: as LoadedModel
         try:
             return loaded(*inputs)
-        except torch.OutOfMemoryError:
+        except (HoldtrueError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # the model is the user's
             tensors = [t for t in torch.utils._pytree.tree_leaves(inputs) if isinstance(t, torch.Tensor)]

@@ -120,7 +120,7 @@ class PassWorker:
         """
         try:
             self.compute(lay_out([example], (0,), self.size))
-        except torch.OutOfMemoryError:
+        except (HoldtrueError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # the model is the user's
             shown = self._options.example or "an example as the model says that it takes them"
