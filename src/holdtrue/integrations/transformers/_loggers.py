@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, final
 
 from transformers.integrations import MLflowCallback, TensorBoardCallback
-from transformers.training_args import default_logdir
+from transformers.integrations.integration_utils import default_logdir
 
 from holdtrue.integrations._mlflow import Unlogged
 
