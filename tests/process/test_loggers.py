@@ -300,7 +300,7 @@ def test_transformers_logs_go_on_in_one_place_after_the_death_of_the_main_worker
     assert of_no_clock(read(tmp_path / "two")) == of_no_clock(read(tmp_path / "one"))
 
 
-@pytest.mark.parametrize(("number", "logger"), enumerate(["tensorboard", "mlflow", "csv"]))
+@pytest.mark.parametrize(("number", "logger"), list(enumerate(["tensorboard", "mlflow", "csv"])))
 def test_the_guides_lines_for_a_loop_of_ones_own_log_every_scalar_once_whatever_is_killed(
     tmp_path: Path, number: int, logger: str
 ) -> None:
