@@ -186,6 +186,7 @@ def test_who_goes_on_writes_on_in_the_first_ones_folder_of_tensorboard(lit: Any,
     again.log_metrics({"loss": 0.5}, 1)
     again.finalize("success")
     assert len(list((tmp_path / "net" / "version_0").glob("events.*"))) == 2
+    assert not (tmp_path / "net" / "version_1").exists(), "nothing of an empty second log"
 
 
 def validating(lit: Any) -> Any:

@@ -1,6 +1,8 @@
 """Lightning's loggers when the worker that writes them dies or leaves, or a run goes on: logs are written on where they were."""
 
+import contextlib
 import csv
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,9 +79,10 @@ def _write_on(logger: Any, step: int | None) -> None:  # Any: Lightning's logger
     elif isinstance(logger, TensorBoardLogger):
         if step is not None:
             logger._kwargs["purge_step"] = step  # readers leave out what was written before from that step on
-        if logger._experiment is not None:
-            logger._experiment.close()
-        logger._experiment = None
+        opened, logger._experiment = logger._experiment, None
+        if opened is not None:
+            opened.close()
+            _drop_stray(Path(opened.log_dir), Path(logger.log_dir))
     elif isinstance(logger, MLFlowLogger) and step is not None:
         client, run_id = logger.experiment, logger.run_id
         left, write = Unlogged(client, run_id, step), client.log_batch
@@ -92,6 +95,15 @@ def _write_on(logger: Any, step: int | None) -> None:  # Any: Lightning's logger
             return write(to, metrics, *others, **named)
 
         client.log_batch = log_batch
+
+
+def _drop_stray(opened: Path, place: Path) -> None:
+    """Lightning opens a log before it is known that another one goes on: nothing of an empty second one stays."""
+    if opened != place:
+        for file in opened.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
+            file.unlink()
+        with contextlib.suppress(OSError):  # it has other files
+            opened.rmdir()
 
 
 class ContinuingWriter(ExperimentWriter):
