@@ -84,15 +84,15 @@ def _write_on(logger: Any, step: int | None) -> None:  # Any: Lightning's logger
             opened.close()
             _drop_stray(Path(opened.log_dir), Path(logger.log_dir))
     elif isinstance(logger, MLFlowLogger) and step is not None:
-        client, run_id = logger.experiment, logger.run_id
-        left, write = Unlogged(client, run_id, step), client.log_batch
+        client, own = logger.experiment, logger.run_id
+        left, write = Unlogged(client, own, step), client.log_batch
 
         def log_batch(
-            to: str, metrics: Sequence[Any] = (), *others: Any, **named: Any
-        ) -> Any:  # Any: MLflow's
-            if to == run_id:
+            run_id: str, metrics: Sequence[Any] = (), *more: Any, **named: Any
+        ) -> Any:  # as MLflow's
+            if run_id == own:
                 metrics = [m for m in metrics if left.takes(m.key, m.step)]
-            return write(to, metrics, *others, **named)
+            return write(run_id, metrics, *more, **named)
 
         client.log_batch = log_batch
 
