@@ -202,11 +202,12 @@ def read_board(folder: Path) -> Rows:
     board.Reload()
     tags = board.Tags()
     rows = [(e.step, name, float(e.value)) for name in tags["scalars"] for e in board.Scalars(name)]
-    rows += [
-        (e.step, name, float(make_ndarray(e.tensor_proto)))
-        for name in tags["tensors"]
-        for e in board.Tensors(name)
+    arrays = [
+        (e.step, name, make_ndarray(e.tensor_proto)) for name in tags["tensors"] for e in board.Tensors(name)
     ]
+    rows += [
+        (step, name, float(array)) for step, name, array in arrays if array.ndim == 0
+    ]  # others are texts
     return rows
 
 
