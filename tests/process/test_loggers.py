@@ -241,7 +241,7 @@ def test_every_scalar_is_logged_once_and_has_the_same_bits_on_every_mapping_and_
 
 
 def of_no_clock(rows: Rows) -> list[tuple[int, str, float]]:
-    return sorted(row for row in rows if not row[1].endswith(("_runtime", "_per_second")))
+    return sorted(row for row in rows if not row[1].endswith(("runtime", "per_second")))
 
 
 def start(folder: Path, script: str, *words: str, **extra: str) -> Ended:
