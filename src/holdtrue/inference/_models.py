@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, Self, TypeGuard, final
 
 import safetensors.torch
 import torch
@@ -180,7 +180,7 @@ def _from_python(path: str, attribute: str, weights: str | None) -> torch.nn.Mod
     return module.eval()
 
 
-def _is_maker(found: object) -> bool:
+def _is_maker(found: object) -> TypeGuard[Callable[[], Any]]:
     """Whether it can be called without arguments."""
     if not callable(found):
         return False
