@@ -55,6 +55,7 @@ test: $(STAMP) ## the default tests and the examples in docstrings
 
 test-slow: $(STAMP) ## the default tests and those that take minutes; installs the loggers first
 	@$(PIP_INSTALL) -e ".[loggers]"
+	@$(PIP_INSTALL) openvino || echo "openvino cannot be installed here (see above); the test of exports in it is passed over"
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak and not browser and not slurm and not ray" src tests
 
 $(OTHER_VENV)/.installed: pyproject.toml constraints.txt

@@ -1,5 +1,6 @@
 """A dashboard and a headless browser. Playwright drives the Chromium that the machine has; it downloads none."""
 
+import hashlib
 import json
 import os
 import re
@@ -141,16 +142,21 @@ def write_run(folder: Path, steps: int, *, name: str, evil: str = "", worse: flo
     path = folder / "runs" / name
     plan = Plan(virtual_nodes=7, global_batch_size=70, seed=3)
     environment: dict[str, Any] = {"device": {"type": "cpu", "name": evil or "cpu"}}
-    changes = {steps // 3: (3, "0-1/2-3/4-6"), 2 * steps // 3: (2, "0-2/3-6")}
-    with RunDirectory.create(path, plan=plan, environment=environment, generation=1, resume=False) as run:
+    changes = {
+        steps // 3: (3, "0-1/2-3/4-6", "workers 1, 2 joined"),
+        2 * steps // 3: (2, "0-2/3-6", "worker 2 left"),
+    }
+    with RunDirectory.create(
+        path, plan=plan, environment=environment, generation=1, resume=False, workers=(0,)
+    ) as run:
         for step in range(steps):
             if step in changes:
                 run.generation += 1
-                workers, mapping = changes[step]
+                workers, mapping, reason = changes[step]
                 run.append_event(
                     "resize",
                     step=step,
-                    reason=f"worker {run.generation} joined{evil}",
+                    reason=f"{reason}{evil}",
                     details={
                         "workers": list(range(workers)),
                         "devices": ["cpu"] * workers,
@@ -163,7 +169,7 @@ def write_run(folder: Path, steps: int, *, name: str, evil: str = "", worse: flo
                 epoch=step // 100,
                 loss=3.0 / (1 + step / steps * 20) + 0.05 * ((step * 7919) % 13) / 13 + worse,
                 seconds=0.02 + 0.01 * (run.generation == 1),
-                digest=f"{step:064x}" if step % max(1, steps // 20) == 0 else None,
+                digest=hashlib.sha256(bytes(step)).hexdigest() if step % max(1, steps // 20) == 0 else None,
             )
     return path
 

@@ -81,6 +81,51 @@ def test_an_exported_model_runs_elsewhere_and_its_distance_is_written_down(folde
 
 
 @pytest.mark.slow
+def test_an_exported_model_runs_in_openvino_where_it_is_installed(folder: Path) -> None:
+    pytest.importorskip("openvino")
+    words = ("export", "net.py:Net", "x.npy", "--to", "onnx", "--out", "out", "--examples", "50")
+    done = holdtrue(*words, cwd=folder, env=QUIET)
+    assert done.status == 0, done.text
+    assert "  OpenVINO: " in done.out
+    found = json.loads((folder / "out/agreement.json").read_text())["runtimes"]["OpenVINO"]
+    assert found["differing"] == 0
+    assert found["absolute"] < 1e-5, "float32, and not the bfloat16 that it takes by itself"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("predict net.py:Net five.npy --out p", "fails on rows of five.npy, whose shape is (5,) of float32"),
+        ("export net.py:Net five.npy --out e", "fails on rows of five.npy, whose shape is (5,) of float32"),
+        ("export net.py:Net x.npy --out net.py", "--out net.py can be no folder"),
+        ("export net.py:Net x.npy --to tflite", "--to names 'tflite'; the targets are onnx, torch"),
+        ("predict net.py:Net x.npy --out net.py", "net.py is a file"),
+    ],
+)
+def test_what_a_model_does_not_take_and_what_cannot_be_written_is_a_sentence(
+    folder: Path, words: str, sentence: str
+) -> None:
+    np.save(folder / "five.npy", np.ones((6, 5)))
+    done = holdtrue(*words.split(), cwd=folder, env=QUIET)
+    assert done.status == 2, done.text
+    assert sentence in " ".join(done.err.split())
+    assert "Traceback" not in done.text
+
+
+@pytest.mark.slow
+def test_a_program_of_a_fixed_size_is_exported_on_fewer_examples(folder: Path) -> None:
+    names: dict[str, type[torch.nn.Module]] = {}
+    exec(MODEL, names)
+    torch.export.save(torch.export.export(names["Net"](), (torch.ones(8, 4),)), folder / "net.pt2")
+    np.save(folder / "one.npy", np.ones((1, 4)))
+    for model in ("net.pt2", "net.py:Net"):
+        done = holdtrue("export", model, "one.npy", "--to", "torch", "--out", "out", cwd=folder, env=QUIET)
+        assert done.status == 0, done.text
+        assert done.out.startswith("1 example beside PyTorch")
+
+
+@pytest.mark.slow
 def test_weights_are_read_beside_the_model(folder: Path) -> None:
     names: dict[str, type[torch.nn.Module]] = {}
     exec(MODEL.replace("manual_seed(1)", "manual_seed(2)"), names)

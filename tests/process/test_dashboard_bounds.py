@@ -47,3 +47,11 @@ def test_every_address_is_refused_however_it_is_written(tmp_path: Path) -> None:
         env={"XDG_RUNTIME_DIR": str(tmp_path / "xdg")},
     )
     assert (done.status, "every address" in done.err) == (2, True), done.text
+
+
+@pytest.mark.parametrize("option", ["--runs", "--cluster"])
+def test_a_file_for_a_folder_is_refused(tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").touch()
+    done = call([HOLDTRUE, "dashboard", option, "file"], cwd=tmp_path)
+    assert done.status == 2
+    assert f"{option} is file, which is a file" in " ".join(done.err.split()), done.text

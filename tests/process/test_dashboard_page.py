@@ -65,6 +65,8 @@ def test_what_is_shown_is_what_was_recorded(page: Any, dashboard: Dashboard) -> 
     assert page.locator(".worker .time").all_inner_texts() == ["4.1 ms a pass", "4.7 ms a pass"]
     chart = page.locator("svg.chart").first
     assert f"{steps[-1]['loss']:.4g}"[:5] in (chart.get_attribute("aria-label") or "")
+    heights = chart.locator("text[text-anchor=end]").all_text_contents()
+    assert heights == ["0", "1", "2", "3", "step 299"], "round numbers beside the lines"
     chart.focus()
     page.keyboard.press("Home")
     assert page.locator(".readout").first.inner_text() == f"step 0: {steps[0]['loss']:.4g}"

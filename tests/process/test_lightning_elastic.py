@@ -59,6 +59,21 @@ def said(folder: Path) -> Any:
     return json.loads((folder / "said.json").read_text())
 
 
+def hand_over(job: ElasticJob, *, step: int) -> str:
+    """Let a second worker join at `step` or later, kill the first, and wait for what the job prints by its end."""
+    try:
+        job.wait_for_workers(1, step=step)
+        assert job.command("resize", job.name, "2", "--wait").status == 0
+        job.wait_for_workers(2)
+        kill_9(job.pids()[0])
+        job.wait_for_workers(1)
+        status, out, err = end(job)
+    finally:
+        job.close()
+    assert status == 0, out + err
+    return out
+
+
 def test_growth_shrinking_and_the_death_of_the_main_worker_change_no_bit(tmp_path: Path) -> None:
     alone = run_alone(tmp_path)
     job = start(tmp_path, 1)
@@ -125,24 +140,14 @@ def test_growth_shrinking_and_the_death_of_the_main_worker_change_no_bit(tmp_pat
 def test_a_joiner_goes_on_alone(tmp_path: Path, words: tuple[str, ...], steps: int, grows_at: int) -> None:
     alone = run_alone(tmp_path, *words)
     job = start(tmp_path, 1, *words, "--slow-from", str(grows_at))
-    try:
-        job.wait_for_workers(1, step=grows_at - 1)
-        assert job.command("resize", job.name, "2", "--wait").status == 0
-        job.wait_for_workers(2)
-        kill_9(job.pids()[0])
-        job.wait_for_workers(1)
-        status, out, err = end(job)
-    finally:
-        job.close()
-    assert status == 0, out + err
+    out = hand_over(job, step=grows_at - 1)
     assert out == alone.out
     elastic = read_run(tmp_path / "elastic/run")
     assert len(elastic.steps) == steps
     assert compare_runs(read_run(tmp_path / "alone/run"), elastic).equal
     whole_lines, joiner_lines = said(tmp_path / "alone"), said(job.folder)
-    assert joiner_lines[1:] == whole_lines[whole_lines.index(joiner_lines[1]) :], (
-        "its hooks, from its first batch"
-    )
+    heard = whole_lines[whole_lines.index(joiner_lines[1]) :]
+    assert joiner_lines[1:] == heard, "its hooks, from its first batch"
 
 
 @pytest.mark.parametrize(
@@ -153,16 +158,7 @@ def test_a_joiner_comes_at_each_kind_of_boundary(tmp_path: Path, last: int) -> N
     words = ("--epochs", "10", "--check", "0.5")
     run_alone(tmp_path, *words)
     job = start(tmp_path, 1, *words, "--hold", str(last - 1))
-    try:
-        job.wait_for_workers(1, step=1)
-        assert job.command("resize", job.name, "2", "--wait").status == 0
-        job.wait_for_workers(2)
-        kill_9(job.pids()[0])
-        job.wait_for_workers(1)
-        status, out, err = end(job)
-    finally:
-        job.close()
-    assert status == 0, out + err
+    hand_over(job, step=1)
     assert compare_runs(read_run(tmp_path / "alone/run"), read_run(job.folder / "run")).equal
     whole_lines, joiner_lines = said(tmp_path / "alone"), said(job.folder)
     assert joiner_lines[1][2] == (last + 1) % IN_EPOCH, "it joined at that boundary"

@@ -246,6 +246,10 @@ def test_three_hundred_half_requests_keep_nobody_from_an_answer(
     [
         (("gone.py",), "gone.py is no file"),
         (("net.py:Net",), "Give --example DATA"),
+        (
+            ("net.py:Net", "--example", "five.csv"),
+            "it fails on five.csv ((5,) of float32): RuntimeError: mat1",
+        ),
         (("net.py:Net", "--example", "x.npy", "--pass-size", "0"), "pass-size is 0"),
         (("net.py:Net", "--example", "x.npy", "--listen", "0.0.0.0:0"), "every address"),
         (
@@ -258,6 +262,7 @@ def test_what_cannot_be_served_is_a_sentence_and_status_2(
     tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
     make_folder(tmp_path)
+    (tmp_path / "five.csv").write_text("1,2,3,4,5\n")
     done = holdtrue(
         "serve", *words, "--device", "cpu", cwd=tmp_path, env={"XDG_RUNTIME_DIR": str(tmp_path / "xdg")}
     )

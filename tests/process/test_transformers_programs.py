@@ -52,13 +52,20 @@ def test_a_program_is_one_for_transformers_but_for_its_import(program: str, tmp_
     assert done.status == 0, done.text
 
 
-def test_a_program_has_the_same_bits_through_a_growth_and_a_kill(tmp_path: Path) -> None:
-    text = (PROGRAMS / "causal.py").read_text().replace("default=20", "default=240")
+@pytest.mark.parametrize(
+    ("program", "long"),
+    [("causal", ("--epochs", "240")), ("classify", ("--steps", "700")), ("masked", ("--epochs", "60"))],
+)
+def test_a_program_has_the_same_bits_through_a_growth_and_a_kill(
+    program: str, long: tuple[str, str], tmp_path: Path
+) -> None:
+    text = (PROGRAMS / f"{program}.py").read_text()
     (tmp_path / "train.py").write_text(f"import warnings\nwarnings.simplefilter('ignore')\n{text}")
     options = ("--device", "cpu", "--run-dir", "alone", "--digest-every", "1")
-    alone = holdtrue("run", *options, "train.py", cwd=tmp_path, env=QUIET)
+    alone = holdtrue("run", *options, "train.py", *long, cwd=tmp_path, env=QUIET)
     assert alone.status == 0, alone.text
-    job = start_job(tmp_path, "train.py", "--workers", "2", "--digest-every", "1", name=f"t{os.getpid()}")
+    options = ("--workers", "2", "--digest-every", "1")
+    job = start_job(tmp_path, "train.py", *options, name=f"t{os.getpid()}-{program}", arguments=long)
     try:
         job.wait_for_workers(2, step=2)
         assert job.command("resize", job.name, "3", "--wait").status == 0
@@ -71,6 +78,6 @@ def test_a_program_has_the_same_bits_through_a_growth_and_a_kill(tmp_path: Path)
         job.close()
     assert job.process.returncode == 0, out + err
     whole, elastic = read_run(tmp_path / "alone"), read_run(tmp_path / "run")
-    assert len(whole.steps) == 720
+    assert len(whole.steps) > 500
     assert len({record.generation for record in elastic.steps.values()}) >= 3
     assert compare_runs(whole, elastic).equal

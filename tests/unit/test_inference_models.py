@@ -1,6 +1,7 @@
 """Models and data from files, and how far two runtimes are apart."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,21 @@ from safetensors.numpy import save_file
 from holdtrue.errors import DataError, UsageError
 from holdtrue.inference import compare_outputs, count_ulps, load_data, load_model
 from holdtrue.inference._data import Rows
+from holdtrue.inference._models import ask, check_row
+
+FAILS = """import torch
+class Net(torch.nn.Linear):
+    def forward(self, x):
+        return super().forward(x)
+model = Net(4, 1)
+"""
+
+
+class Scaled(torch.nn.Module):
+    """Takes a batch and a number."""
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return x * scale
 
 
 def test_ulps_count_the_numbers_in_between_on_both_sides_of_zero() -> None:
@@ -63,6 +79,97 @@ def test_data_of_no_known_kind_is_refused(name: str, words: str, tmp_path: Path)
         (tmp_path / name).write_text("")
     with pytest.raises(DataError, match=words):
         load_data(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.npy", b"no array", "cannot be read as .npy"),
+        ("a.npy", b"", "cannot be read as .npy"),
+        ("a.npz", b"no arrays", "cannot be read as .npz"),
+        ("a.safetensors", b"no tensors", "cannot be read as .safetensors"),
+        ("a.csv", b"height,width\n1,2\n", "could not convert string 'height'"),
+        ("a.csv", b"", "arrays of 0 rows"),
+        ("a.txt", b"", "has no line"),
+        ("a.txt", b"\xff\xfe", "cannot be read as .txt"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused(
+    name: str, content: bytes, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        load_data(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.array([["a"]]), "array of <U1"),
+        (np.float32(3.0), "one number without rows"),
+        (np.zeros((0, 2)), "arrays of 0 rows"),
+    ],
+)
+def test_an_array_that_is_no_rows_of_numbers_is_refused(array: Any, words: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", array)
+    with pytest.raises(DataError, match=words):
+        load_data(tmp_path / "data.npy")
+
+
+def test_numbers_of_another_byte_order_are_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", np.arange(3, dtype=">i4"))
+    rows = load_data(tmp_path / "data.npy")
+    assert [rows[i].item() for i in range(3)] == [0, 1, 2]
+
+
+def test_models_that_are_none_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("import torch\ndef model(size): return torch.nn.Linear(size, 1)\n")
+    with pytest.raises(UsageError, match="without arguments"):
+        load_model(str(tmp_path / "net.py"))
+    (tmp_path / "net.pt2").write_text("no program")
+    with pytest.raises(UsageError, match="cannot be loaded as an exported program"):
+        load_model(str(tmp_path / "net.pt2"))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="cannot be loaded as a transformers folder"):
+        load_model(str(tmp_path))
+
+
+def test_a_failure_on_rows_says_their_shape_and_where(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(FAILS)
+    loaded = load_model(str(tmp_path / "net.py"))
+    assert ask(loaded, "x.npy")(torch.ones(2, 4)).shape == (2, 1)
+    with pytest.raises(
+        UsageError, match=r"rows of x.npy, whose shape is \(5,\) of float32: .*\(net.py, line 4\)"
+    ):
+        ask(loaded, "x.npy")(torch.ones(2, 5))
+
+
+def test_a_program_without_an_axis_of_examples_is_refused(tmp_path: Path) -> None:
+    program = torch.export.export(Scaled(), (torch.ones(3, 2), torch.tensor(2.0)))
+    torch.export.save(program, tmp_path / "net.pt2")
+    with pytest.raises(UsageError, match="the first axis of every input is of examples"):
+        load_model(str(tmp_path / "net.pt2"))
+    torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.ones(4),)), tmp_path / "flat.pt2")
+    flat = load_model(str(tmp_path / "flat.pt2"))
+    with pytest.raises(UsageError, match="the program takes rows of one float32"):
+        check_row(flat, torch.ones(4), "x.npy")
+
+
+def test_rows_of_a_program_have_its_axes_and_elements(tmp_path: Path) -> None:
+    batch = ({0: torch.export.Dim("examples")},)
+    program = torch.export.export(torch.nn.Linear(4, 3), (torch.ones(8, 4),), dynamic_shapes=batch)
+    torch.export.save(program, tmp_path / "net.pt2")
+    loaded = load_model(str(tmp_path / "net.pt2"))
+    check_row(loaded, torch.ones(4), "x.npy")
+    for row, words in (
+        (torch.ones(5), "5 float32"),
+        (torch.ones(4).long(), "4 int64"),
+        ({"a": torch.ones(4), "b": torch.ones(4)}, "4 float32 and 4 float32"),
+    ):
+        with pytest.raises(
+            UsageError, match=f"a row of x.npy is {words}; the program takes rows of 4 float32"
+        ):
+            check_row(loaded, row, "x.npy")
 
 
 def test_arrays_of_unlike_lengths_are_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from holdtrue.dashboard import serve_dashboard
+from holdtrue.errors import UsageError
 from holdtrue.launch import jobs_folder
 
 from . import _options as options
@@ -51,6 +52,11 @@ def dashboard(
     """`holdtrue dashboard`; `_HELP` says what it does."""
     from holdtrue.scheduler import cluster_folder
 
+    for name, folder in (("--runs", runs), ("--cluster", cluster)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise UsageError(
+                f"{name} is {folder}, which is a file; it is a folder, and may come later. Name one."
+            )
     host, port = options.read_address(listen)
     serve_dashboard(
         jobs=jobs_folder(os.environ),

@@ -68,7 +68,7 @@ def draw_runs(curves: Sequence[Curves], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as problem:
         raise UsageError(
-            "matplotlib is not installed and pictures are drawn with it. Install holdtrue[cluster]."
+            "matplotlib is not installed and pictures are drawn with it. Install holdtrue[dashboard]."
         ) from problem
     figure = Figure(figsize=(8, 7), layout="constrained")
     FigureCanvasAgg(figure)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from holdtrue.errors import UsageError
 from holdtrue.launch import JobSpec, launch_job, new_run_dir
 
 from . import _options as options
@@ -77,6 +78,10 @@ def predict(
     """`holdtrue predict`; `_PREDICT` says what it does."""
     from ._screen import open_screen  # rich is loaded when there is something to draw
 
+    if pass_size < 1:
+        raise UsageError(
+            f"--pass-size is {pass_size}; a pass has at least one example. Give a number from 1."
+        )
     words = ["predict", model, str(data), "--out", str(out), "--pass-size", str(pass_size)]
     words += ["--weights", str(weights)] if weights is not None else []
     words += ["--pad-value", str(pad_value)] if pad_value is not None else []

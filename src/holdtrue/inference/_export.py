@@ -14,7 +14,7 @@ import torch
 from holdtrue.errors import UsageError
 
 from ._compare import Agreement, compare_outputs
-from ._models import LoadedModel, load_model
+from ._models import LoadedModel, ask, first_line, load_model
 from ._predict import rows_for
 
 TARGETS = ("onnx", "torch")
@@ -45,25 +45,26 @@ def export_model(
     _check(targets, examples)
     loaded = load_model(model, weights=weights)
     rows = rows_for(loaded, data)
-    count = loaded.pass_size or min(examples, len(rows))
-    inputs, names = _inputs_of([rows[i] for i in range(count)])
-    single = _Single(loaded, names)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    count = loaded.pass_size or max(2, min(examples, len(rows)))  # of 1, torch.export would make a constant
+    inputs, names = _inputs_of([rows[min(i, len(rows) - 1)] for i in range(count)])  # the last one fills up
+    single, real = _Single(loaded, names), min(count, len(rows))
+    folder = _folder(out)
     with torch.no_grad():
-        reference = _call(single, inputs)
+        batch = dict(zip(names, inputs, strict=True)) if names else inputs[0]
+        ask(loaded, data)(batch)
+        reference = _of_each(_call(single, inputs), count)[:real]
         program = _trace(single, inputs, loaded.pass_size)
         found: dict[str, Agreement] = {}
         if "torch" in targets:
             torch.export.save(program, folder / "model.pt2")
             again = torch.export.load(folder / "model.pt2").module()
-            found["torch.export"] = compare_outputs(reference, _call(again, inputs))
+            found["torch.export"] = compare_outputs(reference, _call(again, inputs)[:real])
         if "onnx" in targets:
             path = folder / "model.onnx"
             _write_onnx(program, names or [f"input_{i}" for i in range(len(inputs))], path)
             for name, runtime in _runtimes().items():
-                found[name] = compare_outputs(reference, runtime(path, inputs))
-    _say(found, folder, count)
+                found[name] = compare_outputs(reference, _run_in(name, runtime, path, inputs)[:real])
+    _say(found, folder, real)
     return found
 
 
@@ -82,6 +83,17 @@ def _check(targets: tuple[str, ...], examples: int) -> None:
         raise UsageError(f"--examples is {examples}; at least 2 show that any number will do. Give more.")
 
 
+def _folder(out: str) -> Path:
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--out {out} can be no folder ({error.strerror}); model and agreement are written into one. Name another."
+        ) from error
+    return folder
+
+
 def _inputs_of(rows: list[Any]) -> tuple[Inputs, list[str]]:
     """A batch as positional inputs, and their names where the data has some."""
     batch = torch.utils.data.default_collate(rows)
@@ -92,6 +104,15 @@ def _call(module: Callable[..., Any], inputs: Inputs) -> torch.Tensor:
     leaves = torch.utils._pytree.tree_leaves(module(*inputs))
     first: torch.Tensor = leaves[0]
     return first
+
+
+def _of_each(outputs: torch.Tensor, count: int) -> torch.Tensor:
+    if outputs.dim() == 0 or len(outputs) != count:
+        raise UsageError(
+            f"the model gave {tuple(outputs.shape)} for {count} examples; the first axis of its output is of examples. "
+            f"Return a row for each."
+        )
+    return outputs
 
 
 class _Single(torch.nn.Module):
@@ -118,7 +139,7 @@ def _trace(single: _Single, inputs: Inputs, size: int | None) -> torch.export.Ex
         return torch.export.export(single, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise UsageError(
-            f"torch.export cannot follow the model: {str(error).splitlines()[0]}. Its forward must not depend on values of "
+            f"torch.export cannot follow the model: {first_line(error)}. Its forward must not depend on values of "
             f"tensors by Python's own if."
         ) from error
 
@@ -127,9 +148,22 @@ def _write_onnx(program: torch.export.ExportedProgram, names: list[str], path: P
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
-        written = torch.onnx.export(program, input_names=names, dynamo=True, verbose=False)
-        assert written is not None
-        written.save(str(path), external_data=False)
+        try:
+            written = torch.onnx.export(program, input_names=names, dynamo=True, verbose=False)
+            assert written is not None
+            written.save(str(path), external_data=False)
+        except Exception as error:  # of many kinds, for an operator that ONNX has not
+            raise UsageError(
+                f"the model cannot be written as ONNX: {first_line(_first_cause(error))}. "
+                f"Leave it out: --to torch."
+            ) from error
+
+
+def _first_cause(error: Exception) -> Exception:
+    """What an error goes back to: the exporter wraps its own in pages of advice."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
 
 
 def _runtimes() -> dict[str, Callable[[Path, Inputs], torch.Tensor]]:
@@ -137,6 +171,18 @@ def _runtimes() -> dict[str, Callable[[Path, Inputs], torch.Tensor]]:
     if importlib.util.find_spec("openvino") is not None:
         found["OpenVINO"] = _run_openvino
     return found
+
+
+def _run_in(
+    name: str, runtime: Callable[[Path, Inputs], torch.Tensor], path: Path, inputs: Inputs
+) -> torch.Tensor:
+    try:
+        return runtime(path, inputs)
+    except Exception as error:  # of many kinds, for an operator or an element that it has not
+        raise UsageError(
+            f"{path} is written, and {name} cannot run it: {type(error).__name__}: {first_line(error)}. "
+            f"Nothing is known of it there. Give a model and data that it takes, or leave it out: --to torch."
+        ) from error
 
 
 def _arrays(names: list[str], inputs: Inputs) -> dict[str, Any]:
@@ -165,6 +211,8 @@ def _say(found: dict[str, Agreement], folder: Path, examples: int) -> None:
         json.dumps({"examples": examples, "runtimes": {n: asdict(a) for n, a in found.items()}}, indent=2)
         + "\n"
     )
-    print(f"{examples} examples beside PyTorch {torch.__version__}; the files are in {folder}")
+    print(
+        f"{examples} example{'s' * (examples != 1)} beside PyTorch {torch.__version__}; the files are in {folder}"
+    )
     for name, agreement in found.items():
         print(f"  {name}: {agreement.sentence}")

@@ -12,7 +12,7 @@ from holdtrue.errors import UsageError
 from holdtrue.run import Outputs
 
 from ._data import Rows, load_data
-from ._models import LoadedModel, load_model
+from ._models import LoadedModel, ask, check_row, load_model
 
 VIRTUAL_NODES = 64
 """Of a prediction: as many workers can take part. Outputs do not depend on it."""
@@ -42,7 +42,7 @@ def predict_file(
     run.prepare(loaded.module)
     is_file = out.endswith(".npy")
     folder = f"{out}.parts" if is_file else out
-    outputs = run.predict(loaded, rows, batch_size=size, pad_value=pad_value, out=folder)
+    outputs = run.predict(ask(loaded, data), rows, batch_size=size, pad_value=pad_value, out=folder)
     if is_file:
         run.on_main(write_array, outputs, out)
         run.on_main(shutil.rmtree, folder)
@@ -57,6 +57,7 @@ def rows_for(loaded: LoadedModel, data: str) -> Rows:
     """
     found = load_data(data)
     if isinstance(found, Rows):
+        check_row(loaded, found[0], data)
         return found
     if loaded.tokenize is None:
         raise UsageError(

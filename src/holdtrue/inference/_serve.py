@@ -16,7 +16,7 @@ from holdtrue.errors import HoldtrueError, UsageError
 from holdtrue.serving import DTYPES, ArraySpec, ExampleSpec, Frame, take_frame, write_frame
 
 from ._data import load_data
-from ._models import LoadedModel, load_model
+from ._models import LoadedModel, check_row, first_line, load_model, place_of
 from ._positions import (
     Example,
     Outputs,
@@ -102,6 +102,7 @@ class PassWorker:
         self._model = load_model(options.model, weights=options.weights, device=self._device)
         self.size = self._model.pass_size or options.pass_size
         self.spec, variants = self._examples()
+        self._check_taken(variants[0])
         self.positions = tuple(range(self.size))
         self.sentence = f"passes of up to {self.size}"
         if options.numerics == "exact":
@@ -110,6 +111,24 @@ class PassWorker:
         self.compute(lay_out(variants[:1], (0,), self.size))
         self.seconds = time.perf_counter() - started_s
         self._passes = 0
+
+    def _check_taken(self, example: Example) -> None:
+        """Whether the model takes what it is to be asked.
+
+        Raises:
+            UsageError: it fails on it.
+        """
+        try:
+            self.compute(lay_out([example], (0,), self.size))
+        except (HoldtrueError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # the model is the user's
+            shown = self._options.example or "an example as the model says that it takes them"
+            shapes = ", ".join(f"{a.shape} of {a.dtype}" for a in self.spec.arrays.values()) or "text"
+            raise UsageError(
+                f"the model {self._options.model} cannot be served: it fails on {shown} ({shapes}): {type(error).__name__}: "
+                f"{first_line(error)}{place_of(error)}. Give an --example that it takes, or mend the model."
+            ) from error
 
     def hello(self) -> dict[str, Any]:  # Any: JSON values
         """What the server is told first."""
@@ -242,6 +261,7 @@ class PassWorker:
                 raise UsageError(
                     f"--example {self._options.example} is text; a model of texts needs none. Leave it out."
                 )
+            check_row(self._model, row, self._options.example)
         elif self._model.tokenize is not None:
             variants = self._tokens(list(_TRIAL_TEXTS))
             return ExampleSpec(kind="text", arrays={}), variants

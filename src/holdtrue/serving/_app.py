@@ -159,7 +159,7 @@ def read_request(body: bytes) -> list[Any]:  # Any: JSON values
     [1]
     """
     try:
-        values = from_json(body, allow_inf_nan=False)  # the same numbers as json.loads, eight times as fast
+        values = from_json(body, allow_inf_nan=False)  # the same numbers as json.loads, faster
     except ValueError as error:
         raise DataError(
             f'the body is no JSON ({str(error)[:100]}); it is an object such as {{"instances": [[0.5, 1.0]]}}. Send one.'

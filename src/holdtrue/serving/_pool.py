@@ -113,7 +113,8 @@ class WorkerPool:
         if workers == before:
             return f"The server has {workers} workers already."
         self._note(
-            "grown" if workers > before else "shrunk", f"Asked for {workers} workers; there were {before}."
+            "grown" if workers > before else "shrunk",
+            f"Asked for {workers} worker{'s' * (workers != 1)}; there were {before}.",
         )
         counted = sorted(n for n, seat in self._seats.items() if seat.phase != "leaving")
         for number in counted[workers:]:

@@ -45,17 +45,18 @@ function chart(box, { label, series, marks = [], fromZero = false, unit = "", is
   const steps = shown.flatMap((s) => [s.steps[0], s.steps[s.steps.length - 1]]);
   const x0 = Math.min(...steps), x1 = Math.max(...steps, x0 + 1);
   let y0 = fromZero ? 0 : Math.min(...all), y1 = Math.max(...all);
-  if (y0 === y1) { y0 -= Math.abs(y0) * 0.05 || 1; y1 += Math.abs(y1) * 0.05 || 1; }
-  if (isWhole) y1 = Math.ceil(y1 / 3) * 3; // so that the four lines are whole numbers
+  if (y0 === y1) { y0 -= fromZero ? 0 : Math.abs(y0) * 0.05 || 1; y1 += Math.abs(y1) * 0.05 || 1; }
+  const lines = gridLines(y0, y1, isWhole);
+  y0 = lines[0]; y1 = last(lines);
   const X = (x) => left + ((x - x0) / (x1 - x0)) * (width - left - right);
   const Y = (y) => top + (1 - (y - y0) / (y1 - y0)) * (height - top - bottom);
   const readout = make("p", { class: "readout", text: summary(shown, unit) });
   const svg = draw("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: "0",
     "aria-label": `${label} over steps ${x0} to ${x1}. ${summary(shown, unit)} Arrow keys read single steps.` });
-  for (let k = 0; k <= 3; k++) {
-    const y = y0 + ((y1 - y0) * k) / 3;
+  const digits = Math.max(3, Math.ceil(Math.log10(Math.max(Math.abs(y0), Math.abs(y1)) / (lines[1] - y0))) + 2);
+  for (const y of lines) {
     svg.append(draw("line", { class: "grid", x1: left, x2: width - right, y1: Y(y), y2: Y(y) }));
-    svg.append(draw("text", { x: left - 6, y: Y(y) + 4, "text-anchor": "end" }, number(y, 3)));
+    svg.append(draw("text", { x: left - 6, y: Y(y) + 4, "text-anchor": "end" }, number(y, digits)));
   }
   for (const [x, anchor] of [[x0, "start"], [x1, "end"]]) {
     svg.append(draw("text", { x: X(x), y: height - 6, "text-anchor": anchor }, `step ${x}`));
@@ -88,6 +89,15 @@ function chart(box, { label, series, marks = [], fromZero = false, unit = "", is
     if (next !== undefined) { event.preventDefault(); read(next); }
   });
   box.append(svg, readout);
+}
+
+// Where a chart's lines are: at multiples of 1, 2, 2.5 or 5 times a power of ten, two to five of them around y0 to y1.
+function gridLines(y0, y1, isWhole) {
+  const least = (y1 - y0) / 4, power = 10 ** Math.floor(Math.log10(least));
+  let between = [1, 2, 2.5, 5, 10].find((m) => m * power >= least * (1 - 1e-9)) * power;
+  if (isWhole) between = Math.max(1, Math.ceil(between));
+  const first = Math.floor(y0 / between + 1e-9), end = Math.ceil(y1 / between - 1e-9);
+  return Array.from({ length: Math.max(end, first + 1) - first + 1 }, (_, k) => (first + k) * between);
 }
 
 function summary(shown, unit) {
@@ -194,9 +204,9 @@ function workerRow(row, index) {
 }
 
 function eventRow(event) {
-  const where = [event.step === null ? "" : `step ${event.step}`, `generation ${event.generation}`, clock(event.time_s)].filter(Boolean).join(" · ");
-  const mapping = event.details.mapping ? ` mapping ${event.details.mapping}` : "";
-  return make("li", {}, badge(event.kind), ` ${event.reason}${mapping} `, make("span", { class: "time", text: where }));
+  const where = [event.step === null ? "" : `step ${event.step}`, `generation ${event.generation}`,
+    event.details.mapping ? `mapping ${event.details.mapping}` : "", clock(event.time_s)].filter(Boolean).join(" · ");
+  return make("li", {}, badge(event.kind), ` ${event.reason} `, make("span", { class: "time", text: where }));
 }
 
 function buildView(view) {

@@ -1,12 +1,16 @@
 """Lightning's loggers when the worker that writes them dies or leaves, or a run goes on: logs are written on where they were."""
 
+import contextlib
 import csv
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from holdtrue.integrations._mlflow import Unlogged
 
 _PLACES = ((CSVLogger, "_version"), (TensorBoardLogger, "_version"), (MLFlowLogger, "_run_id"))
 """Loggers that can be written on, and where each keeps what names its log."""
@@ -51,14 +55,23 @@ def can_take_over(loggers: Sequence[Any]) -> bool:  # Any: Lightning's loggers
     return all(isinstance(logger, tuple(kind for kind, _ in _PLACES)) for logger in loggers)
 
 
-def take_over(loggers: Sequence[Any]) -> None:  # Any: Lightning's loggers
-    """Write where the former main worker wrote."""
+def take_over(loggers: Sequence[Any], step: int | None = None) -> None:  # Any: Lightning's loggers
+    """Write where the former main worker wrote.
+
+    Args:
+        loggers: The Trainer's.
+        step: Where the run went on with --resume. None for a new run. Files were cut there by the first main worker.
+    """
     for logger in loggers:
-        _write_on(logger, None)
+        _write_on(logger, step if isinstance(logger, MLFlowLogger) else None)
 
 
 def _write_on(logger: Any, step: int | None) -> None:  # Any: Lightning's logger
-    """Have what it opened, in another place or never, opened where its place now is. MLflow's goes by its run's id alone."""
+    """Have what it opened, in another place or never, opened where its place now is. MLflow's goes by its run's id alone.
+
+    What a killed run logged from `step` on goes out of a CSV file, is hidden from readers of TensorBoard, and is not logged
+    again to MLflow, which takes nothing back.
+    """
     if isinstance(logger, CSVLogger):
         logger._experiment = ContinuingWriter(log_dir=logger.log_dir)
         if step is not None:
@@ -66,9 +79,31 @@ def _write_on(logger: Any, step: int | None) -> None:  # Any: Lightning's logger
     elif isinstance(logger, TensorBoardLogger):
         if step is not None:
             logger._kwargs["purge_step"] = step  # readers leave out what was written before from that step on
-        if logger._experiment is not None:
-            logger._experiment.close()
-        logger._experiment = None
+        opened, logger._experiment = logger._experiment, None
+        if opened is not None:
+            opened.close()
+            _drop_stray(Path(opened.log_dir), Path(logger.log_dir))
+    elif isinstance(logger, MLFlowLogger) and step is not None:
+        client, own = logger.experiment, logger.run_id
+        left, write = Unlogged(client, own, step), client.log_batch
+
+        def log_batch(
+            run_id: str, metrics: Sequence[Any] = (), *more: Any, **named: Any
+        ) -> Any:  # as MLflow's
+            if run_id == own:
+                metrics = [m for m in metrics if left.takes(m.key, m.step)]
+            return write(run_id, metrics, *more, **named)
+
+        client.log_batch = log_batch
+
+
+def _drop_stray(opened: Path, place: Path) -> None:
+    """Lightning opens a log before it is known that another one goes on: nothing of an empty second one stays."""
+    if opened != place:
+        for file in opened.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
+            file.unlink()
+        with contextlib.suppress(OSError):  # it has other files
+            opened.rmdir()
 
 
 class ContinuingWriter(ExperimentWriter):

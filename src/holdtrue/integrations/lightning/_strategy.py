@@ -118,7 +118,7 @@ class VirtualNodeStrategy(SingleDeviceStrategy):
         loggers = self.lightning_module.trainer.loggers
         if can_take_over(loggers):
             self.global_rank = self.local_rank = rank_zero_only.rank = 0
-            take_over(loggers)
+            take_over(loggers, run.resumed_step)
 
     def on_exception(self, exception: BaseException) -> None:
         """This worker leaves, or has failed: it waits for nobody any more."""

@@ -17,6 +17,7 @@ from holdtrue.run import Run, Step
 
 from ._arguments import check_arguments, divide_arguments, place_arguments
 from ._evaluation import run_evaluation
+from ._loggers import log_once, share_places
 from ._record import TrainerRecord, without_clock
 
 _present: ContextVar[Run | None] = ContextVar("present", default=None)
@@ -146,6 +147,7 @@ class VirtualNodeTrainer(_Base):
         self._init_training_state(max_steps, per_epoch, epochs, resume_from_checkpoint, trial)
         model, _ = self._prepare_for_training(max_steps, loader, resume_from_checkpoint)
         self._start_totals(resume_from_checkpoint)
+        self._share_logs()
         self._hand_over()
         start_time = time.time()
         steps = self.run.steps(
@@ -153,6 +155,8 @@ class VirtualNodeTrainer(_Base):
         )
         first = next(steps, None)  # a run that goes on has its state from here
         self._refresh_handler()
+        if self.run.resumed_step is not None and self.is_world_process_zero():
+            log_once(self.callback_handler.callbacks, self.state.global_step + 1)
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
         if args.eval_on_start and self.state.global_step == 0:
             self._evaluate(trial, ignore_keys_for_eval, skip_scheduler=True)
@@ -189,9 +193,25 @@ class VirtualNodeTrainer(_Base):
         self.optimizer.register_step_pre_hook(lambda *_: self._before_update())
         self.optimizer.register_step_post_hook(lambda *_: self._after_update())
 
-    def _refresh_handler(self) -> None:
+    def _share_logs(self) -> None:
+        """One log of each kind for the job, whoever writes it and however often the job is started."""
+        self._say_who()
+        is_first = self.is_world_process_zero() and self.run.resumed_step is None
+        share_places(
+            self.callback_handler.callbacks,
+            self.run.share,
+            folder=self.args.output_dir,
+            speaks=self.is_world_process_zero,
+            begin=(lambda flow: flow.setup(self.args, self.state, self.model)) if is_first else None,
+        )
+
+    def _say_who(self) -> None:
+        """Callbacks go by the state: whether this worker speaks for the job."""
         self.state.is_world_process_zero = self.is_world_process_zero()
         self.state.is_local_process_zero = self.is_local_process_zero()
+
+    def _refresh_handler(self) -> None:
+        self._say_who()
         if self.state.global_step > self._initial_global_step:
             self._initial_global_step = 0  # the run goes on, and its loss counts from the beginning
 
