@@ -26,7 +26,7 @@ from ._apply import apply_gradients
 from ._buffer_family import Settlement
 from ._buffers import BufferBook
 from ._gradients import AccumulationWatch, BackwardOverlap, GradientTaker, Leaf
-from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals, numbers_of
+from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals, numbers_of, settle
 from ._modules import ModelWatch
 from ._portable import PassNumerics
 from ._round import OpenPass, OrderFunction, Round, RoundResult, checked_weight, pruned_tree
@@ -198,7 +198,7 @@ class Engine:
                 f"Pass the mean loss over the examples of the pass, as the loss function returned it."
             )
         at.backward_done = True
-        work.losses[at.virtual_node] = loss.detach()
+        work.losses[at.virtual_node] = settle(loss)
         weight = checked_weight(at.examples if weight is None else weight, work.step, at.virtual_node)
         work.weights[at.virtual_node] = weight
         if isinstance(weight, float) and weight == 0.0:
@@ -251,6 +251,9 @@ class Engine:
                 f"left out. Call step.backward once in every pass, and not loss.backward()."
             )
         self.open = None
+        for own in work.totals.values():
+            if isinstance(value := own.get(v), torch.Tensor):
+                own[v] = settle(value)
         leaf: Leaf = [None] * len(self._taker.parameters) if at.leaf is None else at.leaf
         weight = work.weights[v]
         if isinstance(weight, torch.Tensor):

@@ -88,11 +88,19 @@ def merge_totals(parts: Sequence[Mapping[str, Mapping[str, str]]]) -> dict[str, 
     return merged
 
 
-def numbers_of(scalars: Collection[torch.Tensor]) -> list[float]:
-    """The values of tensors of one number, read from the device at once."""
-    if len({scalar.device for scalar in scalars}) != 1:
-        return [scalar.double().item() for scalar in scalars]
-    if next(iter(scalars)).device.type == "cpu":
-        return [scalar.item() for scalar in scalars]
-    found: list[float] = torch.stack([scalar.reshape(()) for scalar in scalars]).double().tolist()
-    return found
+def settle(scalar: torch.Tensor) -> float | torch.Tensor:
+    """What is kept of a tensor of one number until its round is over: its value, or where reading it would wait for a device, it.
+
+    On the CPU a tensor that outlives its pass pins the heap: it was made among the pass's activations, and what is freed
+    around it is no longer one piece. 64 passes with a loss each took a fifth more memory for that (docs/log.md).
+    """
+    return scalar.item() if scalar.device.type == "cpu" else scalar.detach()
+
+
+def numbers_of(scalars: Collection[float | torch.Tensor]) -> list[float]:
+    """The values of what `settle` gave, those on a device read at once."""
+    waiting = [scalar for scalar in scalars if isinstance(scalar, torch.Tensor)]
+    if len({scalar.device for scalar in waiting}) != 1:
+        return [scalar.double().item() if isinstance(scalar, torch.Tensor) else scalar for scalar in scalars]
+    read = iter(torch.stack([scalar.reshape(()) for scalar in waiting]).double().tolist())
+    return [next(read) if isinstance(scalar, torch.Tensor) else scalar for scalar in scalars]

@@ -59,7 +59,7 @@ class Round:
     nodes: tuple[int, ...]
     unit_examples: int
     """Examples of weight 1 in means of buffers: those of every pass if they are all alike, else 1."""
-    losses: dict[int, torch.Tensor] = field(default_factory=dict)
+    losses: dict[int, float | torch.Tensor] = field(default_factory=dict)
     weights: dict[int, float | torch.Tensor] = field(default_factory=dict)
     fingerprints: dict[int, int] = field(default_factory=dict)
     totals: dict[str, dict[int, float | torch.Tensor]] = field(default_factory=dict)
