@@ -53,7 +53,7 @@ def describe_failure(failure: "Failure", *, workers: int) -> str:
         hint = " (an out-of-memory killer does that too)" if "SIGKILL" in failure.how else ""
         how = failure.how.replace("was ", "were ") if several else failure.how
         return f"{who} {how}{hint}; {log}"
-    if "\n" in failure.sentence:  # the end of a log
+    if failure.is_tail:
         indented = "\n".join(f"    {line}" for line in failure.sentence.splitlines())
         return f"{who} {failure.how}; {log}\n{indented}"
     at = f"\n    at {failure.where}" if failure.where else ""

@@ -290,7 +290,7 @@ class Crew:
             return failure
         worker = self.workers[failure.workers[0]]
         tail = "\n".join(read_tail(failure.log, worker.log_start))
-        return replace(failure, sentence=tail or failure.sentence)
+        return replace(failure, sentence=tail, is_tail=True) if tail else failure
 
 
 _OWN_ERRORS = frozenset(

@@ -135,6 +135,8 @@ class Failure:
     """Class name of the error, where the worker reported one."""
     sentence: str | None
     """What was wrong, where that is known: a sentence for the user, or the last lines of the log."""
+    is_tail: bool = False
+    """Whether those are the last lines of the log: they may say anything."""
     where: str | None = None
     """Where in the script, where that is known."""
     log: Path
