@@ -169,10 +169,11 @@ OWN = """
 run, model = start(virtual_nodes=3, global_batch_size=7, seed=1)
 {block}
 for step in run.steps(examples(28), epochs=3):
-    if step.index == 8 and os.environ.get("KILL") == "all":
-        kill_all()
-    if step.index == 8 and os.environ.get("KILL") == "main" and run.is_main:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if step.index == 8 and run.is_main:  # by then it has logged the step before
+        if os.environ.get("KILL") == "all":
+            kill_all()
+        if os.environ.get("KILL") == "main":
+            os.kill(os.getpid(), signal.SIGKILL)
     take_step(step, model)
     run.on_main(log, step.index, {{"loss": float(step.loss), "weight": float(model.line.weight.sum())}})
 """

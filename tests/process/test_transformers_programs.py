@@ -54,7 +54,7 @@ def test_a_program_is_one_for_transformers_but_for_its_import(program: str, tmp_
 
 @pytest.mark.parametrize(
     ("program", "long"),
-    [("causal", ("--epochs", "240")), ("classify", ("--steps", "700")), ("masked", ("--epochs", "60"))],
+    [("causal", ("--epochs", "240")), ("classify", ("--steps", "8000")), ("masked", ("--epochs", "60"))],
 )
 def test_a_program_has_the_same_bits_through_a_growth_and_a_kill(
     program: str, long: tuple[str, str], tmp_path: Path
