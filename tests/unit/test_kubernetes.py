@@ -11,10 +11,9 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import typer.main
 import yaml
 
-from holdtrue.cli import build_app
+from holdtrue.cli._commands import load_command
 from holdtrue.launch import JobSpec
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
@@ -80,8 +79,7 @@ def test_a_manifest_that_is_wrong_would_be_found(break_it: Callable[[dict[str, A
 def test_the_command_of_a_container_is_one_that_holdtrue_has(document: dict[str, Any]) -> None:
     program, command, *words = container_of(document)["command"]
     assert program == "holdtrue"
-    group = typer.main.get_command(build_app())
-    with group.commands[command].make_context(command, words) as context:  # type: ignore[attr-defined]
+    with load_command(command).make_context(command, words) as context:
         assert context.params["token_file"] == Path("/etc/holdtrue/token")
 
 
