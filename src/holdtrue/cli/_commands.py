@@ -78,9 +78,7 @@ class Commands(TyperGroup):
         for name, entry in COMMANDS.items():
             self.add_command(TyperCommand(name, callback=None, help=entry.summary))
 
-    def resolve_command(
-        self, ctx: Any, args: list[str]
-    ) -> Any:  # Any: click's; newer versions of typer have their own copy
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # Any: click's, of either copy
         """As typer's, of the command itself."""
         if args and args[0] in COMMANDS:
             self.add_command(load_command(args[0]), args[0])

@@ -1,5 +1,6 @@
 """Options that several commands share, and which of their values the launcher needs itself."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,16 @@ def read_whole_number(text: str | int) -> int:
         return int(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
+
+def parse_count(text: str) -> int | None:
+    """The number from 1 to 999,999,999 that `text` writes in ASCII digits; None if it writes none. Pure.
+
+    >>> parse_count("0" * 5000 + "12"), parse_count("0"), parse_count("1e3"), parse_count("9" * 10)
+    (12, None, None, None)
+    """
+    digits = text.lstrip("0")  # before it is a number: Python reads no more than 4,300 digits
+    return int(digits) if re.fullmatch(r"[1-9][0-9]{0,8}", digits) else None
 
 
 def read_number(text: str | float) -> float:

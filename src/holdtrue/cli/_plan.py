@@ -1,7 +1,6 @@
 """`holdtrue plan`: what to expect of some devices, without any of them."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 from holdtrue.errors import UsageError
 from holdtrue.units import cut_text
 
+from . import _options as options
 from ._commands import help_of
 from ._seats import alias_of
 
@@ -151,9 +151,10 @@ def _parse_virtual_nodes(text: str) -> int | None:
     """V, or None for `auto`."""
     if text == "auto":
         return None
-    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+    count = options.parse_count(text)
+    if count is None:
         raise UsageError(
             f"--virtual-nodes is {cut_text(text, 40)!r}; it is a whole number of 1 or more, or auto, and below a billion. "
             f"Pass one of these."
         )
-    return int(text)
+    return count

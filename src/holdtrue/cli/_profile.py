@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -40,7 +39,6 @@ _HELP = (
     "peak bytes of a pass, the fixed part of a step, the exchange. `holdtrue plan` and `holdtrue run --profile` "
     "read it. The script ends after its last measured step: nothing is evaluated or saved."
 )
-_SIZE = re.compile(r"0*[1-9][0-9]{0,8}")
 REPEATS = 3
 """How often each size is measured, if the time suffices."""
 
@@ -183,13 +181,13 @@ def parse_sizes(text: str | None) -> tuple[int, ...]:
     """
     if text is None:
         return ()
-    words = [word.strip() for word in text.split(",")]
-    if not all(_SIZE.fullmatch(word) for word in words):
+    sizes = {options.parse_count(word.strip()) for word in text.split(",")}
+    if None in sizes:
         raise UsageError(
             f"--batch-sizes is {cut_text(text, 40)!r}; it is whole numbers of 1 or more, below a billion, with commas between. "
             f"Write it like 8,16,32."
         )
-    return tuple(sorted({int(word) for word in words}))
+    return tuple(sorted(size for size in sizes if size is not None))
 
 
 @final

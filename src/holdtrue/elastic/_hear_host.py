@@ -137,9 +137,8 @@ def _note_no_start(turn: Turn, name: str, ended: Ended) -> None:
     else:
         turn.part_with(worker, "dismissed")
     host = turn.state.host(name)
-    if (
-        worker is not None and worker.is_added and host is not None
-    ):  # the place that it brought is its own again
+    if worker is not None and worker.is_added and host is not None:
+        # The place that it brought is its own again.
         turn.state = turn.state.with_host(replace(host, adds=host.adds + 1, raised=host.raised + 1))
     turn.set(no_start=ended.sentence)
     turn.note(f"worker {number} was not started on host {name}: {ended.sentence}")

@@ -92,7 +92,7 @@ def settle(scalar: torch.Tensor) -> float | torch.Tensor:
     """What is kept of a tensor of one number until its round is over: its value, or where reading it would wait for a device, it.
 
     On the CPU a tensor that outlives its pass pins the heap: it was made among the pass's activations, and what is freed
-    around it is no longer one piece. 64 passes with a loss each took a fifth more memory for that (docs/log.md).
+    around it is no longer one piece (docs/log.md).
     """
     return scalar.item() if scalar.device.type == "cpu" else scalar.detach()
 

@@ -2,7 +2,6 @@
 
 import inspect
 import runpy
-import traceback
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from torch.export.passes import move_to_device_pass
 
 from holdtrue.errors import HoldtrueError, UsageError
+from holdtrue.run import user_frame
 from holdtrue.serving import check_model_path
 
 from ._data import Rows
@@ -129,10 +129,9 @@ def ask(loaded: LoadedModel, data: str) -> Callable[..., Any]:
 
 
 def place_of(error: Exception) -> str:
-    """Where in the user's own file it was raised."""
-    found = [f for f in traceback.extract_tb(error.__traceback__) if "-packages" not in f.filename]
-    own = [f for f in found if not f.filename.startswith((str(Path(__file__).parents[1]), "<"))]
-    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    """File and line, in brackets, where it was raised in the user's own code."""
+    frame = user_frame(error.__traceback__)
+    return f" ({Path(frame.filename).name}, line {frame.lineno})" if frame is not None else ""
 
 
 def load_model(

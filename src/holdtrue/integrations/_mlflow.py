@@ -17,7 +17,7 @@ class Unlogged:
         step: The first step that is logged again. What was logged before it is not asked about.
 
     Blocks:
-        For one question, and one more for the history of each metric of the run (seconds for 100,000 steps).
+        For one question, and one more for the history of each metric of the run, which is as long as the run.
     """
 
     def __init__(self, client: Any, run_id: str, step: int) -> None:  # Any: MLflow is no dependency

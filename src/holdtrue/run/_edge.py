@@ -11,8 +11,6 @@ import traceback
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
-import torch
-
 from holdtrue.errors import ExpelledError, HoldtrueError, JobOverError, UsageError
 from holdtrue.wire import (
     ORPHAN_WAIT_S,
@@ -22,6 +20,8 @@ from holdtrue.wire import (
     redirect_output,
     watch_life,
 )
+
+from ._frames import user_frame
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -236,11 +236,8 @@ def _too_few_values(error: BaseException, where: str) -> HoldtrueError:
 
 
 def _user_line(trace: TracebackType | None) -> str:
-    """File and line of the innermost frame outside holdtrue and torch."""
-    libraries = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
-    libraries += [os.path.dirname(os.path.abspath(torch.__file__))]
-    frames = [f for f in traceback.extract_tb(trace) if not f.filename.startswith((*libraries, "<"))]
-    return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+    frame = user_frame(trace)
+    return f"{frame.filename}:{frame.lineno}: {frame.line}" if frame is not None else ""
 
 
 def _finish() -> None:

@@ -57,7 +57,7 @@ def solve_level(problem: SharingProblem) -> Sharing:
     return Sharing(level=float(answer.x[-1]), share=share_JT)
 
 
-@lru_cache(maxsize=128)  # the last sizes come again; that of 2,000 jobs on 3 types takes a third of a MiB
+@lru_cache(maxsize=128)  # the last sizes come again; those of thousands of jobs are large
 def _places(J: int, T: int) -> tuple[Places, Places, Places]:
     """Places of the entries of: level - value <= 0 by job; devices <= most by job; devices <= number by type.
 
