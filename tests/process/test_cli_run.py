@@ -109,10 +109,14 @@ def test_a_failure_is_a_sentence_a_log_and_the_scripts_own_status(run) -> None:
 
 
 def test_a_status_that_scripts_choose_after_their_training_is_that_of_the_command(run) -> None:
-    status, out, err = run(TRAINED + "sys.exit(17)\n", "--workers", "2")
+    body = TRAINED.replace("join()", "agent = join()", 1) + 'agent.say_end(how="finished")\nsys.exit(17)\n'
+    status, out, err = run(body, "--workers", "2")
     assert (status, out) == (17, "accuracy 0.9\n")
     assert "ended with exit status 17; the log is" in err
     assert "failed before it entered" not in err
+    assert err.splitlines()[-1].startswith(f"done: 2 steps · digest {'ab' * 8} · runs/train-"), (
+        "nothing is left to go on with"
+    )
 
 
 def test_a_failure_after_a_checkpoint_says_how_to_go_on(run) -> None:

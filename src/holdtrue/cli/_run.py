@@ -408,7 +408,7 @@ def say_end(result: JobResult, spec: JobSpec, request: RunRequest) -> None:
     """Print how the job ended: one line if well."""
     say_failures(result.failures, workers=spec.workers)
     steps = "no steps" if result.steps is None else f"{result.steps} step{'s' if result.steps != 1 else ''}"
-    if result.exit_code == 0:
+    if result.exit_code == 0 or result.has_finished:
         digest = [f"digest {result.digest[:16]}"] if result.digest else []
         say(" · ".join([f"done: {steps}", *digest, str(spec.run_dir)]))
         return

@@ -219,6 +219,7 @@ class _ElasticJob:
         self._host.tell_failures(force=verdict.exit_code == 0)
         result = replace(
             found,
+            has_finished=finish is not None and finish.how == "finished",
             reason=reason_of(finish, found),
             generation=self._group.generation if self._group is not None else None,
         )
@@ -297,6 +298,8 @@ def describe_ending(result: JobResult) -> str:
     steps = "" if result.steps is None else f" after {result.steps} step{'s' if result.steps != 1 else ''}"
     if result.exit_code == 0:
         return f"It finished{steps}."
+    if result.has_finished:
+        return f"It finished{steps}; then its script {result.failures[0].how}."
     kept = "" if result.checkpoint_step is None else f" The last checkpoint is step {result.checkpoint_step}."
     if result.was_interrupted or result.exit_code == INTERRUPTED:
         return f"It was stopped{steps}.{kept}"

@@ -164,6 +164,8 @@ class JobResult:
     """Loss of the last step that the main worker told."""
     checkpoint_step: int | None
     """Step of the last checkpoint that was written, as far as known."""
+    has_finished: bool = False
+    """Elastic: whether the training came to its end, whatever status its script then gave."""
     reason: str | None = None
     """Elastic: why the job is over, as its controller said."""
     generation: int | None = None
