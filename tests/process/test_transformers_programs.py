@@ -60,9 +60,8 @@ def test_a_program_has_the_same_bits_through_a_growth_and_a_kill(
     program: str, long: tuple[str, str], tmp_path: Path
 ) -> None:
     text = (PROGRAMS / f"{program}.py").read_text()
-    text = text.replace(
-        "early_stopping_patience=4", "early_stopping_patience=1000"
-    )  # it must last until a joiner is there
+    # It must last until a joiner is there.
+    text = text.replace("early_stopping_patience=4", "early_stopping_patience=1000")
     (tmp_path / "train.py").write_text(f"import warnings\nwarnings.simplefilter('ignore')\n{text}")
     options = ("--device", "cpu", "--run-dir", "alone", "--digest-every", "1")
     alone = holdtrue("run", *options, "train.py", *long, cwd=tmp_path, env=QUIET)
