@@ -18,6 +18,7 @@ from holdtrue.elastic import (
     Member,
     ResizeAsked,
     State,
+    StopAsked,
     Tell,
     TellHost,
     Ticked,
@@ -91,6 +92,8 @@ class Faults:
     """Of the host's connection: what either side says after it is lost until the host connects again."""
     no_starts: int = 0
     """Orders to start a worker that the host gives up, as where no device is free."""
+    asks_to_stop: int = 0
+    """Of a user, who wants the job to end at the next boundary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +111,8 @@ class World:
     ended: tuple[Ended, ...] = ()
     is_host_cut: bool = False
     was_host_cut: bool = False
-    arrivals: frozenset[tuple[int, int, int, int]] = frozenset()
-    """Generation, step, worker, newest planned view: messages of the gather that ends a step."""
+    arrivals: frozenset[tuple[int, int, int, int, bool]] = frozenset()
+    """Generation, step, worker, newest planned view, whether it is to stop: messages of the gather that ends a step."""
     formers: frozenset[tuple[int, int, bool, int]] = frozenset()
     """Generation, worker, whether it has the state, step: those who came to form a group."""
     furthest: int = 0
@@ -381,7 +384,7 @@ def _enter(world: World, w: W) -> World | None:
 def _arrive(world: World, w: W) -> World:
     if w.step >= world.last_step:
         return _finish(world, w)
-    arrival = (w.generation, w.step, w.number, w.book.newest_planned)
+    arrival = (w.generation, w.step, w.number, w.book.newest_planned, w.book.stop_reason is not None)
     return replace(world.put(replace(w, doing=GATHERING)), arrivals=world.arrivals | {arrival})
 
 
@@ -396,12 +399,13 @@ def _gather(world: World, w: W) -> Iterator[tuple[str, World]]:
     arrived = {a[2]: a for a in world.arrivals if a[0] == w.generation and a[1] == w.step}
     if all(m.worker in arrived for m in view.members):
         agreed = min(a[3] for a in arrived.values())
-        yield f"{w.number} completes {w.step}", _complete(world, w, agreed)
+        stops = any(a[4] for a in arrived.values())
+        yield f"{w.number} completes {w.step}", _complete(world, w, agreed, stops=stops)
     if any(_is_gone(world.worker(m.worker), w, arrived) for m in view.members):
         yield f"{w.number} loses {w.generation}", _lose(world, w, silent=False)
 
 
-def _is_gone(other: W, w: W, arrived: dict[int, tuple[int, int, int, int]]) -> bool:
+def _is_gone(other: W, w: W, arrived: dict[int, tuple[int, int, int, int, bool]]) -> bool:
     """Whether a connection to another member can break: it ended, lost the group itself, or went on from it."""
     if not other.is_alive or other.doing == ENDED:
         return True
@@ -409,7 +413,7 @@ def _is_gone(other: W, w: W, arrived: dict[int, tuple[int, int, int, int]]) -> b
     return went_on and (other.doing == WAITING or other.generation > w.generation)
 
 
-def _complete(world: World, w: W, agreed: int) -> World:
+def _complete(world: World, w: W, agreed: int, *, stops: bool) -> World:
     step = w.step + 1
     for other in world.workers:
         if other.doing == COMPUTING and other.step > step and _has(other, w):
@@ -418,6 +422,10 @@ def _complete(world: World, w: W, agreed: int) -> World:
             )
     world = replace(world, furthest=max(world.furthest, step))
     w = replace(w, step=step, doing=COMPUTING)
+    if stops:
+        book, said = w.book.say_end(End(how="interrupted", sentence=""))
+        ends = replace(w, book=book, outbox=(*w.outbox, *said))
+        return end_process(world, ends, status=130, has_left=True)
     if agreed <= w.generation:
         return world.put(w)
     view = w.book.view(agreed)
@@ -473,6 +481,9 @@ def _fault_moves(world: World) -> Iterator[tuple[str, World]]:
     if faults.resizes and world.control.phase == "running":
         less = replace(world, faults=replace(faults, resizes=faults.resizes[1:]))
         yield f"RESIZE {faults.resizes[0]}", feed(less, ResizeAsked(workers=faults.resizes[0]))
+    if faults.asks_to_stop and world.control.phase == "running":
+        less = replace(world, faults=replace(faults, asks_to_stop=faults.asks_to_stop - 1))
+        yield "ASK TO STOP", feed(less, StopAsked(reason="the user asked"))
     if faults.host_cuts and not world.is_host_cut:
         less = replace(world, faults=replace(faults, host_cuts=faults.host_cuts - 1))
         yield "CUT HOST", replace(less, is_host_cut=True, was_host_cut=True, host_inbox=(), host_outbox=())

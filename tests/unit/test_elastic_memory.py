@@ -5,9 +5,12 @@ from dataclasses import replace
 import pytest
 from test_elastic_rules import Job, orders, refusals, sent_to
 
-from holdtrue.elastic import JobSettings, MappingAsked, ResizeAsked, StopAsked
+from holdtrue.elastic import HostSaid, JobSettings, MappingAsked, ResizeAsked, StopAsked
 from holdtrue.elastic._memory import memory_from_text, memory_of, memory_to_text, recall
-from holdtrue.wire import End, Finish, Leaving, Start, Stop, ViewSent, ViewText
+from holdtrue.wire import End, Ended, Finish, Leaving, Start, Stop, ViewSent, ViewText
+
+INTERRUPTED = Ended(worker=0, status=130, sentence="", at=None, has_left=True)
+"""What a host says of a worker that ended in order as the job was stopped."""
 
 
 def views_of(job: Job) -> tuple[ViewText, ...]:
@@ -165,6 +168,30 @@ def test_an_interrupt_of_one_worker_stops_the_job_and_starts_nobody_in_its_place
         order for d in job.decisions for order in orders(d) if isinstance(order, Start) and order.worker > 1
     ]
     assert job.state.how_over == "stopped"
+
+
+@pytest.mark.parametrize("has_memory", [True, False])
+@pytest.mark.parametrize("silent", [0, 1])
+def test_workers_interrupted_without_a_word_are_known_by_their_host(silent: int, has_memory: bool) -> None:
+    """The controller was killed while they stopped: one speaks with the next, and the other has ended."""
+    old = Job(2, restarts=2)
+    old.feed(StopAsked(reason="the user asked"))
+    new = started_again(old) if has_memory else Job(2, is_founded=False, life=1)
+    new.hello(1 - silent, generation=1, views=views_of(old))
+    new.say(1 - silent, End(how="interrupted", sentence=""))
+    new.host(running=(silent,))
+    new.feed(HostSaid(host="here", message=replace(INTERRUPTED, worker=silent)))
+    assert new.state.how_over == "stopped"
+    assert not [order for d in new.decisions for order in orders(d) if isinstance(order, Start)]
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_status_of_130_without_a_word_of_worker_and_host_is_a_death(heard: bool) -> None:
+    job = Job(2)
+    job.feed(StopAsked(reason="the user asked"))
+    for worker in 0, 1:
+        job.feed(HostSaid(host="here", message=replace(INTERRUPTED, worker=worker, has_left=heard)))
+    assert job.state.how_over == ("stopped" if heard else "failed")
 
 
 @pytest.mark.parametrize(("first", "how"), [(0, "stopped"), (1, "failed")])

@@ -60,7 +60,7 @@ def judge_end(world: World) -> str:
         return f"stuck: failed without a death: {control.over_reason}"
     if control.how_over == "finished" and world.furthest != world.last_step:
         return f"stuck: finished at step {world.furthest}"
-    return f"failed: {control.over_reason}" if control.how_over == "failed" else "finished"
+    return f"failed: {control.over_reason}" if control.how_over == "failed" else str(control.how_over)
 
 
 def path_to(world: World, came_from: dict[World, tuple[World, str] | None]) -> str:
@@ -115,11 +115,22 @@ CASES = {
     "one of 2 leaves": (2, Faults(leaves=1), 2),
     "one of 2 is stopped": (2, Faults(stops=1), 1),
     "the controller of 2 dies": (2, Faults(restarts=1), 1),
+    "2 are asked to stop": (2, Faults(asks_to_stop=1), 2),
+    "1 is asked to stop, the controller dies, and ends are slow": (
+        1,
+        Faults(asks_to_stop=1, restarts=1, quick_ends=False),
+        2,
+    ),
     "2 are re-mapped": (2, Faults(remaps=1), 2),
 }
 
 
 SLOW_CASES = {
+    "2 are asked to stop, the controller dies, and ends are slow": (
+        2,
+        Faults(asks_to_stop=1, restarts=1, quick_ends=False),
+        1,
+    ),
     "one of 3 is killed": (3, Faults(kills=1), 1),
     "two resizes of 2": (2, Faults(resizes=(3, 1)), 1),
     "one of 3 is stopped": (3, Faults(stops=1), 1),
@@ -132,6 +143,11 @@ SLOW_CASES = {
 LARGE_CASES = {
     "two of 3 are killed": (3, Faults(kills=2), 3),
     "3 grow and shrink, and two are killed": (3, Faults(resizes=(4, 2), kills=2), 4),
+    "2 are asked to stop, the controller dies twice, and ends are slow": (
+        2,
+        Faults(kills=1, drops=1, restarts=2, asks_to_stop=1, quick_ends=False),
+        4,
+    ),
     "everything happens to 2": (2, Faults(1, 1, (3, 1, 2), 1, 1, 1, host_cuts=2), 5),
     "everything happens to 3": (3, Faults(2, 1, (4, 2), 1, 2, 2, quick_ends=False, remaps=3, host_cuts=2), 5),
     "2 grow and shrink, one is killed, and devices are seldom free": (

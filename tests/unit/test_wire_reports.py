@@ -23,6 +23,7 @@ REPORTS: list[wire.Report] = [
         rank=1, kind="DataError", sentence="so.", where="train.py:3: for step in run.steps(x):"
     ),
     wire.FinishedReport(rank=0, digest=None, steps=500),
+    wire.InterruptedReport(rank=1, steps=30),
 ]
 
 

@@ -100,5 +100,5 @@ class Agent(ABC):
         boundary, with a checkpoint), or `failed` with a sentence.
 
         Blocks:
-            Until it is delivered, at most a second.
+            Until it is delivered, at most two seconds.
         """

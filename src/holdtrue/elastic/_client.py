@@ -190,6 +190,7 @@ class ControllerAgent(Agent):
         end = End(how=how, sentence=sentence[:4096], virtual_node=virtual_node, step=step)  # type: ignore[arg-type]  # asserted
         with self._link.changed:
             self._note(self._book.say_end(end))
+        self.is_heard(_END_WAIT_S)  # a controller that is started again hears it in the first words
         self._link.flush(_END_WAIT_S)
 
     def _raise_if_over(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from holdtrue.wire import Ended, Finish, HostHello, HostMessage, Kill, Start
 
 from ._ending import fail_job
-from ._state import LEFT, Host, Worker
+from ._state import LEFT, NUMBERS_OF_A_LIFE, Host, Worker
 from ._turn import Turn
 
 
@@ -104,8 +104,9 @@ def _hear_ended(turn: Turn, name: str, ended: Ended) -> None:
         return
     if not ended.was_started:
         _note_no_start(turn, name, ended)
-    elif worker is None:
+    elif worker is None or _is_from_before(turn, worker):
         turn.set(
+            workers=tuple(known for known in turn.state.workers if known.number != ended.worker),
             gone=turn.state.gone | {ended.worker},
             next_worker=max(turn.state.next_worker, ended.worker + 1),
             ended_before=(*turn.state.ended_before, (ended.worker, LEFT if ended.has_left else ended.status)),
@@ -116,6 +117,8 @@ def _hear_ended(turn: Turn, name: str, ended: Ended) -> None:
         turn.part_with(worker, "dismissed")
     elif ended.sentence and (worker.phase == "member" or turn.state.phase == "founding"):
         fail_job(turn, f"worker {ended.worker} failed: {ended.sentence}")
+    elif ended.has_left and ended.status != 0:
+        turn.part_interrupted(worker)
     elif ended.status == 0 and ended.has_left and worker.phase == "member":
         turn.part_with(worker, "left")
         turn.note(f"worker {ended.worker} has left")
@@ -124,6 +127,13 @@ def _hear_ended(turn: Turn, name: str, ended: Ended) -> None:
         turn.note(f"worker {ended.worker} has finished")
     else:
         _note_death(turn, worker, ended)
+
+
+def _is_from_before(turn: Turn, worker: Worker) -> bool:
+    """Whether only its host has told of it, to a controller that knows no view: it may be a member, and its end in order."""
+    settings = turn.state.settings
+    is_old = worker.number < settings.life * NUMBERS_OF_A_LIFE
+    return is_old and worker.phase == "starting" and not turn.state.chain
 
 
 def _note_no_start(turn: Turn, name: str, ended: Ended) -> None:

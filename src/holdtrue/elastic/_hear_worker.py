@@ -211,9 +211,7 @@ def _hear_end(turn: Turn, worker: Worker, message: End) -> None:
     elif worker.phase == "dismissed":
         turn.part_with(worker, "dismissed")
     elif message.how == "interrupted":
-        if turn.state.stop_reason is None:
-            turn.stop(f"worker {worker.number} was interrupted, and all end with it")
-        turn.part_with(turn.state.worker(worker.number) or worker, "left")
+        turn.part_interrupted(worker)
     else:
         turn.part_with(worker, message.how)
         said = f": {message.sentence}" if message.sentence else ""

@@ -108,7 +108,7 @@ class HostLink:
             status: Exit status; the negative number of the signal for one that was killed.
             sentence: An error of its script that must fail the job; empty for a death, or an end in order.
             at: Step, round and virtual node of the pass in which it ended.
-            has_left: It ended in order, and not at the end of the script.
+            has_left: It ended in order, and not at the end of the script: `status` is 0, or that of an interrupted one.
         """
         place = None if at is None else PassPlace(step=at[0], round=at[1], virtual_node=at[2])
         self._say_end(

@@ -73,6 +73,12 @@ class Turn:
             worker, phase="gone", how_gone=how, is_connected=False, since_s=self.now, lost_s=None, kill_s=None
         )
 
+    def part_interrupted(self, worker: Worker) -> None:
+        """A worker has ended as all do when the job stops; if nobody had asked for that, it stops now."""
+        if self.state.stop_reason is None:
+            self.stop(f"worker {worker.number} was interrupted, and all end with it")
+        self.part_with(self.state.worker(worker.number) or worker, "left")
+
     def keep_places(self) -> None:
         """Whatever hosts asked for, the target is the user's from now on, and does not fall with a host."""
         self.set(

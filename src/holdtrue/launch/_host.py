@@ -328,7 +328,7 @@ class Host:
             status=end.status,
             sentence=sentence,
             at=(at.step, at.round, at.virtual_node) if at is not None and end.status < 0 else None,
-            has_left=end.status == 0 and not end.finished,
+            has_left=end.interrupted or (end.status == 0 and not end.finished),
         )
         if end.status < 0 and not end.was_stopped and not was_interrupted and self.finish is None:
             where = f" in the pass of virtual node {at.virtual_node}, step {at.step}" if at else ""

@@ -110,6 +110,8 @@ class WorkerEnd:
     """Whether it called `holdtrue.init`."""
     finished: bool = False
     """Whether it came to the end of its script."""
+    interrupted: bool = False
+    """Whether it ended in order before that, as all workers do when the job is stopped."""
     kind: str | None = None
     """Class name of the error that it reported."""
     sentence: str | None = None

@@ -15,6 +15,7 @@ from holdtrue.errors import GroupError
 from holdtrue.wire import (
     FailedReport,
     FinishedReport,
+    InterruptedReport,
     JoinedReport,
     Report,
     WorkerEnvironment,
@@ -60,6 +61,7 @@ class Worker:
         self.hold = StderrHold()
         self.has_joined = False
         self.has_finished = False
+        self.was_interrupted = False
         self.failure: FailedReport | None = None
         self.condemned = ""
         """Why its host ended it for what it did, as a sentence: that is its own failure, and no death."""
@@ -109,6 +111,8 @@ class Worker:
             self.has_joined = True
         elif isinstance(report, FinishedReport):
             self.has_finished = True
+        elif isinstance(report, InterruptedReport):
+            self.was_interrupted = True
         elif isinstance(report, FailedReport) and self.failure is None:
             self.failure = report
 
@@ -123,6 +127,7 @@ class Worker:
                     status=status,
                     joined=self.has_joined,
                     finished=self.has_finished,
+                    interrupted=self.was_interrupted,
                     kind=self.failure.kind if self.failure else None,
                     sentence=self.failure.sentence if self.failure else None,
                     where=self.failure.where if self.failure else None,

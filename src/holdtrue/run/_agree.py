@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from holdtrue.errors import DivergenceError
 from holdtrue.record import DigestRecord
 from holdtrue.units import format_ids
+from holdtrue.wire import InterruptedReport
 
 from ._calls import Announcement, Call, check_announcements
 from ._core import Core
@@ -203,6 +204,7 @@ def end_interrupted(core: Core) -> NoReturn:
     core.outlet.say(f"interrupted after {step} steps; {kept}")
     core.outlet.event("interrupted", step=step, reason="a signal asked the run to end")
     core.has_failed = True
+    core.outlet.send(InterruptedReport(rank=core.number, steps=step))
     if core.elastic is not None:
         # Else its end, with that status, looks like a death; and others would be started in its place.
         core.elastic.agent.say_end(how="interrupted")

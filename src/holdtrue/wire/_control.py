@@ -266,7 +266,7 @@ class Ended:
     """An error of its script that must fail the job; empty for a death, or an end in order. Why it was not started."""
     at: PassPlace | None
     has_left: bool = False
-    """It ended in order before the end of the script."""
+    """It ended in order before the end of the script: with status 0 by itself, with another one as all do at a stop."""
     was_started: bool = True
     """False for one that was given up before it had a process: nobody died, and `status` says nothing."""
 

@@ -106,6 +106,17 @@ class FinishedReport:
     """Steps of the whole run that are done."""
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterruptedReport:
+    """The worker ends in order at a boundary, as all the others do, before the end of its script."""
+
+    event: ClassVar[str] = "interrupted"
+    rank: int
+    steps: int
+    """Steps of the whole run that are done."""
+
+
 Report = (
     JoinedReport
     | StartedReport
@@ -115,6 +126,7 @@ Report = (
     | CheckpointReport
     | FailedReport
     | FinishedReport
+    | InterruptedReport
 )
 
 _REPORTS: dict[str, type[Report]] = {
@@ -128,6 +140,7 @@ _REPORTS: dict[str, type[Report]] = {
         CheckpointReport,
         FailedReport,
         FinishedReport,
+        InterruptedReport,
     )
 }
 
