@@ -149,6 +149,40 @@ def test_an_optimizers_own_step_in_a_step_is_refused_and_outside_of_steps_it_is_
         workers(main)
 
 
+@pytest.mark.parametrize("where", ["before the update", "after the update", "between the steps", "by metric"])
+def test_a_schedulers_own_step_in_a_step_is_refused_and_outside_of_steps_it_is_the_scripts(
+    where: str,
+) -> None:
+    def main() -> None:
+        run = ht.init(virtual_nodes=4, global_batch_size=8)
+        model = Net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=50)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        run.prepare(model, optimizer, schedule, plateau)
+        for _ in range(2):
+            for step in run.steps(examples()):
+                for batch in step:
+                    step.backward(loss_of(model, batch))
+                if where == "before the update" and step.index == 1:
+                    schedule.step()
+                step.update()
+                if where == "after the update" and step.index == 1:
+                    schedule.step()
+                if where == "by metric":
+                    plateau.step(step.loss)
+            if where == "between the steps":
+                schedule.step()
+
+    if where in ("between the steps", "by metric"):
+        workers(main, 1)
+        return
+    with refused(
+        UsageError, "LinearLR.step() was called in step 1", "twice as fast", "Leave scheduler.step() out"
+    ):
+        workers(main)
+
+
 def test_two_loops_over_the_passes_of_one_step_without_update_are_refused() -> None:
     def main() -> None:
         run, model = start()

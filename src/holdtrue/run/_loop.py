@@ -193,6 +193,7 @@ class Loop:
         core = self._core
         try:
             if step.is_updated:
+                step.check_schedules()
                 self._close(step, seconds, is_left=is_left)
                 if not is_left:
                     self._write_if_due()

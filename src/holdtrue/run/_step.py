@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils import _pytree as pytree
 
 from holdtrue.engine import Optimizer, RoundResult
@@ -45,6 +46,8 @@ class Step:
         self._result: RoundResult | None = None
         self._round: object = None
         """The engine's round that the latest loop over the passes opened."""
+        self._schedules: list[int | None] = []
+        """Where the prepared schedulers stood when the script could last step them itself."""
         self.first_result: RoundResult | None = None
         self.has_failed = False
         self.grad_norm: float | None = None
@@ -154,6 +157,7 @@ class Step:
             raise
         self._iterating = False
         self._reduced = True
+        self._schedules = self._read_schedules()
 
     def _one_pass(self, virtual_node: int, batch: Any) -> Iterator[Any]:  # Any: the user's batch
         engine, mark = self._core.engine, self._core.mark
@@ -215,6 +219,7 @@ class Step:
                 f"step.update was given a {type(strangers[0]).__name__} that was not prepared; its state would be lost on "
                 f"resume. Pass it to run.prepare with its model."
             )
+        self.check_schedules()
         if self._skipping:
             self._core.engine.skip_update()
         else:
@@ -226,6 +231,29 @@ class Step:
             self.grad_norm = self._core.unlike.unify_update(grad_norm)
         self._rounds += 1
         self._reduced = False
+        self._schedules = self._read_schedules()
+
+    def check_schedules(self) -> None:
+        """Look whether the script has stepped a prepared scheduler after the passes, as a plain loop does.
+
+        Raises:
+            UsageError: it has.
+        """
+        schedulers = self._core.state.schedulers
+        for scheduler, was, now in zip(schedulers, self._schedules, self._read_schedules(), strict=True):
+            if was != now:
+                raise UsageError(
+                    f"{type(scheduler).__name__}.step() was called in step {self._index}; step.update steps the schedulers with "
+                    f"their optimizers, and the schedule would run twice as fast. Leave scheduler.step() out, or do not give "
+                    f"the scheduler to run.prepare and register it with run.register."
+                )
+
+    def _read_schedules(self) -> list[int | None]:
+        # One that waits for a metric is the script's to step. A chain of schedulers counts none of its own.
+        return [
+            None if isinstance(each, ReduceLROnPlateau) else getattr(each, "last_epoch", None)
+            for each in self._core.state.schedulers
+        ]
 
 
 def refuse_own_steps(core: Core, optimizer: Optimizer) -> None:
