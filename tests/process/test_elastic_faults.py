@@ -61,10 +61,10 @@ def check(job: ElasticJob, base: Undisturbed, faults: str) -> None:
 
 
 PAIRS = [
-    "1:3:load;0:7:forward",
+    pytest.param("1:3:load;0:7:forward", marks=pytest.mark.slow),
     pytest.param("0:3:backward;1:7:first-bucket", marks=pytest.mark.slow),
     "1:3:last-bucket;0:7:exchanged",
-    "1:3:ledger-sent;0:7:ledger",
+    pytest.param("1:3:ledger-sent;0:7:ledger", marks=pytest.mark.slow),
     "0:3:update;1:7:after",
     "0:5:checkpoint;1:7:evaluate",
 ]

@@ -57,8 +57,8 @@ def check_same(folder: Path, whole: tuple[RunRecord, str], ended: Ended) -> None
     ("name", "at", "before", "after"),
     [
         ("everything", "pass:7", None, "0-1/2-4"),
-        ("everything", "updated:10", "4,0/1,3,2", None),
-        ("everything", "between:1", "0-1/2-4", "0/1-2/3-4"),
+        pytest.param("everything", "updated:10", "4,0/1,3,2", None, marks=pytest.mark.slow),
+        pytest.param("everything", "between:1", "0-1/2-4", "0/1-2/3-4", marks=pytest.mark.slow),
         ("streaming", "updated:7", "0/1-2", "2/0,1"),
     ],
 )
