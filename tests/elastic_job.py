@@ -88,6 +88,10 @@ class LocalAgent(ControllerAgent):
 
     job: "ElasticJob"
 
+    def is_heard(self, timeout_s: float) -> bool:
+        """Every word arrives at once here."""
+        return True
+
     @property
     def newest_planned(self) -> int:
         self.job.let_joiners_run(self.worker)
