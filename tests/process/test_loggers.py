@@ -221,6 +221,12 @@ def read_mlflow(folder: Path) -> Rows:
     return rows
 
 
+def live_runs(folder: Path) -> list[str]:
+    """Runs that MLflow shows; one that was deleted keeps its folder, with another stage."""
+    files = (folder / "mlruns").glob("*/*/meta.yaml")
+    return [file.parent.name for file in files if "lifecycle_stage: active" in file.read_text()]
+
+
 READERS = {"csv": read_csv, "tensorboard": read_board, "mlflow": read_mlflow}
 
 
@@ -284,6 +290,8 @@ def test_after_a_kill_of_the_whole_job_a_resumed_run_has_every_scalar_once(
     assert done.status == 0, done.text
     assert f"at step {every}." in done.text
     assert of_no_clock(read(killed)) == of_no_clock(read(whole))
+    if logger == "mlflow":
+        assert len(live_runs(killed)) == 1, "no empty second run beside the one that goes on"
 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "mlflow"])

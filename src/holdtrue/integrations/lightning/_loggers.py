@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def share_places(
                 own = logger.version
                 place = share(own)
                 setattr(logger, name, place)
+                if is_main and place != own and isinstance(logger, MLFlowLogger):
+                    _drop_empty_run(logger.experiment, own)
                 if is_main and (place != own or step is not None):
                     _write_on(logger, step)
 
@@ -104,6 +107,13 @@ def _drop_stray(opened: Path, place: Path) -> None:
             file.unlink()
         with contextlib.suppress(OSError):  # it has other files
             opened.rmdir()
+
+
+def _drop_empty_run(client: Any, run_id: str) -> None:  # Any: an MlflowClient
+    """Likewise for MLflow, where Lightning makes a run as it logs the hyperparameters; one that the script began stays."""
+    active = import_module("mlflow").active_run()  # no dependency, and the logger has imported it
+    if (active is None or active.info.run_id != run_id) and not client.get_run(run_id).data.metrics:
+        client.delete_run(run_id)
 
 
 class ContinuingWriter(ExperimentWriter):
