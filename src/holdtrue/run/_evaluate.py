@@ -18,7 +18,7 @@ from holdtrue.plan import stream_key
 
 from ._elastic import gather_anew
 from ._messages import join_messages, part_messages
-from ._outputs import PASSES_IN_SHARD, Identity, Outputs, ShardFolder
+from ._outputs import PASSES_IN_SHARD, Identity, Outputs, ShardFolder, name_writer
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -106,6 +106,7 @@ def stream_chunks(
         "call": number,
         "weights": weights,
     }
+    writer = name_writer(core.number, core.generation)
     span = size * PASSES_IN_SHARD
     starts = list(range(0, examples, span))
 
@@ -119,7 +120,7 @@ def stream_chunks(
         gather_anew(gather, core.take_up_mapping)
 
     def write_shards() -> None:
-        folder, held = ShardFolder(out, identity), set(core.engine.held)
+        folder, held = ShardFolder(out, identity, writer=writer), set(core.engine.held)
         due = {
             i
             for i, start in enumerate(starts)
@@ -134,11 +135,11 @@ def stream_chunks(
 
     def begin() -> None:
         if core.is_main:
-            ShardFolder(out, identity).begin()
+            ShardFolder(out, identity, writer=writer).begin()
 
     def end() -> None:
         if core.is_main:
-            ShardFolder(out, identity).end(starts)
+            ShardFolder(out, identity, writer=writer).end(starts)
 
     for act in (begin, write_shards, end):
         meet(act)
