@@ -20,7 +20,7 @@ UNEVEN = "0-2/4/3,5-6"
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_outputs, "PASSES_IN_SHARD", 2)
-    monkeypatch.setattr("holdtrue.run._evaluate.PASSES_IN_SHARD", 2)
+    monkeypatch.setattr("holdtrue.run._rounds.PASSES_IN_SHARD", 2)
 
 
 class Killed(BaseException):

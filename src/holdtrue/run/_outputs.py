@@ -40,7 +40,7 @@ class ShardFolder:
         writer: Who writes, in the names of files that are not whole yet: no two writers may share one.
 
     Raises:
-        UsageError: the folder holds something else.
+        UsageError: the path is a file.
     """
 
     def __init__(self, path: str | Path, identity: Identity, *, writer: str) -> None:
@@ -50,22 +50,26 @@ class ShardFolder:
                 f"{self.path} is a file; outputs are a folder of files, so that they can grow. Name a folder."
             )
         self.path.mkdir(parents=True, exist_ok=True)
+
+    def begin(self) -> None:
+        """Say in the manifest what is asked for, if it does not yet; by one worker, before the others write.
+
+        Raises:
+            UsageError: the folder holds something else.
+        """
         found = read_manifest(self.path)
         # A kill before the manifest had its name leaves a file aside.
         if found is None and any(not is_aside(held) for held in self.path.iterdir()):
             raise UsageError(
                 f"{self.path} holds files and no manifest of a prediction; outputs have a folder of their own. Name another."
             )
-        if found is not None and found["identity"] != identity:
-            names = [n for n in identity if found["identity"].get(n) != identity[n]]
+        if found is not None and found["identity"] != self.identity:
+            names = [n for n in self.identity if found["identity"].get(n) != self.identity[n]]
             raise UsageError(
                 f"{self.path} holds outputs of another prediction, with other {', '.join(names)}; what is there can only be "
                 f"completed by the same model, data and sizes. Name another folder, or remove that one."
             )
-
-    def begin(self) -> None:
-        """Say in the manifest what is asked for; by one worker, before the others write."""
-        if read_manifest(self.path) is None:
+        if found is None:
             self._write_manifest({"is_complete": False})
 
     def name_of(self, start: int) -> Path:
@@ -83,7 +87,7 @@ class ShardFolder:
 
     def write(self, start: int, stop: int, passes: list[Any], pad_value: float | None) -> None:
         """Write the outputs of a shard's passes: aside, then renamed, so that a kill leaves all or nothing."""
-        from ._evaluate import join_passes
+        from ._predict import join_passes
 
         spec = pytree.tree_structure(passes[0])
         columns = [pytree.tree_leaves(p) for p in passes]
@@ -183,6 +187,12 @@ def read_manifest(path: Path) -> dict[str, Any] | None:  # Any: JSON values
     return values
 
 
+def outputs_if_whole(path: str) -> "Outputs | None":
+    """The complete prediction in a folder; None if there is none."""
+    manifest = read_manifest(Path(path))
+    return Outputs(path) if manifest is not None and manifest["is_complete"] else None
+
+
 class Outputs:
     """Outputs of `run.predict(out=...)`, read from disk in the order of the data set.
 
@@ -218,7 +228,7 @@ class Outputs:
         Args:
             pad_value: See `Run.predict`; needed here too where outputs are of unlike lengths.
         """
-        from ._evaluate import join_passes
+        from ._predict import join_passes
 
         shards = [pytree.tree_leaves(shard) for shard in self]
         columns = [join_passes([s[k] for s in shards], pad_value) for k in range(self._spec.num_leaves)]
