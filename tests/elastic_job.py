@@ -39,6 +39,8 @@ from holdtrue.testing import restore_globals, save_globals
 from holdtrue.wire import FROM_WORKER, Ended, HostHello, Start, decode_control, encode_control
 
 HOST = "here"
+ROUND = 1000
+"""Added to the number of a round of a prediction, where a fault names a step."""
 
 
 class Killed(BaseException):
@@ -306,6 +308,8 @@ class FaultyGroup(Group):
     @property
     def _step(self) -> int:
         words = self.position.split()
+        if words[0:1] == ["round"]:
+            return ROUND + int(words[1])
         return int(words[1]) if len(words) == 2 and words[0] == "step" else -1
 
     def _at(self, phase: str) -> None:
@@ -323,6 +327,8 @@ class FaultyGroup(Group):
                     fault.nth -= 1
                     continue
                 fault.has_fired = True
+                if isinstance(self._inner, AloneGroup):
+                    raise Killed  # nobody could see it
                 others = {w for w in self._job.notes if w not in (self._worker, fault.seen_by)}
                 self._inner.hidden_from = frozenset(others)  # type: ignore[attr-defined]
                 self._inner._leave({"gather_calls": "calls"}.get(name, "bytes"), payload)  # type: ignore[attr-defined]

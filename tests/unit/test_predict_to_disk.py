@@ -1,5 +1,6 @@
 """Outputs larger than memory: written as they come, in order, and completed after a kill at any pass."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ UNEVEN = "0-2/4/3,5-6"
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_outputs, "PASSES_IN_SHARD", 2)
-    monkeypatch.setattr("holdtrue.run._evaluate.PASSES_IN_SHARD", 2)
+    monkeypatch.setattr("holdtrue.run._rounds.PASSES_IN_SHARD", 2)
 
 
 class Killed(BaseException):
@@ -128,3 +129,35 @@ def test_memory_holds_one_shard_and_not_the_outputs(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(_outputs.ShardFolder, "write", write)
     run_in_process(lambda: predict(tmp_path, []))
     assert most == 2
+
+
+def test_files_written_twice_have_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run_in_process(
+            functools.partial(predict, tmp_path / name, []), mapping="0-6" if name == "a" else UNEVEN
+        )
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert names == sorted(p.name for p in (tmp_path / "b").iterdir())
+    assert len(names) == 9
+    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
+
+
+def test_safetensors_by_itself_writes_its_notes_in_any_order() -> None:
+    """The control: without it the test above would show nothing."""
+    columns, notes = {"0000": torch.ones(2)}, {name: name for name in "abcdefgh"}
+    assert len({safetensors.torch.save(columns, notes) for _ in range(20)}) > 1
+    assert len({b"".join(_outputs.shard_bytes(columns, notes)) for _ in range(20)}) == 1
+    again = safetensors.torch.load(b"".join(_outputs.shard_bytes(columns, notes)))
+    assert torch.equal(again["0000"], columns["0000"])
+
+
+def test_a_kill_before_the_manifest_has_its_name_leaves_a_folder_that_is_taken(tmp_path: Path) -> None:
+    (tmp_path / ".manifest.json.0-1-77-2f.aside").write_text('{"form')
+    run_in_process(lambda: predict(tmp_path, []))
+    assert ht.Outputs(tmp_path).examples == 43
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_no_two_writers_share_a_file_aside() -> None:
+    names = {_outputs.name_writer(worker, 1) for worker in range(2) for _ in range(50)}
+    assert len(names) == 100, "two hosts may give the same number and process id"

@@ -10,7 +10,7 @@ from ._fresh import Batch, batch_to_device, freshen, is_fresh, map_tensors
 from ._loader import Loader
 from ._order import IndexArray, epoch_order
 from ._samplers import sampler_order
-from ._schedule import Chunk, Fetch, Schedule, chunks
+from ._schedule import Chunk, Fetch, Schedule, chunk_at, chunks
 from ._shards import IterableShards, ShardRead
 from ._source import IterableSource, LoaderWorkers, MapSource, Source, open_source
 from ._streams import (
@@ -39,6 +39,7 @@ __all__ = [
     "Source",
     "StreamStart",
     "batch_to_device",
+    "chunk_at",
     "chunks",
     "epoch_order",
     "freshen",

@@ -168,7 +168,19 @@ def chunks(examples: int, chunk_size: int, virtual_nodes: int) -> tuple[Chunk, .
             f"{examples} examples in chunks of {chunk_size} over {virtual_nodes} virtual nodes; a chunk and "
             "the virtual nodes number at least 1, the examples at least 0. Pass batch_size=1 or more."
         )
-    return tuple(
-        Chunk(index=i, virtual_node=i % virtual_nodes, start=start, stop=min(start + chunk_size, examples))
-        for i, start in enumerate(range(0, examples, chunk_size))
+    return tuple(chunk_at(i, examples, chunk_size, virtual_nodes) for i in range(-(-examples // chunk_size)))
+
+
+def chunk_at(index: int, examples: int, chunk_size: int, virtual_nodes: int) -> Chunk:
+    """One of `chunks`, by its number; the arguments are as there.
+
+    >>> chunk_at(2, 5, 2, 2) == chunks(5, 2, 2)[2]
+    True
+    """
+    start = index * chunk_size
+    return Chunk(
+        index=index,
+        virtual_node=index % virtual_nodes,
+        start=start,
+        stop=min(start + chunk_size, examples),
     )

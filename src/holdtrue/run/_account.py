@@ -83,6 +83,32 @@ class Account:
             facts |= {"pass_s": text} if len(text) <= MOST_MAPPING else {}
         group.agent.say_progress(facts)
 
+    def tell_prediction(self, *, done: int, total: int) -> None:
+        """Tell the membership how far a prediction to disk is, a few times a second.
+
+        Args:
+            done: Examples whose outputs are on disk.
+            total: Examples of the data set.
+
+        Called by:
+            Every worker, between rounds; the main one of an elastic job tells.
+        """
+        group, now_s = self._core.elastic, time.monotonic()
+        if group is None or not self._core.is_main:
+            return
+        self._record_controller(group.agent.controller_life, self._core.step_in_progress())
+        if now_s - self._told_s < PROGRESS_EVERY_S and done < total:
+            return
+        self._told_s = now_s
+        group.agent.say_progress(
+            {
+                "step": self._core.step_in_progress(),
+                "predicted": done,
+                "examples": total,
+                "generation": group.generation,
+            }
+        )
+
     def _record_controller(self, life: int, step: int) -> None:
         """Note that the job's controller died and another one took its place; training did not wait for it."""
         known, self._controller_life = self._controller_life, life

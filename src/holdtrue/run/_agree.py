@@ -66,8 +66,13 @@ def _is_one_by_kind(everyone: list[dict[str, Any]]) -> bool:  # Any: JSON values
     return len(found) == len({a["device_kind"] for a in everyone})
 
 
-def agree_on_entry(core: Core) -> None:
+def agree_on_entry(core: Core, *, place: str, call: int | None = None) -> None:
     """At the boundary where a planned view was entered: those who stayed and those who came have one state.
+
+    Args:
+        core: The run.
+        place: Where the boundary is, for messages: `before step 3`.
+        call: Number of the call in whose middle it is; None in a loop over steps.
 
     Raises:
         DivergenceError: a joiner's state is not that of the others.
@@ -76,22 +81,19 @@ def agree_on_entry(core: Core) -> None:
         Until joiners have caught up with the script, at most the group's time-out.
     """
     position = core.calls.position
-    core.place(f"the boundary before step {position.step}")
+    core.place(f"the boundary {place}")
     if core.group.world_size == 1:
         return
     digest, entries = core.state.digest(position.digested)
-    everyone = _announce(
-        core, position.step, "boundary", digest, f"all workers to meet before step {position.step}"
-    )
+    number, kind = (position.step, "boundary") if call is None else (call, "boundary in a call")
+    everyone = _announce(core, number, kind, digest, f"all workers to meet {place}")
     if len({announcement["digest"] for announcement in everyone}) > 1:
         payload = json.dumps(entries).encode()
         maps = gather_anew(
             lambda: core.group.gather_calls(payload, what="the digests of the joiners' state"),
             core.take_up_mapping,
         )
-        raise DivergenceError(
-            say_first_difference([json.loads(m) for m in maps], f"after joining before step {position.step}")
-        )
+        raise DivergenceError(say_first_difference([json.loads(m) for m in maps], f"after joining {place}"))
 
 
 def _announce(core: Core, number: int, kind: str, digest: str, what: str) -> list[dict[str, Any]]:
@@ -197,11 +199,16 @@ def say_kept(step: int, run_dir: str | None, kept_step: int | None) -> str:
     )
 
 
-def end_interrupted(core: Core) -> NoReturn:
-    """End the process after a signal, with the way to go on."""
+def end_interrupted(core: Core, where: str | None = None) -> NoReturn:
+    """End the process after a signal, with the way to go on.
+
+    Args:
+        core: The run.
+        where: Where it ends and what is kept, as a sentence; None for the steps and their checkpoint.
+    """
     step = core.calls.position.step
     kept = say_kept(step, core.settings.run_dir, core.kept_step)
-    core.outlet.say(f"interrupted after {step} steps; {kept}")
+    core.outlet.say(where or f"interrupted after {step} steps; {kept}")
     core.outlet.event("interrupted", step=step, reason="a signal asked the run to end")
     core.has_failed = True
     core.outlet.send(InterruptedReport(rank=core.number, steps=step))

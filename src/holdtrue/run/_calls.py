@@ -23,7 +23,7 @@ class Position:
     epoch: int = 0
     """Epochs of the run begun before the present `run.steps` call."""
     call: int = 0
-    """Place in the script of the present or latest `run.steps` call."""
+    """Place in the script of the present or latest call that has boundaries: `run.steps`, or `run.predict` with `out`."""
     call_step: int = 0
     """Steps done in that call."""
     next_call: int = 0
@@ -85,13 +85,18 @@ class CallBook:
             self.kinds[place] = kind
             return Call(kind=kind, number=number, place=place)
         is_past = place < self.live_at.call
-        expected = self.kinds.get(place, kind) if is_past else "steps"
+        expected = self.kinds.get(place, kind if is_past else "steps")
         if kind != expected:
             raise CheckpointError(
                 f"call {place} of the script is {kind} and in the run that wrote the checkpoint it was {expected}; a run goes "
                 f"on with the script that began it. Put the script back, or start a new run in another --run-dir."
             )
         return Call(kind=kind, number=number, place=place, is_past=is_past)
+
+    @property
+    def present_number(self) -> int:
+        """Number of the call outside loops that began last."""
+        return self.position.next_call - 1 + self.position.inner_calls
 
     def keep(self, call: Call, result: Any) -> None:  # Any: JSON values
         """Remember what a call gave, for a run that catches up."""

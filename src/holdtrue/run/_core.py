@@ -92,6 +92,8 @@ class Core:
         """Whether a first view was entered."""
         self.has_started = False
         self.is_looping = False
+        self.is_predicting = False
+        """Whether a prediction to disk is under way outside a loop: the ends of its rounds are boundaries too."""
         self.is_closed = False
         self.left_error: HoldtrueError | None = None
         """What is wrong with how a loop was left by break; see `settle`."""
@@ -350,9 +352,21 @@ class Core:
         v = self._engine.open.virtual_node
         return f"in the pass of virtual node {v}, step {self._engine.round.step}: {self.feed.describe(v)}"
 
+    @property
+    def has_boundaries(self) -> bool:
+        """Whether what the run does now comes to a boundary, where it can end in order."""
+        return self.is_looping or self.is_predicting
+
+    @property
+    def next_boundary(self) -> str:
+        """The boundary that comes next, in words."""
+        if self.is_predicting:
+            return "the end of the present round of its prediction"
+        return "the next step boundary"
+
     def interrupt(self) -> bool:
-        """Ask the loop to end at the next boundary with a checkpoint; False if there is none, or it was asked."""
-        if not self.is_looping or self.wishes.is_interrupted:
+        """Ask the run to end at the next boundary, keeping what is done; False if there is none, or it was asked."""
+        if not self.has_boundaries or self.wishes.is_interrupted:
             return False
         self.wishes.is_interrupted = True
         return True
@@ -363,13 +377,13 @@ class Core:
         return self.membership.world_size > 1 or self.elastic is not None
 
     def offer_to_leave(self, why: str = "it was sent SIGTERM") -> bool:
-        """Say that this worker wants to leave, after SIGTERM say; False if it is no elastic worker in its loop.
+        """Say that this worker wants to leave, after SIGTERM say; False if it is no elastic worker before a boundary.
 
         A second SIGTERM says nothing new: a batch system sends one to every process of a step, and the worker's host
         then sends its own. It is no wish to end the others.
         """
         group = self.elastic
-        if group is None or self.is_closed or not self.is_looping:
+        if group is None or self.is_closed or not self.has_boundaries:
             return False
         if self.is_leaving:
             return True

@@ -99,21 +99,22 @@ def watch_run(run: Core) -> None:
 
 
 def _end_without_launcher() -> None:
-    """End at the next step boundary, with a checkpoint, or after a bounded time anyway; in the life thread."""
+    """End at the next boundary, keeping what is done, or after a bounded time anyway; in the life thread."""
     if _worker is not None:
         redirect_output(_worker.log_file, _worker.output_fds)
     run = _present
-    if run is None or run.is_closed or not run.is_looping:
+    if run is None or run.is_closed or not run.has_boundaries:
         _say_end_without_launcher("this worker ends.")
         os._exit(EXIT_FAILED)
     if _worker is not None and _worker.is_guest and run.leaves_without_host(_HEAR_WAIT_S):
-        os.write(
-            2, b"holdtrue: the host of this worker is gone; it leaves the job at the next step boundary.\n"
-        )
+        words = f"holdtrue: the host of this worker is gone; it leaves the job at {run.next_boundary}.\n"
+        os.write(2, words.encode())
         threading.Event().wait(ORPHAN_WAIT_S)
         os._exit(EXIT_FAILED)
     _say_end_without_launcher(
-        f"this worker ends at the next step boundary with a checkpoint, or in {ORPHAN_WAIT_S:.0f} s without."
+        f"this worker ends at {run.next_boundary} with a checkpoint, or in {ORPHAN_WAIT_S:.0f} s without."
+        if run.is_looping
+        else f"this worker ends at {run.next_boundary}, or in {ORPHAN_WAIT_S:.0f} s."
     )
     run.interrupt()
     threading.Event().wait(ORPHAN_WAIT_S)  # the main thread ends the process before
@@ -129,9 +130,9 @@ def _interrupt(signum: int, _: FrameType | None) -> None:
         _interrupt_child(signum)
         return
     if signum == signal.SIGTERM and _present is not None and _present.offer_to_leave():
-        return  # the others are told at the next step boundary
+        return  # the others are told at the next boundary
     if _present is not None and _present.interrupt():
-        return  # the loop ends at the next step boundary, with a checkpoint
+        return  # it ends at the next boundary, and keeps what is done
     if _present is not None:
         _present.has_failed = True
     signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)

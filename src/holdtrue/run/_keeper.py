@@ -108,6 +108,21 @@ class Keeper:
                 f"an object's load_state_dict does not put back all of its state_dict. Look at what the script registers."
             )
 
+    def restore_in_call(self) -> None:
+        """As `restore`, where the others are in the middle of a call that is no loop over steps.
+
+        Raises:
+            CheckpointError: as there.
+        """
+        found = self._found
+        assert found is not None, "the others have given their state"
+        self.restore()
+        if found.state["loop"]["has_started"]:  # their first loop over steps is over
+            self._core.has_started = True
+            self._core.engine.numerics.begin_training()
+        # What belongs to a loop is that of one that is over.
+        self.is_over, self._shards, self.iterable_start = False, {}, (0, 0)
+
     def restore_shards(self, feed: Feed) -> None:
         """Continue the shards of an iterable source, once, in the epoch of the checkpoint."""
         if isinstance(feed, IterableFeed) and self._shards:
@@ -116,9 +131,8 @@ class Keeper:
 
     def write_state(self) -> StateText:
         """The whole state at this boundary, for a worker that joins: what a checkpoint holds."""
-        return write_state_text(
-            {"weights": self._core.state.weights(), "state": self._whole(self._core.feed)}
-        )
+        feed = self._core.feed if self._core.is_looping else None  # after its loop it is closed
+        return write_state_text({"weights": self._core.state.weights(), "state": self._whole(feed)})
 
     def accept_state(self, found: StateText) -> None:
         """Take what another worker's `write_state` gave; the calls of the script now catch up with it."""
@@ -145,6 +159,7 @@ class Keeper:
                 "is_over": feed is None,
                 "is_stopping": core.wishes.is_stopping,
                 "stop_reason": core.wishes.stop_reason,
+                "has_started": core.has_started,
             },
         }
 

@@ -18,6 +18,7 @@ from holdtrue.record import DigestRecord
 from holdtrue.units import format_ids
 
 from ._agree import agree_on_call, agree_on_entry, check_replicas, end_interrupted, say_start
+from ._boundary import enter_agreed
 from ._calls import Call
 from ._core import Core
 from ._elastic import Regrouped
@@ -74,7 +75,7 @@ class Loop:
         specialise_compiled_shapes(core.plan.numerics)
         if core.is_entering:
             core.is_entering = False
-            agree_on_entry(core)
+            agree_on_entry(core, place=self._place)
         else:
             agree_on_call(core, self._call)
         self._feed.change_nodes(core.engine.held)
@@ -117,19 +118,14 @@ class Loop:
     def _cross_boundary(self) -> None:
         """Between two steps: enter the planned view that all workers know, or even out what a loss left uneven."""
         core, group = self._core, self._core.elastic
-        if group is None:
-            return
-        core.take_up_mapping()
         agreed, core.agreed = core.agreed, None
-        if agreed is None or agreed[1] <= agreed[0]:
+        if not enter_agreed(core, agreed, place=self._place) and group is not None:
             group.make_even(core.calls.position.step)
             core.take_up_mapping()
-            return
-        # A loss may have led to a newer view meanwhile; the others still meet here.
-        if agreed[1] > group.generation and not group.enter_planned(agreed[1]):
-            core.leave()
-        core.take_up_mapping()
-        agree_on_entry(core)
+
+    @property
+    def _place(self) -> str:
+        return f"before step {self._core.calls.position.step}"
 
     @property
     def place_in_call(self) -> tuple[int, int]:

@@ -2,18 +2,21 @@
 
     OUT/manifest.json                       what was asked for; is_complete at the end
     OUT/part-000000000000.safetensors       rows from that example on: 32 passes, whole or absent
+    OUT/.NAME.WRITER.aside                  what is being written, or was when its writer was killed
 
-A shard belongs to one virtual node. Whoever is asked for the same again computes what is not there.
+Whoever is asked for the same again computes what is not there. A file has the same bytes whoever writes it.
 """
 
 import json
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch.utils import _pytree as pytree
 
 from holdtrue.errors import UsageError
@@ -34,33 +37,39 @@ class ShardFolder:
     Args:
         path: The folder; made if it is not there.
         identity: What is asked for.
+        writer: Who writes, in the names of files that are not whole yet: no two writers may share one.
 
     Raises:
-        UsageError: the folder holds something else.
+        UsageError: the path is a file.
     """
 
-    def __init__(self, path: str | Path, identity: Identity) -> None:
-        self.path, self.identity = Path(path), identity
+    def __init__(self, path: str | Path, identity: Identity, *, writer: str) -> None:
+        self.path, self.identity, self._writer = Path(path), identity, writer
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(
                 f"{self.path} is a file; outputs are a folder of files, so that they can grow. Name a folder."
             )
         self.path.mkdir(parents=True, exist_ok=True)
+
+    def begin(self) -> None:
+        """Say in the manifest what is asked for, if it does not yet; by one worker, before the others write.
+
+        Raises:
+            UsageError: the folder holds something else.
+        """
         found = read_manifest(self.path)
-        if found is None and any(self.path.iterdir()):
+        # A kill before the manifest had its name leaves a file aside.
+        if found is None and any(not is_aside(held) for held in self.path.iterdir()):
             raise UsageError(
                 f"{self.path} holds files and no manifest of a prediction; outputs have a folder of their own. Name another."
             )
-        if found is not None and found["identity"] != identity:
-            names = [n for n in identity if found["identity"].get(n) != identity[n]]
+        if found is not None and found["identity"] != self.identity:
+            names = [n for n in self.identity if found["identity"].get(n) != self.identity[n]]
             raise UsageError(
                 f"{self.path} holds outputs of another prediction, with other {', '.join(names)}; what is there can only be "
                 f"completed by the same model, data and sizes. Name another folder, or remove that one."
             )
-
-    def begin(self) -> None:
-        """Say in the manifest what is asked for; by one worker, before the others write."""
-        if read_manifest(self.path) is None:
+        if found is None:
             self._write_manifest({"is_complete": False})
 
     def name_of(self, start: int) -> Path:
@@ -78,7 +87,7 @@ class ShardFolder:
 
     def write(self, start: int, stop: int, passes: list[Any], pad_value: float | None) -> None:
         """Write the outputs of a shard's passes: aside, then renamed, so that a kill leaves all or nothing."""
-        from ._evaluate import join_passes
+        from ._predict import join_passes
 
         spec = pytree.tree_structure(passes[0])
         columns = [pytree.tree_leaves(p) for p in passes]
@@ -93,12 +102,7 @@ class ShardFolder:
             "identity": self._identity_text(),
             "tree": pytree.treespec_dumps(spec),
         }
-        aside = self.path / f".{self.name_of(start).name}.{os.getpid()}.aside"
-        aside.write_bytes(safetensors.torch.save(joined, notes))
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        aside.rename(self.name_of(start))
-        sync_folder(self.path)
+        self._write(self.name_of(start).name, shard_bytes(joined, notes))
 
     def end(self, starts: list[int]) -> None:
         """Complete the manifest; by one worker, when all have written.
@@ -112,7 +116,7 @@ class ShardFolder:
                 f"{self.name_of(missing[0])} is not there though a worker wrote it; all workers write into one folder. "
                 f"Name a folder that they share."
             )
-        for left in self.path.glob(".part-*.aside"):
+        for left in filter(is_aside, self.path.iterdir()):
             left.unlink(missing_ok=True)  # of writers that were killed
         with safetensors.safe_open(self.name_of(starts[0]), "pt") as file:
             tree = (file.metadata() or {})["tree"]
@@ -122,10 +126,46 @@ class ShardFolder:
         return json.dumps(self.identity, sort_keys=True)
 
     def _write_manifest(self, values: dict[str, Any]) -> None:  # Any: JSON values
-        aside = self.path / ".manifest.json.aside"
-        aside.write_text(json.dumps({"format": FORMAT, "identity": self.identity} | values, indent=2) + "\n")
-        aside.rename(self.path / "manifest.json")
+        text = json.dumps({"format": FORMAT, "identity": self.identity} | values, indent=2) + "\n"
+        self._write("manifest.json", (text.encode(),))
+
+    def _write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
+        """Write a file aside, whole and on the disk, then give it its name."""
+        aside = self.path / f".{name}.{self._writer}.aside"
+        with open(aside, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(self.path / name)
         sync_folder(self.path)
+
+
+def name_writer(worker: int, generation: int) -> str:
+    """A name for files aside that no other process has: hosts that share a folder may share process ids."""
+    return f"{worker}-{generation}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def is_aside(path: Path) -> bool:
+    """Whether a file of the folder is one that was not whole when its writer last touched it.
+
+    >>> is_aside(Path("out/.manifest.json.0-1-77-2f.aside")), is_aside(Path("out/part-000000000000.safetensors"))
+    (True, False)
+    """
+    return path.name.startswith((".part-", ".manifest.json.")) and path.name.endswith(".aside")
+
+
+def shard_bytes(columns: dict[str, torch.Tensor], notes: dict[str, str]) -> tuple[bytes, bytes, memoryview]:
+    """A safetensors file in three parts, the same bytes for the same content.
+
+    safetensors itself writes its notes in an order that it draws anew for each file.
+    """
+    raw = safetensors.torch.save(columns, notes)
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format's own alignment of what follows
+    return len(text).to_bytes(8, "little"), text, memoryview(raw)[8 + size :]
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:  # Any: JSON values
@@ -145,6 +185,12 @@ def read_manifest(path: Path) -> dict[str, Any] | None:  # Any: JSON values
             f"{path}/manifest.json is not of format {FORMAT}, which this version of holdtrue reads. Name another folder."
         )
     return values
+
+
+def outputs_if_whole(path: str) -> "Outputs | None":
+    """The complete prediction in a folder; None if there is none."""
+    manifest = read_manifest(Path(path))
+    return Outputs(path) if manifest is not None and manifest["is_complete"] else None
 
 
 class Outputs:
@@ -182,7 +228,7 @@ class Outputs:
         Args:
             pad_value: See `Run.predict`; needed here too where outputs are of unlike lengths.
         """
-        from ._evaluate import join_passes
+        from ._predict import join_passes
 
         shards = [pytree.tree_leaves(shard) for shard in self]
         columns = [join_passes([s[k] for s in shards], pad_value) for k in range(self._spec.num_leaves)]

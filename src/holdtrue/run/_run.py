@@ -13,15 +13,18 @@ from holdtrue.errors import UsageError
 from holdtrue.mapping import Mapping
 from holdtrue.plan import NumericsLevel, Plan
 
-from ._agree import agree_on_call
+from ._agree import agree_on_call, agree_on_entry
+from ._calls import Call
 from ._core import Core
 from ._edge import install_edge, join_launcher, watch_run
 from ._elastic import gather_anew
-from ._evaluate import evaluate_chunks, predict_chunks, stream_chunks
+from ._evaluate import evaluate_chunks
 from ._join import Membership, find_membership, is_placed
 from ._keeper import Keeper
 from ._loop import Loop
-from ._outputs import Outputs
+from ._outputs import Outputs, outputs_if_whole
+from ._predict import predict_chunks
+from ._rounds import Prediction
 from ._saving import place_file, save_models
 from ._settings import Settings, resolve_settings
 from ._sources import make_feed, open_for
@@ -323,15 +326,18 @@ class Run:
             pad_value: Where passes give outputs of unlike lengths in a later axis, fill up to the longest
                 with this; without it that is an error.
             out: A folder to write outputs into while they come, so that they need not fit in memory. A call
-                that was cut off goes on there: the same call again computes what is missing.
+                that was cut off goes on there: the same call again computes what is missing. Outside a loop
+                workers may also join and leave meanwhile, between two rounds of about two seconds.
 
         Returns:
             The outputs of all passes joined along their first axis, on the CPU, on every worker; with
             `out`, an `Outputs` that reads them from disk in the order of the data set.
-            While a resumed run catches up, calls that were finished before give None.
+            While a resumed run catches up, calls that were finished before give None, or the `Outputs` that
+            are in `out`.
 
         Blocks:
-            Until every worker has predicted its share, at most the group's time-out.
+            Until every worker has predicted its share, at most the group's time-out; with `out`, its share of
+            each round.
 
         Raises:
             UsageError: the function returns something else; `out` holds another prediction.
@@ -340,14 +346,41 @@ class Run:
         self._core.settle()
         self._core.enter()
         call = self._core.calls.begin("predict", is_in_loop=self._core.is_looping)
+        if out is not None:
+            return self._predict_to_disk(call, fn, source, batch_size, collate_fn, pad_value, out)  # type: ignore[return-value]  # said in the docstring
         if call.is_past or self._core.calls.is_catching_up:
             return None  # type: ignore[return-value]  # said in the docstring
         opened = open_for(self._core, source, collate_fn)  # read unshuffled; a sampler stays in force
         agree_on_call(self._core, call)
-        if out is not None:
-            return stream_chunks(self._core, fn, opened, batch_size, call.number, pad_value, out)
         outputs: T = predict_chunks(self._core, fn, opened, batch_size, call.number, pad_value)
         return outputs
+
+    def _predict_to_disk(
+        self,
+        call: Call,
+        fn: Callable[..., Any],
+        source: Any,  # Any: see steps
+        batch_size: int | None,
+        collate_fn: Callable[[list[Any]], Any] | None,
+        pad_value: float | None,
+        out: str,
+    ) -> Outputs | None:
+        core = self._core
+        if call.is_past:
+            return outputs_if_whole(out)
+        opened = open_for(core, source, collate_fn)
+        is_entering, core.is_entering = core.is_entering, False
+        number = call.number
+        if is_entering:  # the others are in the middle of it
+            self._keeper.restore_in_call()
+            number = core.calls.present_number
+            agree_on_entry(core, place=f"in predict (call {number})", call=number)
+        else:
+            if call.place is not None:
+                core.calls.position.call = call.place
+            agree_on_call(core, call)
+        prediction = Prediction(core, fn, opened, batch_size, number=number, pad_value=pad_value, out=out)
+        return prediction.run(is_entering=is_entering)
 
     def share(self, value: Any) -> Any:  # Any: JSON values
         """The main worker's `value`, on every worker: what one of them alone knows, such as a name it chose.

@@ -1,0 +1,119 @@
+"""Passes without gradients, of fixed size: what evaluation and prediction have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from holdtrue.data import Chunk, IterableSource, Loader, MapSource, chunk_at, chunks
+from holdtrue.engine import specialise_compiled_shapes
+from holdtrue.errors import DataError, UsageError
+from holdtrue.plan import stream_key
+
+if TYPE_CHECKING:
+    from ._core import Core
+
+
+def size_of(core: Core, batch_size: int | None) -> int:
+    """Examples in a pass: as asked for, else the plan's virtual-node batch size."""
+    return batch_size or -(-core.plan.global_batch_size // core.plan.virtual_nodes)
+
+
+def open_in_order(source: Any) -> MapSource:  # Any: an opened source
+    """A source as evaluation and prediction read it.
+
+    Raises:
+        DataError: it has no indices.
+    """
+    if isinstance(source, IterableSource):
+        raise DataError(
+            "evaluate and predict were given an iterable source; they count every example once, by its index. "
+            "Pass a map-style dataset."
+        )
+    found: MapSource = source.unshuffled()
+    return found
+
+
+def passes_of_nodes(
+    core: Core, source: Any, batch_size: int | None, number: int, done: Container[int]
+) -> Iterator[tuple[Chunk, Any]]:
+    """Passes of this worker's virtual nodes that are not done, with their batches."""
+    source = open_in_order(source)
+    order = source.order(seed=core.plan.seed, epoch=0)
+    size, held = size_of(core, batch_size), set(core.engine.held)
+    mine = [
+        c
+        for c in chunks(len(order), size, core.plan.virtual_nodes)
+        if c.virtual_node in held and c.index not in done
+    ]
+    loader = Loader(source, seed=core.plan.seed, device=core.device, keep_streams=False)
+    yield from run_passes(core, loader, order, size, (c.index for c in mine), number)
+    loader.close()
+
+
+def run_passes(
+    core: Core, loader: Loader, order: Any, size: int, indices: Iterable[int], number: int
+) -> Generator[tuple[Chunk, Any], None, None]:
+    """Passes by their numbers, with their batches: in eval mode, each with random streams of its own.
+
+    Args:
+        core: The run.
+        loader: Reads the source.
+        order: Positions to indices of the data set.
+        size: Examples in a pass.
+        indices: Numbers of passes, read lazily.
+        number: The call's: bits of random numbers depend on it and on the pass, and on nothing else.
+    """
+    plan, engine = core.plan, core.engine
+
+    def chunk(index: int) -> Chunk:
+        return chunk_at(index, len(order), size, plan.virtual_nodes)
+
+    specialise_compiled_shapes(plan.numerics)
+    with _inference(core):
+        for fetch, batch in loader.load(chunk(i).fetch(order) for i in indices):
+            engine.streams.set(stream_key(plan.seed, "evaluate", number, fetch.step_in_epoch))
+            torch.clear_autocast_cache()
+            with engine.numerics.around_pass():
+                yield chunk(fetch.step_in_epoch), batch
+
+
+@contextmanager
+def _inference(core: Core) -> Iterator[None]:
+    """Eval mode without gradients; modes, buffers of the modules and the user's streams are put back."""
+    modes = [(m, m.training) for model in core.state.models for m in model.modules()]
+    streams = core.engine.streams
+    streams.save()
+    try:
+        for model in core.state.models:
+            model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        streams.restore()
+
+
+def call_with(fn: Callable[..., Any], batch: Any) -> Any:
+    """Call `fn` with a batch as the training loop would unpack it: a tuple or list as arguments, else whole."""
+    return fn(*batch) if isinstance(batch, tuple | list) else fn(batch)
+
+
+def as_rows(leaf: Any, chunk: Chunk) -> torch.Tensor:  # Any: checked here
+    """An output of one pass on the CPU.
+
+    Raises:
+        UsageError: it is no tensor with a row for each example.
+    """
+    examples = chunk.stop - chunk.start
+    if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != examples:
+        found = f"shape {tuple(leaf.shape)}" if isinstance(leaf, torch.Tensor) else type(leaf).__name__
+        raise UsageError(
+            f"the function given to predict returned {found} for {examples} examples; the first axis of "
+            f"every output is examples. Return one row for each."
+        )
+    return leaf.detach().cpu().contiguous()

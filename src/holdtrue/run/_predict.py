@@ -1,0 +1,81 @@
+"""Prediction in memory: outputs of all passes, joined in the order of the data set, on every worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch.utils import _pytree as pytree
+
+from holdtrue.errors import UsageError
+
+from ._elastic import gather_anew
+from ._messages import join_messages, part_messages
+from ._passes import as_rows, call_with, passes_of_nodes
+
+if TYPE_CHECKING:
+    from ._core import Core
+
+
+def predict_chunks(
+    core: Core,
+    fn: Callable[..., Any],
+    source: Any,
+    batch_size: int | None,
+    number: int,
+    pad_value: float | None = None,
+) -> Any:
+    """See `Run.predict`."""
+    own: dict[int, list[torch.Tensor]] = {}
+    specs: list[pytree.TreeSpec] = []
+    what = f"the outputs of predict (call {number})"
+
+    def gather() -> list[bytes]:
+        for chunk, batch in passes_of_nodes(core, source, batch_size, number, own):
+            leaves, spec = pytree.tree_flatten(call_with(fn, batch))
+            own[chunk.index] = [as_rows(leaf, chunk) for leaf in leaves]
+            specs[:] = [spec]
+        outputs = {f"{i}.{k}": leaf for i, leaves in own.items() for k, leaf in enumerate(leaves)}
+        text = pytree.treespec_dumps(specs[0]).encode() if specs else b""
+        return core.group.gather_bytes(join_messages([text, safetensors.torch.save(outputs)]), what=what)
+
+    gathered: dict[str, torch.Tensor] = {}
+    texts: list[bytes] = []
+    for part in gather_anew(gather, core.take_up_mapping):
+        text, saved = part_messages(part)
+        texts += [text] if text else []
+        gathered |= safetensors.torch.load(saved)
+    spec = pytree.treespec_loads(texts[0].decode())
+    order = sorted({int(n.partition(".")[0]) for n in gathered})
+    columns = [join_passes([gathered[f"{i}.{k}"] for i in order], pad_value) for k in range(spec.num_leaves)]
+    return pytree.tree_unflatten(columns, spec)
+
+
+def join_passes(parts: list[torch.Tensor], pad_value: float | None) -> torch.Tensor:
+    """Outputs of passes joined along their first axis; with `pad_value`, each other axis as long as the longest.
+
+    Raises:
+        UsageError: the other axes differ, and there is no value to pad with.
+
+    >>> join_passes([torch.ones(1, 1), torch.ones(1, 2)], -1.0)
+    tensor([[ 1., -1.],
+            [ 1.,  1.]])
+    """
+    shapes = {tuple(p.shape[1:]) for p in parts}
+    if len(shapes) == 1:
+        return torch.cat(parts)
+    shown = " and ".join(str(s) for s in sorted(shapes)[:2])
+    if pad_value is None or len({len(s) for s in shapes}) > 1:
+        raise UsageError(
+            f"the function given to predict returned examples of shapes {shown}; all examples have one shape, or as many "
+            f"axes and a pad_value. Pad the inputs to one length, or pass pad_value=... to run.predict."
+        )
+    longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    padded = []
+    for part in parts:
+        room = part.new_full((part.shape[0], *longest), pad_value)
+        room[tuple(slice(0, n) for n in part.shape)] = part
+        padded.append(room)
+    return torch.cat(padded)

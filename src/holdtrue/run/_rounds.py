@@ -1,0 +1,354 @@
+"""Prediction to disk in rounds: between two of them workers come, leave and are counted, as at a step boundary.
+
+    meet:   everyone says what it wrote, rank 0 what is not on disk yet     -> what is missing, the same on all
+            a stop ends the call here; a planned view is entered here; after a death nobody has to do anything
+    round:  the missing shards are dealt out, each worker writes its own until the round's time is over
+    ...     until nothing is missing
+
+What is done is known from the disk and from the words of the living. A worker that dies, or is asked away, leaves shards
+that are missing still. Bits of a shard depend on its examples and the call: it does not matter who writes it, or twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, final
+
+from torch.utils import _pytree as pytree
+
+from holdtrue.data import Loader
+from holdtrue.errors import CallMismatchError, DivergenceError
+from holdtrue.units import format_ids
+
+from ._agree import end_interrupted, say_first_difference
+from ._boundary import enter_agreed
+from ._elastic import gather_anew
+from ._outputs import PASSES_IN_SHARD, Identity, Outputs, ShardFolder, name_writer
+from ._passes import as_rows, call_with, open_in_order, run_passes, size_of
+
+if TYPE_CHECKING:
+    from ._core import Core
+
+ROUND_S = 2.0
+"""How long a worker takes up another shard in a round, in seconds: a change of the workers waits so long, and a fast worker
+at most for one shard of a slow one."""
+
+Runs = list[tuple[int, int]]
+"""Ascending numbers, as first and last of each run of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """What one worker says when all meet."""
+
+    call: int
+    generation: int
+    planned: int
+    """Newest planned view that it knows."""
+    round_: int
+    """Rounds that it has seen the end of; a joiner has seen none."""
+    wants_stop: bool
+    wrote: tuple[int, ...]
+    """Shards that it has written since all met."""
+    missing: Runs | None = None
+    """Shards that are not on disk, where the worker has looked: rank 0 does, once in each generation."""
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, message: bytes) -> Word:
+        """The word that `encode` wrote."""
+        return cls(**json.loads(message))
+
+
+def deal_shards(missing: Sequence[int], held: Sequence[Sequence[int]], rank: int) -> Sequence[int]:
+    """The shards of one worker in a round, in the order in which it writes them. Pure.
+
+    Args:
+        missing: Shards that are not on disk, ascending.
+        held: Virtual nodes of each worker, by rank: one that holds none stands by.
+        rank: Of the worker.
+
+    >>> [list(deal_shards([0, 1, 4, 5, 6], [(0, 2), (), (1, 3)], rank)) for rank in range(3)]
+    [[0, 4, 6], [], [1, 5]]
+    """
+    at_work = [r for r, ids in enumerate(held) if ids]
+    return missing[at_work.index(rank) :: len(at_work)] if rank in at_work else ()
+
+
+def what_is_missing(known: Sequence[int], words: Sequence[Word]) -> list[int]:
+    """Shards that are still to be written, once all have met. Pure.
+
+    Args:
+        known: What was missing when all met before.
+        words: Everyone's, by rank. What rank 0 saw on the disk may be older than what the others have written.
+
+    >>> word = Word(call=0, generation=1, planned=0, round_=1, wants_stop=False, wrote=(1,))
+    >>> what_is_missing([0, 1, 2, 3], [word, replace(word, wrote=(2,))])
+    [0, 3]
+    >>> what_is_missing([], [replace(word, missing=[[1, 3], [7, 7]]), word])
+    [2, 3, 7]
+    """
+    if words[0].missing is not None:
+        known = [i for first, last in words[0].missing for i in range(first, last + 1)]
+    wrote = {i for word in words for i in word.wrote}
+    return [i for i in known if i not in wrote]
+
+
+def runs_of(numbers: Sequence[int]) -> Runs:
+    """Ascending numbers as runs.
+
+    >>> runs_of([0, 1, 2, 5])
+    [(0, 2), (5, 5)]
+    """
+    runs: Runs = []
+    for i in numbers:
+        if runs and i == runs[-1][1] + 1:
+            runs[-1] = runs[-1][0], i
+        else:
+            runs.append((i, i))
+    return runs
+
+
+@final
+class Prediction:
+    """One call of `run.predict(out=...)` on one worker.
+
+    Args:
+        core: The run.
+        fn: See `Run.predict`, as `source`, `batch_size`, `pad_value` and `out`.
+        number: The call's.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        fn: Callable[..., Any],
+        source: Any,  # Any: an opened source
+        batch_size: int | None,
+        *,
+        number: int,
+        pad_value: float | None,
+        out: str,
+    ) -> None:
+        self._core, self._fn, self._number, self._pad_value, self._out = core, fn, number, pad_value, out
+        source = open_in_order(source)
+        # Loading processes live as long as the call, and not for a round.
+        workers = replace(source.workers, persistent=source.workers.count > 0)
+        self._loader = Loader(
+            replace(source, workers=workers), seed=core.plan.seed, device=core.device, keep_streams=False
+        )
+        self._order = source.order(seed=core.plan.seed, epoch=0)
+        self._size = size_of(core, batch_size)
+        self._span = self._size * PASSES_IN_SHARD
+        self._examples = len(self._order)
+        self._weights = ""
+        self._wrote: list[int] = []
+        self._missing: list[int] = []
+        self._round = -1
+        self._seen_in = -1
+        """Generation in which rank 0 last looked at the disk."""
+        self._agreed: tuple[int, int] | None = None
+
+    def run(self, *, is_entering: bool) -> Outputs:
+        """Write what is not on disk.
+
+        Args:
+            is_entering: Whether the others are in the middle of it, and have given this worker their state.
+
+        Blocks:
+            In each round until every worker has come to its end, at most the group's time-out.
+        """
+        core = self._core
+        core.is_predicting = not core.is_looping
+        try:
+            if not is_entering:
+                self._compare_weights()
+            self._weights, _ = core.state.digest(core.calls.position.digested, what="weights")
+            while self._meet():
+                self._write_share()
+            self._end()
+        finally:
+            core.is_predicting = False
+            self._loader.close()
+        return Outputs(self._out)
+
+    @property
+    def _name(self) -> str:
+        return f"predict (call {self._number})"
+
+    # ---- between rounds ----
+
+    def _compare_weights(self) -> None:
+        """Make sure that all predict with one model.
+
+        Raises:
+            DivergenceError: a worker has another one.
+        """
+        core = self._core
+        digest, entries = core.state.digest(core.calls.position.digested, what="weights")
+
+        def gather(text: str, what: str) -> list[Any]:  # Any: JSON values
+            gathered = gather_anew(
+                lambda: core.group.gather_bytes(text.encode(), what=what), core.take_up_mapping
+            )
+            return [json.loads(part) for part in gathered]
+
+        found = gather(
+            json.dumps([core.unlike.own, digest]), f"the digests of the weights before {self._name}"
+        )
+        if len({own for _, own in found}) == 1:
+            return
+        kinds = {kind for kind, _ in found}
+        if core.unlike.is_mixed and len({(kind, own) for kind, own in found}) == len(kinds):
+            core.unlike.unify_start()  # random numbers of unlike devices differ in their last bits
+            return
+        maps = gather(json.dumps(dict(entries)), f"the weights before {self._name}")
+        raise DivergenceError(say_first_difference(maps, f"before {self._name}", initial=True))
+
+    def _meet(self) -> bool:
+        """Meet the others, and do what a boundary asks for; whether there is something left to write."""
+        core = self._core
+        while True:
+            core.place(f"round {self._round + 1} of {self._name}")
+            self._hear([Word.decode(part) for part in gather_anew(self._say, core.take_up_mapping)])
+            self._tell()
+            if not self._missing:
+                return False
+            if core.is_looping:  # in a step's body: the step's boundary does the rest
+                core.take_up_mapping()
+                return True
+            if self._is_stopping:
+                end_interrupted(core, self._describe_stop())
+            if not enter_agreed(core, self._agreed, place=f"in {self._name}", call=self._number):
+                return True
+
+    def _say(self) -> list[bytes]:
+        core, group = self._core, self._core.elastic
+        missing = None
+        if core.group.rank == 0 and self._seen_in != core.generation:
+            missing = runs_of(self._look())
+        word = Word(
+            call=self._number,
+            generation=core.generation,
+            planned=0 if group is None else group.agent.newest_planned,
+            round_=self._round,
+            wants_stop=core.wishes.is_interrupted or core.must_stop,
+            wrote=tuple(self._wrote),
+            missing=missing,
+        )
+        return core.group.gather_bytes(word.encode(), what=f"all workers to end a round of {self._name}")
+
+    def _look(self) -> list[int]:
+        """Begin the folder if nobody has; the shards that are not in it."""
+        folder = self._folder()
+        folder.begin()
+        return [i for i in range(self._shards) if not folder.has(*self._range(i))]
+
+    def _hear(self, words: Sequence[Word]) -> None:
+        calls = [word.call for word in words]
+        if len(set(calls)) > 1:
+            raise CallMismatchError(
+                f"workers are in different predictions, by rank in calls {format_ids(tuple(sorted(set(calls))))}; every worker "
+                f"makes the same calls in the same order. Decide by values that are the same everywhere."
+            )
+        self._missing = what_is_missing(self._missing, words)
+        if words[0].missing is not None:
+            self._seen_in = words[0].generation
+        self._wrote.clear()
+        self._round = max(word.round_ for word in words) + 1
+        self._agreed = words[0].generation, min(word.planned for word in words)
+        self._is_stopping = any(word.wants_stop for word in words)
+
+    def _tell(self) -> None:
+        """Tell those who look how far the prediction is."""
+        self._core.account.tell_prediction(done=self._done, total=self._examples)
+
+    @property
+    def _done(self) -> int:
+        """Examples whose outputs are on disk."""
+        return self._examples - sum(stop - start for start, stop in map(self._range, self._missing))
+
+    def _describe_stop(self) -> str:
+        return (
+            f"interrupted in {self._name}: outputs of {self._done} of {self._examples} examples are in {self._out}, and the "
+            f"same call goes on from there."
+        )
+
+    # ---- a round ----
+
+    def _write_share(self) -> None:
+        """Write shards of this worker until the round is over: at least one, if it has any."""
+        core = self._core
+        mine = deal_shards(self._missing, core.mapping.held, core.group.rank)
+        if not mine:
+            return
+        folder, until_s = self._folder(), time.monotonic() + ROUND_S
+        numbers = (number for shard in mine for number in self._passes_in(shard))
+        passes: list[Any] = []
+        with closing(run_passes(core, self._loader, self._order, self._size, numbers, self._number)) as runs:
+            for chunk, batch in runs:
+                passes.append(
+                    pytree.tree_map(lambda leaf, c=chunk: as_rows(leaf, c), call_with(self._fn, batch))
+                )
+                shard = chunk.start // self._span
+                if chunk.stop < self._range(shard)[1]:
+                    continue
+                folder.write(*self._range(shard), passes, self._pad_value)
+                self._wrote.append(shard)
+                passes = []
+                if time.monotonic() >= until_s or self._is_called():
+                    break
+
+    def _is_called(self) -> bool:
+        """Whether the others should not wait for this worker's whole round."""
+        core, group = self._core, self._core.elastic
+        if group is not None and group.agent.newest_forced() > group.generation:
+            return True
+        if core.is_looping:
+            return False
+        is_stopping = core.wishes.is_interrupted or core.must_stop
+        return is_stopping or (group is not None and group.agent.newest_planned > group.generation)
+
+    def _end(self) -> None:
+        """Complete the manifest: by the main worker, and by another if it dies in it."""
+        core = self._core
+
+        def gather() -> list[bytes]:
+            if core.group.rank == 0:
+                self._folder().end([self._range(i)[0] for i in range(self._shards)])
+            return core.group.gather_bytes(b"", what=f"the end of {self._name}")
+
+        gather_anew(gather, core.take_up_mapping)
+
+    # ---- shards ----
+
+    @property
+    def _shards(self) -> int:
+        return -(-self._examples // self._span)
+
+    def _range(self, shard: int) -> tuple[int, int]:
+        """Examples of a shard, half open."""
+        return shard * self._span, min((shard + 1) * self._span, self._examples)
+
+    def _passes_in(self, shard: int) -> Iterator[int]:
+        start, stop = self._range(shard)
+        yield from range(start // self._size, -(-stop // self._size))
+
+    def _folder(self) -> ShardFolder:
+        identity: Identity = {
+            "examples": self._examples,
+            "pass_size": self._size,
+            "passes_in_shard": PASSES_IN_SHARD,
+            "seed": self._core.plan.seed,
+            "call": self._number,
+            "weights": self._weights,
+        }
+        writer = name_writer(self._core.number, self._core.generation)
+        return ShardFolder(self._out, identity, writer=writer)
