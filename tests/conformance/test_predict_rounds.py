@@ -143,10 +143,18 @@ def test_a_worker_that_joins_in_the_middle_takes_its_share_and_goes_on_in_the_sc
     assert all(len(seen[worker]) >= 3 * SHARD for worker in (0, 1, 2)), "the share of a third"
 
 
-def test_workers_that_leave_in_the_middle_leave_nothing_undone(tmp_path: Path, whole: Whole) -> None:
-    fault = Fault(worker=0, step=3, phase="pass", act=resize(1))
+def take_leave(job: ElasticJob) -> None:
+    """Worker 1 is sent SIGTERM."""
+    job.agents[1].say_leaving("it was sent SIGTERM")
+
+
+@pytest.mark.parametrize(("act", "left"), [(resize(1), {0}), (take_leave, {0, 2})])
+def test_workers_that_leave_in_the_middle_leave_nothing_undone(
+    act: Callable[[ElasticJob], None], left: set[int], tmp_path: Path, whole: Whole
+) -> None:
+    fault = Fault(worker=0, step=3, phase="pass", act=act)
     _, notes = run_job(tmp_path / "out", fault, workers=3)
-    assert check(tmp_path / "out", notes, whole) == {0}
+    assert check(tmp_path / "out", notes, whole) == left
     assert sorted(i for who in seen.values() for i in who) == list(range(EXAMPLES))
     assert len(seen[1]) <= 3 * SHARD
 

@@ -161,3 +161,31 @@ def test_a_kill_before_the_manifest_has_its_name_leaves_a_folder_that_is_taken(t
 def test_no_two_writers_share_a_file_aside() -> None:
     names = {_outputs.name_writer(worker, 1) for worker in range(2) for _ in range(50)}
     assert len(names) == 100, "two hosts may give the same number and process id"
+
+
+@pytest.mark.parametrize("mapping", ["0-6", "0-3/4-6"])
+def test_ctrl_c_ends_a_prediction_between_two_rounds_and_the_same_call_goes_on(
+    mapping: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("holdtrue.run._rounds.ROUND_S", 0.0)
+
+    def interrupted() -> None:
+        run, model = start()
+
+        def outputs(x: torch.Tensor) -> torch.Tensor:
+            if x[0, 0] == 12:
+                assert run._core.interrupt(), "as the first Ctrl-C asks"
+                assert not run._core.interrupt(), "the second ends at once"
+            return model(x)
+
+        run.predict(outputs, EXAMPLES, out=str(tmp_path))
+
+    with pytest.raises(SystemExit) as ended:
+        run_in_process(interrupted, mapping=mapping)
+    assert ended.value.code == 130
+    written = len(list(tmp_path.glob("part-*")))
+    assert 3 <= written <= 4, "all that was begun in that round, and no more"
+    assert f"outputs of {6 * written} of 43 examples are in {tmp_path}" in capsys.readouterr().err
+    seen: list[int] = []
+    run_in_process(lambda: predict(tmp_path, seen))
+    assert sorted(seen) == list(range(6 * written, 43))

@@ -169,6 +169,47 @@ Arguments = Annotated[
 ]
 
 
+Workers = Annotated[
+    WorkerRange | None,
+    typer.Option(
+        "--workers",
+        parser=read_worker_range,
+        metavar="N|MIN:MAX",
+        help="Processes, each driving one device; MIN:MAX takes what there is. "
+        "[dim]default: 1, or what other options say[/dim]",
+        rich_help_panel="Devices",
+    ),
+]
+Restart = Annotated[
+    int,
+    typer.Option(
+        "--restart",
+        parser=read_whole_number,
+        metavar="N",
+        help="Workers that are replaced after they died, in all.",
+        rich_help_panel="Devices",
+    ),
+]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        "--listen",
+        metavar="HOST[:PORT]",
+        help="Address on which the job listens for `holdtrue worker --join` of other machines; in a private "
+        "network only. [dim]default: this machine alone[/dim]",
+        rich_help_panel="Devices",
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        help="File with the token that other machines join with. [dim]default: a new token[/dim]",
+        rich_help_panel="Devices",
+    ),
+]
+
 AUTO = "auto"
 
 

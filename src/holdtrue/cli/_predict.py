@@ -1,25 +1,34 @@
 """`holdtrue predict` and `holdtrue export`: a model that exists, on data in a file."""
 
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, final
 
 import typer
 
 from holdtrue.errors import UsageError
-from holdtrue.launch import JobSpec, launch_job, new_run_dir
+from holdtrue.launch import JobResult, JobSpec, check_name, count_devices, launch_elastic_job, new_run_dir
+from holdtrue.wire import Setting
 
 from . import _options as options
 from ._commands import help_of
-from ._say import say_failures
+from ._run import MAKE_TOKEN, RUNS, check_workers, describe_start, is_stopped
+from ._say import say, say_error, say_failures
+from ._start import begin_at
 
 _PREDICT = (
-    "Outputs are written while they come, in the order of the data. A prediction that was cut off goes on where it was: "
+    "Outputs are written while they come, in the order of the data. Workers may die, join and leave meanwhile: "
+    "`holdtrue status`, `resize` and `stop` work as for training. A prediction that was cut off goes on where it was: "
     "give the same command again, with any number of workers."
 )
+WRONG_USE = 2
+"""Exit code after a mistake in the command: the same command again would not go on."""
 _EXPORT = "The largest difference is given in float32 numbers that lie between (ulps) and in predictions that differ."
 
 Model = Annotated[
@@ -67,11 +76,19 @@ def predict(
             help="Fill up outputs of unlike lengths with this.",
         ),
     ] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", parser=options.read_whole_number, metavar="N", help="Processes.")
-    ] = 1,
+    workers: options.Workers = None,
+    restart: options.Restart = 0,
+    listen: options.Listen = None,
+    token_file: options.TokenFile = None,
     device: options.Device = None,
+    devices: options.DeviceList = None,
     threads: options.Threads = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", metavar="JOB", help="Name of the job: a-z, 0-9 and -. [dim]default: predict[/dim]"
+        ),
+    ] = None,
     timeout: options.Timeout = None,
     numerics: options.Numerics = None,
 ) -> None:
@@ -82,25 +99,148 @@ def predict(
         raise UsageError(
             f"--pass-size is {pass_size}; a pass has at least one example. Give a number from 1."
         )
-    words = ["predict", model, str(data), "--out", str(out), "--pass-size", str(pass_size)]
-    words += ["--weights", str(weights)] if weights is not None else []
-    words += ["--pad-value", str(pad_value)] if pad_value is not None else []
-    overrides = options.Overrides(device=device, threads=threads, timeout=timeout, numerics=numerics)
-    spec = JobSpec(
+    request = PredictRequest(
+        model=model,
+        data=data,
+        out=out,
+        weights=weights,
+        pass_size=pass_size,
+        pad_value=pad_value,
+        workers=workers,
+        restarts=options.check_not_negative("--restart", restart),
+        listen=listen,
+        token_file=token_file,
+        devices=devices,
+        name=check_name(name) if name is not None else None,
+        settings=options.Overrides(
+            device=device, threads=threads, timeout=timeout, numerics=numerics
+        ).settings(),
+    )
+    spec = spec_of(request, env=dict(os.environ), now=datetime.now())
+    with open_screen(workers=spec.workers) as screen:
+        result = launch_elastic_job(
+            spec, screen, on_start=lambda entry: screen.show_note(describe_start(entry, listen))
+        )
+    say_end(result, spec)
+    raise typer.Exit(result.exit_code)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictRequest:
+    """What the command line of `holdtrue predict` asks for."""
+
+    model: str
+    data: Path
+    out: Path
+    weights: Path | None = None
+    pass_size: int = 32
+    pad_value: float | None = None
+    workers: options.WorkerRange | None = None
+    restarts: int = 0
+    listen: str | None = None
+    """`HOST` or `HOST:PORT`; None for this machine alone."""
+    token_file: Path | None = None
+    """File with the token to join; None makes one."""
+    devices: str | None = None
+    """`cpu:4,cuda:1`; None assigns those of the setting `device`."""
+    name: str | None = None
+    """None for `predict`, made unique."""
+    settings: Mapping[str, Setting]
+    """Given settings."""
+
+    def words(self) -> list[str]:
+        """Model, data and options as the workers read them. Pure."""
+        words = [
+            "predict",
+            self.model,
+            str(self.data),
+            "--out",
+            str(self.out),
+            "--pass-size",
+            str(self.pass_size),
+        ]
+        words += ["--weights", str(self.weights)] if self.weights is not None else []
+        return words + (["--pad-value", str(self.pad_value)] if self.pad_value is not None else [])
+
+    def command(self) -> str:
+        """The command again, which goes on with the prediction. Pure."""
+        words = ["holdtrue", *self.words()]
+        words += ["--workers", str(self.workers)] if self.workers is not None else []
+        words += ["--devices", self.devices] if self.devices is not None else []
+        words += ["--restart", str(self.restarts)] if self.restarts else []
+        words += ["--listen", self.listen] if self.listen is not None else []
+        words += ["--token-file", str(self.token_file)] if self.token_file is not None else []
+        words += ["--name", self.name] if self.name is not None else []
+        for name, value in self.settings.items():
+            words += [f"--{name.removesuffix('_s')}" if name == "timeout_s" else f"--{name}", str(value)]
+        return shlex.join(words)
+
+
+def spec_of(request: PredictRequest, *, env: dict[str, str], now: datetime) -> JobSpec:
+    """The job that was asked for.
+
+    Raises:
+        UsageError: a setting or a device cannot be, or there are too many workers.
+    """
+    force = options.settings_in_force(request.settings, env)
+    workers, places = request.workers or options.ONE_WORKER, None
+    if request.devices is not None:
+        start = begin_at(
+            request.devices,
+            None,
+            None,
+            is_auto=False,
+            device=str(request.settings["device"]) if "device" in request.settings else None,
+            workers=None if request.workers is None else request.workers.start,
+            mapping=None,
+            given=request.settings,
+        )
+        assert start is not None, "a list of devices has a start"
+        places = start.devices
+        workers = replace(workers, start=len(places))
+    device, threads = str(force.get("device", "auto")), int(force.get("threads", 1))
+    count = workers.choose_start(count_devices(device, threads, env))
+    check_workers(max(count, workers.most or 0))
+    timeout_s = float(force.get("timeout_s", 300.0))
+    host, port = options.read_address(request.listen)
+    folder = new_run_dir(RUNS, request.name or "predict", now)
+    return JobSpec(
         script="holdtrue.inference",
         is_module=True,
-        arguments=tuple(words),
-        run_dir=new_run_dir(Path("runs"), "predict", datetime.now()),
-        name="predict",
-        workers=workers,
-        device=device or "auto",
-        threads=threads or 1,
-        settings=overrides.settings(),
+        arguments=tuple(request.words()),
+        run_dir=folder,
+        name=request.name or "predict",
+        is_name_given=request.name is not None,
+        workers=count,
+        least_workers=workers.least,
+        most_workers=workers.most,
+        restarts=request.restarts,
+        listen=host,
+        listen_port=port,
+        join_token=None
+        if request.token_file is None
+        else options.read_token_file(request.token_file, way_out=MAKE_TOKEN),
+        device=device,
+        devices=places,
+        threads=threads,
+        group_timeout_s=timeout_s,
+        interrupt_wait_s=timeout_s,
+        settings={**request.settings, "run_dir": str(folder), "resume": False},
+        resume_command=request.command(),
     )
-    with open_screen(workers=workers) as screen:
-        result = launch_job(spec, screen)
-    say_failures(result.failures, workers=workers)
-    raise typer.Exit(result.exit_code)
+
+
+def say_end(result: JobResult, spec: JobSpec) -> None:
+    """Print how the prediction ended, and how it goes on; nothing if well."""
+    say_failures(result.failures, workers=spec.workers)
+    if result.exit_code == 0 or result.has_finished:
+        return
+    if result.reason and not is_stopped(result):
+        say_error(result.reason)
+    ended = "interrupted" if result.was_interrupted else "stopped" if is_stopped(result) else "failed"
+    if result.exit_code != WRONG_USE:
+        say(f"{ended}; what is written stays. Go on with:\n    {spec.resume_command}")
 
 
 def export(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
-from holdtrue.wire import StepReport
+from holdtrue.wire import PredictedReport, StepReport
 
 _RATE_WINDOW_S = 10.0
 
@@ -21,13 +21,17 @@ class Progress:
     generation: int | None = None
     """Number of the membership; None in a fixed group, and before the first."""
     newest: StepReport | None = None
+    predicted: PredictedReport | None = None
+    """How far a prediction to disk is, where that was told after the newest step."""
     recent: tuple[tuple[float, int], ...] = ()
     """(time, step) of the reports of the last seconds, oldest first."""
 
-    def after(self, report: StepReport, now_s: float) -> "Progress":
+    def after(self, report: StepReport | PredictedReport, now_s: float) -> "Progress":
         """The progress once `report` has arrived."""
+        if isinstance(report, PredictedReport):
+            return replace(self, predicted=report)
         recent = tuple(pair for pair in self.recent if now_s - pair[0] <= _RATE_WINDOW_S)
-        return replace(self, newest=report, recent=(*recent[-200:], (now_s, report.step)))
+        return replace(self, newest=report, predicted=None, recent=(*recent[-200:], (now_s, report.step)))
 
     def with_group(self, workers: int, generation: int) -> tuple["Progress", str | None]:
         """The progress of a job with another membership, and what to say of the change.
@@ -44,6 +48,20 @@ class Progress:
         by = workers - self.workers
         size = "virtual nodes moved" if by == 0 else f"{abs(by)} {'more' if by > 0 else 'fewer'}"
         return changed, f"generation {generation}: {workers} worker{'s' if workers != 1 else ''}, {size}"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether something was told."""
+        return self.newest is not None or self.predicted is not None
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """How much is done of how much, in steps or examples; None where nobody knows."""
+        if self.predicted is not None:
+            return self.predicted.done, self.predicted.examples
+        if self.newest is None or self.newest.total_steps is None:
+            return None
+        return self.newest.step + 1, self.newest.total_steps
 
     @property
     def steps_per_s(self) -> float | None:
@@ -63,9 +81,13 @@ def describe_progress(progress: Progress, now_s: float) -> tuple[str, ...]:
     ('step 120/500', 'epoch 2', 'loss 0.3123', '2 workers', '0:12')
     >>> describe_progress(at_start, now_s=1.0)
     ('starting', '2 workers', '0:01')
+    >>> describe_progress(at_start.after(PredictedReport(done=64, examples=500), 2.0), now_s=3.0)
+    ('predicted 64/500', '2 workers', '0:03')
     """
     parts = ["starting"]
-    if progress.newest is not None:
+    if progress.predicted is not None:
+        parts = [f"predicted {progress.predicted.done}/{progress.predicted.examples}"]
+    elif progress.newest is not None:
         step = progress.newest
         total = "" if step.total_steps is None else f"/{step.total_steps}"
         parts = [f"step {step.step + 1}{total}", f"epoch {step.epoch}"]

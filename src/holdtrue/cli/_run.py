@@ -52,46 +52,10 @@ def add_to(app: typer.Typer) -> None:
 def run(
     script: options.Script,
     arguments: options.Arguments = None,
-    workers: Annotated[
-        options.WorkerRange | None,
-        typer.Option(
-            "--workers",
-            parser=options.read_worker_range,
-            metavar="N|MIN:MAX",
-            help="Processes, each driving one device; MIN:MAX takes what there is. "
-            "[dim]default: 1, or the mapping's[/dim]",
-            rich_help_panel="Devices",
-        ),
-    ] = None,
-    restart: Annotated[
-        int,
-        typer.Option(
-            "--restart",
-            parser=options.read_whole_number,
-            metavar="N",
-            help="Workers that are replaced after they died, in all.",
-            rich_help_panel="Devices",
-        ),
-    ] = 0,
-    listen: Annotated[
-        str | None,
-        typer.Option(
-            "--listen",
-            metavar="HOST[:PORT]",
-            help="Address on which the job listens for `holdtrue worker --join` of other machines; in a private "
-            "network only. [dim]default: this machine alone[/dim]",
-            rich_help_panel="Devices",
-        ),
-    ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--token-file",
-            metavar="FILE",
-            help="File with the token that other machines join with. [dim]default: a new token[/dim]",
-            rich_help_panel="Devices",
-        ),
-    ] = None,
+    workers: options.Workers = None,
+    restart: options.Restart = 0,
+    listen: options.Listen = None,
+    token_file: options.TokenFile = None,
     device: options.Device = None,
     devices: options.DeviceList = None,
     profile: options.Profiles = None,
@@ -323,16 +287,16 @@ def run_job(request: RunRequest) -> int:
     spec = spec_of(request, env=dict(os.environ), now=datetime.now())
     with open_screen(workers=spec.workers) as screen:
         result = launch_elastic_job(
-            spec, screen, on_start=lambda entry: screen.show_note(describe_start(entry, request))
+            spec, screen, on_start=lambda entry: screen.show_note(describe_start(entry, request.listen))
         )
     say_end(result, spec, request)
     return result.exit_code
 
 
-def describe_start(entry: JobEntry, request: RunRequest) -> str:
-    """What to say once the job can be found. Pure."""
+def describe_start(entry: JobEntry, listen: str | None) -> str:
+    """What to say once the job can be found, on this machine alone or where `listen` says. Pure."""
     line = f"job {entry.name} · {entry.run_dir}"
-    if request.listen is None:
+    if listen is None:
         return line
     return (
         f"{line}\nother machines join with the token in {entry.join_file}:\n"
@@ -378,7 +342,7 @@ def spec_of(request: RunRequest, *, env: dict[str, str], now: datetime) -> JobSp
         listen_port=port,
         join_token=None
         if request.token_file is None
-        else options.read_token_file(request.token_file, way_out=_MAKE_TOKEN),
+        else options.read_token_file(request.token_file, way_out=MAKE_TOKEN),
         mapping=request.mapping,
         device=device,
         threads=threads,
@@ -429,7 +393,7 @@ def is_stopped(result: JobResult) -> bool:
     return result.was_interrupted or result.exit_code == INTERRUPTED
 
 
-_MAKE_TOKEN = "Make one that only you can read: `umask 077; openssl rand -hex 32 > FILE`."
+MAKE_TOKEN = "Make one that only you can read: `umask 077; openssl rand -hex 32 > FILE`."
 _OPTION_NAMES = {"timeout_s": "timeout"}
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from holdtrue.launch import JobObserver, Stream
-from holdtrue.wire import LogReport, MessageReport, Report, StartedReport, StepReport
+from holdtrue.wire import LogReport, MessageReport, PredictedReport, Report, StartedReport, StepReport
 
 from ._progress import Progress, describe_log, describe_progress
 
@@ -81,7 +81,7 @@ class PlainScreen:
 
     def show_report(self, worker: int, report: Report) -> None:
         """Print what is to be read."""
-        if isinstance(report, StepReport):
+        if isinstance(report, StepReport | PredictedReport):
             self._progress = self._progress.after(report, time.monotonic())
         elif (line := self._notes.take(report)) is not None:
             self.show_note(line)
@@ -102,7 +102,7 @@ class PlainScreen:
 
     def tick(self, now_s: float) -> None:
         """Print the progress line, if it is time."""
-        if self._progress.newest is not None and now_s - self._shown_s >= _PLAIN_EVERY_S:
+        if self._progress.has_begun and now_s - self._shown_s >= _PLAIN_EVERY_S:
             self._shown_s = now_s
             self.show_note(" · ".join(describe_progress(self._progress, now_s)))
 
@@ -123,7 +123,7 @@ class LiveScreen:
 
     def show_report(self, worker: int, report: Report) -> None:
         """Print what is to be read; steps move the live line."""
-        if isinstance(report, StepReport):
+        if isinstance(report, StepReport | PredictedReport):
             self._progress = self._progress.after(report, time.monotonic())
         elif (line := self._notes.take(report)) is not None:
             self.show_note(line)
@@ -165,13 +165,14 @@ class LiveScreen:
         head, *rest = describe_progress(self._progress, now_s)
         line = Text.assemble((head, "bold"), *((f"  {part}", "default") for part in rest))
         grid = Table.grid(padding=(0, 1))
-        newest = self._progress.newest
-        if newest is None or newest.total_steps is None:
+        part = self._progress.part
+        if part is None:
             grid.add_row(self._spinner, line)
         elif self._console.width < _NARROW_COLUMNS:
             grid.add_row(line)
         else:
-            bar = ProgressBar(total=max(1, newest.total_steps), completed=newest.step + 1, width=_BAR_COLUMNS)
+            done, total = part
+            bar = ProgressBar(total=max(1, total), completed=done, width=_BAR_COLUMNS)
             grid.add_row(bar, line)
         return grid
 

@@ -93,6 +93,8 @@ def _progress(facts: Mapping[str, Any]) -> list[str]:  # Any: JSON values
             str(progress["passes"]),
             f"{progress['waiting']} examples wait",
         ]
+    if isinstance(progress.get("predicted"), int):
+        return [f"predicted {progress['predicted']} of {progress.get('examples')} examples"]
     step = max(facts["step"], progress.get("step") or 0)
     total = progress.get("total")
     parts = [f"step {step}" + (f"/{total}" if total else "")] if facts["generation"] else []

@@ -1,6 +1,7 @@
 """`python -m holdtrue.inference predict`: one worker of a prediction job."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ._models import LoadedModel, ask, check_row, load_model
 
 VIRTUAL_NODES = 64
 """Of a prediction: as many workers can take part. Outputs do not depend on it."""
+WRITE_S = 2.0
+"""How long the main worker writes an array before all meet again, in seconds."""
 
 
 def predict_file(
@@ -44,8 +47,7 @@ def predict_file(
     folder = f"{out}.parts" if is_file else out
     outputs = run.predict(ask(loaded, data), rows, batch_size=size, pad_value=pad_value, out=folder)
     if is_file:
-        run.on_main(write_array, outputs, out)
-        run.on_main(shutil.rmtree, folder)
+        write_together(run, outputs, out)
     run.print(f"{outputs.examples} predictions in {out}")
 
 
@@ -66,16 +68,47 @@ def rows_for(loaded: LoadedModel, data: str) -> Rows:
     return loaded.tokenize(found, None)
 
 
-def write_array(outputs: Outputs, out: str) -> None:
-    """Write outputs as one array, one shard in memory at a time: aside, then renamed.
+def write_together(run: Any, outputs: Outputs, out: str) -> None:  # Any: the run
+    """Write outputs as one array and remove their folder: the main worker, while the others wait.
+
+    Args:
+        run: The run, on every worker.
+        outputs: The outputs; their folder goes once the array is whole.
+        out: The file.
 
     Raises:
         UsageError: they are several arrays, or of unlike lengths.
+
+    Guarantee:
+        If the main worker dies, another goes on where all had met last.
     """
-    aside = Path(f"{out}.aside")
-    array: Any = None  # Any: a memory-mapped array
-    at = 0
-    for part in outputs:
+    done = 0
+    while (done := run.share(done)) < len(outputs.starts):
+        done = run.on_main(write_some, outputs, out, done) or done
+    is_whole = False
+    while not (is_whole := run.share(is_whole)):
+        is_whole = run.on_main(take_name, outputs, out) is not None
+
+
+def write_some(outputs: Outputs, out: str, done: int) -> int:
+    """Write the rows of some files into the array aside, one file in memory at a time, for about two seconds.
+
+    Args:
+        outputs: The outputs.
+        out: The file that the array is to be.
+        done: Files whose rows are there.
+
+    Returns:
+        Files whose rows are there then, on the disk.
+
+    Raises:
+        UsageError: see `write_together`.
+    """
+    until_s = time.monotonic() + WRITE_S
+    array: Any = np.lib.format.open_memmap(aside_of(out), mode="r+") if done else None  # Any: memory-mapped
+    first = done
+    while done == first or (done < len(outputs.starts) and time.monotonic() < until_s):
+        part = outputs.read(done)
         if not isinstance(part, torch.Tensor) or (array is not None and part.shape[1:] != array.shape[1:]):
             raise UsageError(
                 f"the outputs are not one array with rows of one shape, as an .npy file is. Give --out a folder; "
@@ -84,9 +117,23 @@ def write_array(outputs: Outputs, out: str) -> None:
         values = (part.float() if part.dtype == torch.bfloat16 else part).numpy()
         if array is None:
             array = np.lib.format.open_memmap(
-                aside, mode="w+", dtype=values.dtype, shape=(outputs.examples, *values.shape[1:])
+                aside_of(out), mode="w+", dtype=values.dtype, shape=(outputs.examples, *values.shape[1:])
             )
-        array[at : at + len(values)] = values
-        at += len(values)
+        start = outputs.starts[done]
+        array[start : start + len(values)] = values
+        done += 1
     array.flush()
-    aside.rename(out)
+    return done
+
+
+def take_name(outputs: Outputs, out: str) -> bool:
+    """Give the whole array its name, and remove the folder; again after a kill in the middle."""
+    if aside_of(out).exists():
+        aside_of(out).rename(out)
+    shutil.rmtree(outputs.path, ignore_errors=True)
+    return True
+
+
+def aside_of(out: str) -> Path:
+    """Where the array is until it is whole."""
+    return Path(f"{out}.aside")

@@ -12,6 +12,7 @@ from holdtrue.wire import (
     CheckpointReport,
     FinishedReport,
     LogReport,
+    PredictedReport,
     Report,
     StartedReport,
     StepReport,
@@ -36,7 +37,7 @@ OUTPUT_BYTES = 65536
 """Bytes of one read of a worker's output: what a pipe holds."""
 LAST_READS = 16
 """Reads of an ended worker's output before its end counts; a process that it left behind may go on for ever."""
-_MAIN_REPORTS = (StartedReport, StepReport, LogReport, CheckpointReport)
+_MAIN_REPORTS = (StartedReport, StepReport, PredictedReport, LogReport, CheckpointReport)
 """Only the main worker sends these; it may be another one after a change of membership."""
 
 

@@ -295,7 +295,7 @@ def describe_settings(spec: JobSpec) -> dict[str, object]:
 
 def describe_ending(result: JobResult) -> str:
     """How a job ended, as a sentence. Pure."""
-    steps = "" if result.steps is None else f" after {result.steps} step{'s' if result.steps != 1 else ''}"
+    steps = "" if not result.steps else f" after {result.steps} step{'s' if result.steps != 1 else ''}"
     if result.exit_code == 0:
         return f"It finished{steps}."
     if result.has_finished:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
 
 from holdtrue.elastic import View
-from holdtrue.wire import MOST_MAPPING
+from holdtrue.wire import MOST_MAPPING, PredictedReport
 
 from ._elastic import ElasticGroup
 
@@ -84,22 +84,24 @@ class Account:
         group.agent.say_progress(facts)
 
     def tell_prediction(self, *, done: int, total: int) -> None:
-        """Tell the membership how far a prediction to disk is, a few times a second.
+        """Tell those who look how far a prediction to disk is, a few times a second.
 
         Args:
             done: Examples whose outputs are on disk.
             total: Examples of the data set.
 
         Called by:
-            Every worker, between rounds; the main one of an elastic job tells.
+            Every worker, between rounds; the main one tells, also the launcher.
         """
         group, now_s = self._core.elastic, time.monotonic()
-        if group is None or not self._core.is_main:
-            return
-        self._record_controller(group.agent.controller_life, self._core.step_in_progress())
-        if now_s - self._told_s < PROGRESS_EVERY_S and done < total:
+        if group is not None:
+            self._record_controller(group.agent.controller_life, self._core.step_in_progress())
+        if not self._core.is_main or (now_s - self._told_s < PROGRESS_EVERY_S and done < total):
             return
         self._told_s = now_s
+        self._core.outlet.send(PredictedReport(done=done, examples=total))
+        if group is None:
+            return
         group.agent.say_progress(
             {
                 "step": self._core.step_in_progress(),

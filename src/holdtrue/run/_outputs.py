@@ -211,16 +211,24 @@ class Outputs:
             raise UsageError(
                 f"{self.path} holds {state}; it is complete once run.predict has returned. Call it again with the same out."
             )
-        self._starts: list[int] = manifest["shards"]
+        self.starts: tuple[int, ...] = tuple(manifest["shards"])
+        """The first example of each file, in order."""
         self._spec = pytree.treespec_loads(manifest["tree"])
         self.examples = int(manifest["identity"]["examples"])
         """Examples of the data set."""
 
     def __iter__(self) -> Iterator[Any]:  # Any: what the function returned, for many examples
-        """What the function returned for each shard's examples, in order: one file in memory at a time."""
-        for start in self._starts:
-            columns = safetensors.torch.load_file(self.path / f"part-{start:012d}.safetensors")
-            yield pytree.tree_unflatten([columns[name] for name in sorted(columns)], self._spec)
+        """What the function returned for each file's examples, in order: one file in memory at a time."""
+        return (self.read(index) for index in range(len(self.starts)))
+
+    def read(self, index: int) -> Any:  # Any: what the function returned, for many examples
+        """What the function returned for the examples of one file.
+
+        Args:
+            index: Number of the file, from 0: its examples begin with `starts[index]`.
+        """
+        columns = safetensors.torch.load_file(self.path / f"part-{self.starts[index]:012d}.safetensors")
+        return pytree.tree_unflatten([columns[name] for name in sorted(columns)], self._spec)
 
     def load(self, *, pad_value: float | None = None) -> Any:  # Any: as run.predict without out
         """Everything in memory, as `run.predict` without `out` returns it.

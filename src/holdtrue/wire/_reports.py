@@ -51,6 +51,18 @@ class StepReport:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedReport:
+    """The workers have met between two rounds of a prediction to disk."""
+
+    event: ClassVar[str] = "predicted"
+    done: int
+    """Examples whose outputs are on disk."""
+    examples: int
+    """Examples of the data set."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogReport:
     """The script called `run.log`."""
 
@@ -121,6 +133,7 @@ Report = (
     JoinedReport
     | StartedReport
     | StepReport
+    | PredictedReport
     | LogReport
     | MessageReport
     | CheckpointReport
@@ -135,6 +148,7 @@ _REPORTS: dict[str, type[Report]] = {
         JoinedReport,
         StartedReport,
         StepReport,
+        PredictedReport,
         LogReport,
         MessageReport,
         CheckpointReport,
@@ -243,6 +257,8 @@ _READERS: dict[str, Callable[[object], object]] = {
     "step": _read_int,
     "steps": _read_int,
     "epoch": _read_int,
+    "done": _read_int,
+    "examples": _read_int,
     "loss": _or_none(_read_float),
     "values": _read_values,
     "text": _read_text,

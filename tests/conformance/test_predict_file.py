@@ -1,0 +1,82 @@
+"""`predict_file`, what workers of `holdtrue predict` run: one array in a file, also if the worker that writes it dies."""
+
+import functools
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from elastic_job import ElasticJob, Fault
+from holdtrue.inference import _predict
+from holdtrue.run import _outputs, _rounds
+
+MODEL = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.line = torch.nn.Linear(4, 3)
+    def forward(self, x):
+        return self.line(x)
+"""
+ROWS = 50
+
+
+@pytest.fixture(autouse=True)
+def _small_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_outputs, "PASSES_IN_SHARD", 2)
+    monkeypatch.setattr(_rounds, "PASSES_IN_SHARD", 2)
+    monkeypatch.setattr(_predict, "WRITE_S", 0.0)
+
+
+def expected(folder: Path) -> torch.Tensor:
+    names: dict[str, type[torch.nn.Module]] = {}
+    exec(MODEL, names)
+    x = torch.from_numpy(np.load(folder / "x.npy")).float()
+    with torch.no_grad():
+        return torch.cat([names["Net"]()(part.clone()) for part in x.split(3)])
+
+
+@pytest.mark.parametrize(("moment", "at"), [("write", 0), ("written", 0), ("written", 4), ("named", -1)])
+def test_the_array_is_whole_if_the_worker_that_writes_it_dies(
+    moment: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.py").write_text(MODEL)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(ROWS, 4)))
+    write_some, take_name = _predict.write_some, _predict.take_name
+
+    def reach(name: str, done: int) -> None:
+        job.at(int(threading.current_thread().name.removeprefix("worker-")), done, name)
+
+    def write(outputs: Any, out: str, done: int) -> int:
+        reach("write", done)
+        found = write_some(outputs, out, done)
+        reach("written", done)
+        return found
+
+    def name(outputs: Any, out: str) -> bool:
+        found = take_name(outputs, out)
+        reach("named", -1)
+        return found
+
+    monkeypatch.setattr(_predict, "write_some", write)
+    monkeypatch.setattr(_predict, "take_name", name)
+    main = functools.partial(
+        _predict.predict_file,
+        f"{tmp_path}/net.py:Net",
+        f"{tmp_path}/x.npy",
+        f"{tmp_path}/out.npy",
+        weights=None,
+        pass_size=3,
+        pad_value=None,
+    )
+    job = ElasticJob(main, workers=2, faults=[Fault(worker=0, step=at, phase=moment)])
+    notes = job.run()
+    assert notes[0].was_killed
+    assert job.state.how_over == "finished"
+    assert torch.equal(torch.from_numpy(np.load(tmp_path / "out.npy")), expected(tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.py", "out.npy", "x.npy"]
