@@ -12,6 +12,11 @@ Gradients = list[torch.Tensor | None]
 """One entry for each parameter, None where the parameter has no gradient (an absent leaf)."""
 
 
+PASSES_OF_LONG_WAIT = 4
+"""Sums of at least so many passes wait in memory of their own. Smaller ones are mostly made by backward, and wait for one or
+two passes; a worker with few passes, as in a profile's trial, takes no memory that its waiting sums do not need."""
+
+
 def add_gradients(left: Gradients, right: Gradients) -> Gradients:
     """`left + right`, parameter by parameter; an absent gradient is the identity. `left`'s tensors are reused."""
     both_left: list[torch.Tensor] = []
@@ -78,7 +83,7 @@ class Accumulator:
         contributions: What this worker adds up, left to right.
         kept: Sums that are there already, by subtree: the worker held them under another mapping. They take
             their places between the passes, and their tensors are reused.
-        memory: Where sums of several passes wait; without it, where the first of them was. Contributions never lie in it:
+        memory: Where sums of four passes or more wait; without it, where the first of them was. Contributions never lie in it:
             who gets one may keep it.
     """
 
@@ -92,8 +97,7 @@ class Accumulator:
         ends = {leaves_of(c)[-1] for c in contributions}
         self._ends = {item for item in self._merges if leaves_of(item)[-1] in ends}
         self._memory = memory
-        if memory is not None:
-            memory.reserve(self._most_sums())
+        self._to_memory = set[Tree]() if memory is None else self._plan_memory(memory)
         self._kept = dict(kept or {})
         # A dict keeps the order in which items were met: left to right.
         self._waiting = [item for item in self._merges if item in self._kept]
@@ -106,18 +110,24 @@ class Accumulator:
         if self._memory is not None:
             self._memory.free_all()
 
-    def _most_sums(self) -> int:
-        """How many sums of several passes wait at most at one time."""
-        most, is_sum = 0, list[bool]()
+    def _plan_memory(self, memory: SumMemory) -> set[Tree]:
+        """Items after whose merges a sum waits in `memory`, which is made ready for as many as wait at one time."""
+        stack: list[tuple[int, bool]] = []
+        """(passes, whether it waits in memory) of each entry."""
+        most, items = 0, set[Tree]()
         for item, merges in self._merges.items():
-            is_sum.append(False)
+            stack.append((len(leaves_of(item)), False))
             for _ in range(merges):
-                is_sum.pop()
-                is_sum[-1] = True
+                right, _ = stack.pop()
+                stack[-1] = stack[-1][0] + right, stack[-1][1]
             if item in self._ends:
-                is_sum.clear()  # a contribution: none of what is left of it waits
-            most = max(most, sum(is_sum))
-        return most
+                stack.clear()  # a contribution: nothing of it waits any more
+            elif stack[-1][0] >= PASSES_OF_LONG_WAIT:
+                stack[-1] = stack[-1][0], True
+                items.add(item)
+            most = max(most, sum(waits for _, waits in stack))
+        memory.reserve(most)
+        return items
 
     def may_lend(self, virtual_node: int) -> bool:
         """Whether backward may add the pass of `virtual_node` to the entry on top: a contribution is not made in `memory`."""
@@ -159,7 +169,11 @@ class Accumulator:
             else:
                 is_end = item in self._ends
                 self.stack[-1] = add_in_memory(
-                    self.stack[-1], right, self._memory, waits=not is_end and after == 0, ends=is_end
+                    self.stack[-1],
+                    right,
+                    self._memory,
+                    waits=after == 0 and item in self._to_memory,
+                    ends=is_end,
                 )
 
     def present(self, parameters: int) -> Sequence[bool]:
