@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from holdtrue.mapping import Mapping, Tree, evaluate_tree, leaves_of, order_by_tree, parse_mapping, prune_tree
-from holdtrue.reduce import GradientLayout, Group, OrderedReduce, widened_dtype
+from holdtrue.reduce import GradientLayout, Group, OrderedReduce, SumMemory, widened_dtype
 
 # ---- collectives ----
 
@@ -215,12 +215,15 @@ def check_sum(group: Group, case: Sum) -> list[bool]:
     mapping = parse_mapping(case.mapping, case.virtual_nodes)
     tree = prune_tree(order_by_tree(mapping), case.active)
     assert tree is not None
+    parameters = parameters_of(case)
+    layout = GradientLayout.build(parameters, bucket_bytes=case.bucket_bytes)
     reduce = OrderedReduce(
         group=group,
-        layout=GradientLayout.build(parameters_of(case), bucket_bytes=case.bucket_bytes),
+        layout=layout,
         tree=tree,
         mapping=mapping,
         eager=case.is_eager,
+        memory=SumMemory(layout, parameters),
     )
     own = [v for v in mapping.held[group.rank] if v in case.active]
     for step in range(2):

@@ -20,7 +20,7 @@ from holdtrue.mapping import (
     order_by_worker,
 )
 from holdtrue.plan import Plan, stream_key
-from holdtrue.reduce import GradientLayout, Group, OrderedReduce
+from holdtrue.reduce import GradientLayout, Group, OrderedReduce, SumMemory
 
 from ._apply import apply_gradients
 from ._buffer_family import Settlement
@@ -117,6 +117,7 @@ class Engine:
             self._kinds = kinds
             self._taker = GradientTaker(named)
             self._layout = GradientLayout.build(self._taker.parameters)
+            self._memory = SumMemory(self._layout, self._taker.parameters)
             self._forget_orders()
             self._watches.clear()
             self._checked_sparse.clear()
@@ -146,7 +147,9 @@ class Engine:
         """Take up the tree and the exchange of rounds with these examples."""
         tree = pruned_tree(self._order, self._ordered_by, frozenset(v for v, n in enumerate(counts) if n))
         if tree not in self._reduces:
-            reduce = OrderedReduce(group=self.group, layout=self._layout, tree=tree, mapping=self.mapping)
+            reduce = OrderedReduce(
+                group=self.group, layout=self._layout, tree=tree, mapping=self.mapping, memory=self._memory
+            )
             self._reduces[tree] = reduce, BackwardOverlap(self._taker, reduce.buckets)
         self._tree, self._ordered_counts = tree, tuple(counts)
         self._reduce, self._overlap = self._reduces[tree]
@@ -357,6 +360,7 @@ class Engine:
             mapping=mapping,
             eager=False,
             kept=kept,
+            memory=self._memory,
         )
         self._ordered_counts = ()  # this one is for the present round alone
         work.continues = True

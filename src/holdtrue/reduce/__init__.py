@@ -14,6 +14,7 @@ from ._inprocess import InProcessJob
 from ._layout import Bucket, GradientLayout, widened_dtype
 from ._nccl import NcclGroup
 from ._ordered import OrderedReduce
+from ._sum_memory import SumMemory
 
 __all__ = [
     "Accumulator",
@@ -26,6 +27,7 @@ __all__ = [
     "NcclGroup",
     "OrderedReduce",
     "Pending",
+    "SumMemory",
     "add_gradients",
     "widened_dtype",
 ]

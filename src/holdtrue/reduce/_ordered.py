@@ -26,6 +26,7 @@ from holdtrue.mapping import Mapping, Tree, contributions_of, evaluate_tree, lea
 from ._accumulate import Accumulator, Gradients, add_gradients
 from ._group import Done, Group, Pending
 from ._layout import Bucket, GradientLayout
+from ._sum_memory import SumMemory
 
 ABSENT = -0.0
 """The exact identity of IEEE addition: sent where a contribution has no value."""
@@ -140,6 +141,7 @@ class OrderedReduce:
             that goes on after a loss.
         kept: Sums of subtrees that this worker has already, from the same step under another mapping. Their tensors
             are reused.
+        memory: Where sums wait between passes; reductions of rounds that are never open together may share it.
 
     Guarantee:
         The result is the value of the tree's expression whatever the mapping, in every bit (guarantee G1).
@@ -154,6 +156,7 @@ class OrderedReduce:
         mapping: Mapping,
         eager: bool = True,
         kept: Dictionary[Tree, Gradients] | None = None,
+        memory: SumMemory | None = None,
     ) -> None:
         self._group, self._layout, self._tree, self._eager = group, layout, tree, eager
         present = set(leaves_of(tree))
@@ -166,7 +169,8 @@ class OrderedReduce:
             if group.world_size > 1
             else []
         )
-        self._accumulator = Accumulator(self._own, kept)
+        self._memory = memory
+        self._accumulator = Accumulator(self._own, kept, memory)
         self._goes_on = kept is not None
         self._open()
 
@@ -178,7 +182,7 @@ class OrderedReduce:
     def begin(self) -> None:
         """Start a step."""
         if self._goes_on:
-            self._accumulator, self._goes_on = Accumulator(self._own), False
+            self._accumulator, self._goes_on = Accumulator(self._own, memory=self._memory), False
         else:
             self._accumulator.begin_anew()
         self._open()
@@ -200,7 +204,7 @@ class OrderedReduce:
 
         None if there is none. Whoever takes it adds, and says so with `merged=1` (or `merge_last`).
         """
-        if not self._accumulator.merges_after(virtual_node):
+        if not self._accumulator.merges_after(virtual_node) or not self._accumulator.may_lend(virtual_node):
             return None
         return self._accumulator.stack.pop()
 
