@@ -90,6 +90,23 @@ def main() -> None:
             _triton._multiply, constants, capability, num_warps=tile.warps, num_stages=tile.stages
         )
         found.append(facts(f"_multiply {slices}{' long' * is_long}", code))
+    # Triton compiles arguments of 1 as constants, which the interpreter does not.
+    ones = {"M", "N", "K", "vectors", "blocks_v", "blocks_k", "members_a", "members_b"}
+    small = _triton.choose_tile(4, is_long=False, is_small=True, has_room=has_room)
+    shape = {"BM": small.rows, "BN": small.columns, "BK": small.k, "SLICES": 4, "WIDE": False, "LONG": False}
+    of_ones = (
+        (_triton._look, look | {"COUNT": True, "RUN": _triton.LOOKS}),
+        (_triton._cut, look | {"SLICES": 4}),
+        (_triton._sort, {"BLOCK": _triton.ORDER_BLOCK}),
+        (_triton._mark, {"B": _triton.SPECIAL_TILE}),
+        (_triton._multiply, shape),
+    )
+    for kernel, constants in of_ones:
+        known = {name: 1 for name in kernel.arg_names if name in ones or name.startswith("step_")}
+        options = {"num_warps": small.warps} if kernel is _triton._multiply else {}
+        found.append(
+            facts(f"{kernel.fn.__name__} of ones", compiled(kernel, known | constants, capability, **options))
+        )
     # The control: the same code with fusion allowed.
     found.append(facts("fusing _cut", compiled(_triton._cut, look | {"SLICES": 4}, capability, fuses=True)))
     print(json.dumps(found))
