@@ -198,7 +198,7 @@ def a_product_on_cuda_goes_to_the_kernels_as_matmul_calls_them() -> None:
     with (
         mock.patch.object(torch.cuda, "get_device_properties", return_value=facts),
         mock.patch.object(torch.cuda, "device", return_value=nullcontext()),
-        mock.patch.object(_cuda, "cuda_engine", return_value="triton"),
+        mock.patch.object(_cuda, "_engine_for", return_value="triton"),
         mock.patch.object(_cuda, "check_products", return_value=None),
     ):
         out = torch.empty(5, 6)

@@ -1,6 +1,7 @@
 """Which engine multiplies on CUDA, decided on a machine without any: what is refused, what falls back, and in which words."""
 
 import importlib.util
+import sys
 import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -20,8 +21,8 @@ def a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     triton = SimpleNamespace(errors=SimpleNamespace(TritonError=type("TritonError", (Exception,), {})))
-    monkeypatch.setitem(__import__("sys").modules, "triton", triton)
-    monkeypatch.setitem(__import__("sys").modules, "triton.errors", triton.errors)
+    monkeypatch.setitem(sys.modules, "triton", triton)
+    monkeypatch.setitem(sys.modules, "triton.errors", triton.errors)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(_cuda, "check_products", lambda *a, **k: None)
     monkeypatch.delenv("HOLDTRUE_NUMERICS_ENGINE", raising=False)
@@ -90,6 +91,28 @@ def test_kernels_that_cannot_be_built_are_named_once_and_torch_operations_multip
     force_engine("triton")
     with pytest.raises(NumericsError, match="cannot be built"):
         cuda_engine(CUDA)
+
+
+def test_a_layout_that_cannot_be_built_leaves_its_products_alone_to_torch_operations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The larger tile asks for more than the device has: a small product goes on with the kernels."""
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(multi_processor_count=1)
+    )
+
+    error = sys.modules["triton.errors"].TritonError("out of resource: shared memory")
+
+    def build_small_ones(index: int, slices: int, *, is_long: bool, is_small: bool) -> None:
+        if not is_small:
+            raise error
+
+    monkeypatch.setattr(_cuda, "check_products", build_small_ones)
+    assert cuda_engine(CUDA) == "triton"
+    a = SimpleNamespace(dim=lambda: 3, shape=(1, 200, 64), device=CUDA)
+    with pytest.warns(RuntimeWarning, match="out of resource"):
+        assert not _cuda.multiply(a, a, a, 4)  # type: ignore[arg-type]  # what is asked before anything is computed
+    assert cuda_engine(CUDA) == "triton"
 
 
 def test_kernels_that_are_not_exact_are_refused_and_nothing_else_is_used_in_their_place(

@@ -26,16 +26,21 @@ ROOM_BYTES = 160 * 1024
 
 
 def cuda_engine(device: torch.device) -> CudaEngineName:
-    """The engine that multiplies on a CUDA device.
+    """The engine that multiplies on a CUDA device. The first question about a device compiles and tests a product.
 
     Raises:
         NumericsError: 'triton' was named and cannot be used there, or it is not exact there.
     """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return _engine_for(index, 4, is_long=False, is_small=True)
+
+
+def _engine_for(index: int, slices: int, *, is_long: bool, is_small: bool) -> CudaEngineName:
+    """The engine of products of one layout: kernels of each are built and tested before their first use."""
     wanted = named_engine()
     if wanted == "reference":
         return "reference"
-    index = torch.cuda.current_device() if device.index is None else device.index
-    why_not = _why_not(index)
+    why_not = _why_not(index, slices, is_long=is_long, is_small=is_small)
     if why_not is None:
         return "triton"
     if wanted == "triton":
@@ -52,19 +57,18 @@ def multiply(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, slices: int) -
     Returns:
         False if torch operations are the engine there; then nothing is written.
     """
-    if cuda_engine(a.device) == "reference":
-        return False
     a, b, out = (x.unsqueeze(0) if x.dim() == 2 else x for x in (a, b, out))
+    index, is_long = a.device.index, a.shape[2] > PIECE
     batch, M, N = out.shape
-    kernels, index = _kernels(), a.device.index
-    facts = torch.cuda.get_device_properties(index)
-    small = kernels.is_small(batch, M, N, processors=facts.multi_processor_count)
-    check_products(index, slices, is_long=a.shape[2] > PIECE, is_small=small)
+    # Larger tiles would be fewer than the device has multiprocessors.
+    tiles = batch * math.ceil(M / 128) * math.ceil(N / 64)
+    is_small = tiles < torch.cuda.get_device_properties(index).multi_processor_count
+    if _engine_for(index, slices, is_long=is_long, is_small=is_small) == "reference":
+        return False
+    kernels = _kernels()
     with torch.cuda.device(index):
-        tiles = kernels.choose_tiles(
-            slices, is_long=a.shape[2] > PIECE, is_small=small, has_room=_has_room(index)
-        )
-        kernels.products(a, b, out, slices, tiles)
+        chosen = kernels.choose_tiles(slices, is_long=is_long, is_small=is_small, has_room=_has_room(index))
+        kernels.products(a, b, out, slices, chosen)
     return True
 
 
@@ -84,12 +88,12 @@ def _has_room(index: int) -> bool:
     )
 
 
-@lru_cache(maxsize=64)
-def _why_not(index: int) -> str | None:
-    """Why Triton cannot be used on a device, or None. The first call for a device compiles and tests a product.
+@lru_cache(maxsize=256)
+def _why_not(index: int, slices: int, *, is_long: bool, is_small: bool) -> str | None:
+    """Why Triton cannot be used on a device for products of one layout, or None, once they were tested.
 
     Raises:
-        NumericsError: its product is not exact.
+        NumericsError: they are not exact.
     """
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
@@ -99,7 +103,7 @@ def _why_not(index: int) -> str | None:
     try:
         from triton.errors import TritonError
 
-        check_products(index, 4, is_long=False, is_small=True)
+        check_products(index, slices, is_long=is_long, is_small=is_small)
     except NumericsError:
         raise
     except (TritonError, ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:

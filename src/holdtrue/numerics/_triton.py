@@ -440,11 +440,6 @@ def multiply(
     )  # fmt: skip
 
 
-def is_small(batch: int, M: int, N: int, *, processors: int) -> bool:
-    """Whether the larger tiles of a product would be fewer than the device has multiprocessors."""
-    return batch * _blocks(M, 128) * _blocks(N, 64) < processors
-
-
 def choose_tiles(slices: int, *, is_long: bool, is_small: bool, has_room: bool) -> tuple[Tile, Tile]:
     """The tiles of a product: for usual elements, and for those of wide vectors; arguments as of `choose_tile`."""
     usual, wide = (
