@@ -53,10 +53,17 @@ demo-cluster: $(STAMP) ## three live jobs share two devices, under static priori
 test: $(STAMP) ## the default tests and the examples in docstrings
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) src tests
 
-test-slow: $(STAMP) ## the default tests and those that take minutes; installs the loggers first
+# Triton takes a gigabyte and is for tests alone, so it lies aside, unless a build of torch for CUDA has brought it.
+# Not in constraints.txt: each build of torch for CUDA asks for its own version.
+TRITON := $(abspath .venv)/triton
+TRITON_VERSION := triton==3.9.0
+
+test-slow: $(STAMP) ## the default tests and those that take minutes; installs the loggers and Triton first
 	@$(PIP_INSTALL) -e ".[loggers]"
+	@$(BIN)/python -c "import triton" 2>/dev/null || test -d $(TRITON)/triton || $(PIP_INSTALL) --no-deps --target $(TRITON) "$(TRITON_VERSION)" || \
+	  echo "triton cannot be installed here (see above); the tests of its kernels are passed over"
 	@$(PIP_INSTALL) openvino || echo "openvino cannot be installed here (see above); the test of exports in it is passed over"
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak and not browser and not slurm and not ray" src tests
+	HOLDTRUE_TRITON=$(TRITON) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) -m "not gpu and not soak and not browser and not slurm and not ray" src tests
 
 $(OTHER_VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(OTHER_VENV)/bin/python || $(PYTHON) -m venv $(OTHER_VENV)

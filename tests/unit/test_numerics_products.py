@@ -1,7 +1,6 @@
 """The integer matrix product: one answer for every engine, within its bound."""
 
 import ctypes
-import math
 from typing import Any
 
 import pytest
@@ -13,31 +12,7 @@ from holdtrue.errors import NumericsError
 from holdtrue.numerics import ENGINES, _native, _selftest, engines, force_engine, matmul
 from holdtrue.numerics._matmul import PIECE, digits, exponents, is_wide
 from numerics_checks import bits, each_engine, same_for_all_engines
-
-KINDS = ("plain", "zeros", "wide", "denormal", "special", "huge", "one-hot")
-
-
-def sample(kind: str, rows: int, columns: int, seed: int) -> torch.Tensor:
-    """Awkward matrices."""
-    g = torch.Generator().manual_seed(seed)
-    x = torch.randn(rows, columns, generator=g)
-    if kind == "zeros":
-        return torch.where(torch.rand(rows, columns, generator=g) < 0.6, -0.0, x)
-    if kind == "wide":
-        return x * torch.pow(2.0, torch.randint(-60, 60, (rows, columns), generator=g).float())
-    if kind == "denormal":
-        return x * 2.0**-130
-    if kind == "huge":
-        return x * 2.0**126
-    if kind == "one-hot":
-        return (
-            torch.nn.functional.one_hot(torch.randint(0, columns, (rows,), generator=g), columns).float() * x
-        )
-    if kind == "special":
-        special = torch.tensor([math.inf, -math.inf, math.nan, 0.0, -0.0])
-        pick = torch.randint(0, 40, (rows, columns), generator=g)
-        return torch.where(pick < 5, special[pick.clamp(max=4)], x)
-    return x
+from numerics_samples import KINDS, sample
 
 
 @settings(max_examples=60, deadline=None)

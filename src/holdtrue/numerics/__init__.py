@@ -12,12 +12,13 @@ Nothing here depends on the compiled kernels but the time: without them torch op
 
 from ._bytes import byte_taker
 from ._check import check_portable
+from ._cuda import cuda_engine
 from ._functions import function
 from ._initial import close_initial, open_initial
 from ._listing import operator_groups
 from ._matmul import matmul
 from ._mode import portable_mode
-from ._native import ENGINES, engine, engines, force_engine
+from ._native import CUDA_ENGINES, ENGINES, engine, engines, force_engine
 from ._philox import RandomStream
 from ._recurrent import unfused_layers
 from ._registry import covered_operators, register_operator
@@ -26,12 +27,14 @@ from ._sums import sum64
 
 __all__ = [
     "COVERED_OPTIMIZERS",
+    "CUDA_ENGINES",
     "ENGINES",
     "RandomStream",
     "byte_taker",
     "check_portable",
     "close_initial",
     "covered_operators",
+    "cuda_engine",
     "engine",
     "engines",
     "force_engine",

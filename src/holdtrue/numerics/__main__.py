@@ -4,7 +4,9 @@ import argparse
 import json
 import textwrap
 
-from . import covered_operators, engine, engines, operator_groups
+import torch
+
+from . import covered_operators, cuda_engine, engine, engines, operator_groups
 from ._scalars import COVERED_OPTIMIZERS
 
 WIDTH = 110
@@ -20,6 +22,7 @@ def facts() -> dict[str, object]:
     return {
         "engines": list(engines()),
         "engine": engine(),
+        "cuda_engine": cuda_engine(torch.device("cuda")) if torch.cuda.is_available() else None,
         "operators": {title: list(names) for title, names in operator_groups().items()},
         "counts": {kind: len(names) for kind, names in covered_operators().items()},
         "optimizers": list(COVERED_OPTIMIZERS),
@@ -34,6 +37,8 @@ def main() -> None:
         print(json.dumps(facts(), indent=1))
         return
     print(f"engines: {', '.join(engines())}; in use: {engine()}. The bits are the same with each.")
+    if torch.cuda.is_available():
+        print(f"On CUDA matrix products are computed by: {cuda_engine(torch.device('cuda'))}.")
     for title, names in operator_groups().items():
         print(f"\n{title} ({len(names)}):")
         print(textwrap.fill(" ".join(names), WIDTH, initial_indent="  ", subsequent_indent="  "))

@@ -75,9 +75,14 @@ def matmul(a: torch.Tensor, b: torch.Tensor, *, slices: int | None = None) -> to
     if K == 0:
         return out.zero_()
     found = native(a, b)
+    if found is None and a.is_cuda and a.device == b.device:
+        from ._cuda import multiply  # it imports this file
+
+        if multiply(a, b, out, wanted):
+            return out
     if found is None:
         left: Iterable[int] = range(batch)
-        compute = _reference
+        compute = reference
     else:
         left = _finite_products(found, a, b, out, (batch, M, b.shape[-1], K), wanted)
         compute = _with_specials
@@ -144,7 +149,7 @@ def _finite_products(
     return () if status == 0 else [at for at, is_done in enumerate(done) if not is_done]
 
 
-def _reference(a: torch.Tensor, b: torch.Tensor, slices: int) -> torch.Tensor:
+def reference(a: torch.Tensor, b: torch.Tensor, slices: int) -> torch.Tensor:
     """The definition in torch operations, on any device: integer products as exact float64 ones."""
     if not bool(torch.isfinite(a).all()) or not bool(torch.isfinite(b).all()):
         return _with_specials(a, b, slices)

@@ -15,16 +15,20 @@ import torch
 from holdtrue.errors import NumericsError
 
 EngineName = Literal["reference", "generic", "avx2", "vnni"]
+CudaEngineName = Literal["reference", "triton"]
 
 ENGINES: tuple[EngineName, ...] = ("reference", "generic", "avx2", "vnni")
 """From the slowest to the fastest; `reference` is torch operations alone."""
 
+CUDA_ENGINES: tuple[CudaEngineName, ...] = ("reference", "triton")
+"""Those for matrix products on CUDA, from the slower to the faster; `_cuda.py` chooses."""
+
 VARIABLE = "HOLDTRUE_NUMERICS_ENGINE"
-"""Environment variable that names an engine; by default the fastest that this processor has."""
+"""Environment variable that names an engine, for devices that have it; others, and by default all, use their fastest."""
 
 ABI_VERSION = 7
 
-_forced: EngineName | None = None
+_forced: EngineName | CudaEngineName | None = None
 
 
 @lru_cache(maxsize=1)
@@ -65,19 +69,24 @@ def engines() -> tuple[EngineName, ...]:
     return ENGINES[:1] if found is None else ENGINES[: 2 + found.ht_best_engine()]
 
 
+def named_engine() -> str | None:
+    """The engine that was named, here or in the environment."""
+    return _forced or os.environ.get(VARIABLE) or None
+
+
 def engine() -> EngineName:
-    """The engine in use.
+    """The engine in use on the CPU.
 
     Raises:
         NumericsError: an engine was named that is not here.
     """
-    return _choose(_forced or os.environ.get(VARIABLE))
+    return _choose(named_engine())
 
 
 @lru_cache(maxsize=8)
 def _choose(wanted: str | None) -> EngineName:
     here = engines()
-    if not wanted:
+    if not wanted or (wanted in CUDA_ENGINES and wanted not in ENGINES):
         return here[-1]
     for name in here:
         if name == wanted:
@@ -88,7 +97,7 @@ def _choose(wanted: str | None) -> EngineName:
     )
 
 
-def force_engine(name: EngineName | None) -> None:
+def force_engine(name: EngineName | CudaEngineName | None) -> None:
     """Use one engine from here on, or with None the environment's again."""
     global _forced
     _forced = name
