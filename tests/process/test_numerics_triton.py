@@ -41,7 +41,7 @@ def run_script(name: str, *words: str, **variables: str) -> Any:  # Any: JSON
         env=env,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stderr
