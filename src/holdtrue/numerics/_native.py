@@ -22,7 +22,7 @@ ENGINES: tuple[EngineName, ...] = ("reference", "generic", "avx2", "vnni")
 VARIABLE = "HOLDTRUE_NUMERICS_ENGINE"
 """Environment variable that names an engine; by default the fastest that this processor has."""
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 
 _forced: EngineName | None = None
 
