@@ -119,8 +119,8 @@ static inline double FN(fold)(FN(doubles) *sum, double *lane) {
 static double FN(row_f64)(const double *x, int64_t n);
 ROW_SUM(row_f64, double, plus_f64, some_f64, NOTHING)
 #if WIDTH == 8
-/* A longer row of float32 by vectors of four float64: Zen 4 converts four numbers in half a cycle, but eight in two. The 64 lanes
- * are in 16 registers; each adds what it always adds, in that order. */
+/* A longer row of float32 by vectors of four float64: Zen 4 converts four at a time more than twice as fast as
+ * eight. The 64 lanes are in 16 registers; each adds what it always adds, in that order. */
 #define LONG_ROW 160 /* from here on that pays for folding more vectors */
 #define EACH_QUAD _Pragma("GCC unroll 16") for (int i = 0; i < LANES / 4; i++)
 static double FN(long_block)(const float *x, int64_t n) {

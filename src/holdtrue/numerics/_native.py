@@ -96,11 +96,18 @@ def force_engine(name: EngineName | None) -> None:
 
 def native(*tensors: torch.Tensor) -> tuple[ctypes.CDLL, int] | None:
     """The library and the number of its engine if it can serve CPU tensors like these, else None."""
-    name = engine()
-    found = library()
-    if name == "reference" or found is None or any(t.device.type != "cpu" for t in tensors):
-        return None
-    return found, ENGINES.index(name) - 1
+    for t in tensors:
+        if not t.is_cpu:
+            return None
+    number, found = _numbered(_forced or os.environ.get(VARIABLE)), library()
+    return None if number is None or found is None else (found, number)
+
+
+@lru_cache(maxsize=8)
+def _numbered(wanted: str | None) -> int | None:
+    """The number by which kernels know the engine of this name; None for torch operations alone."""
+    name = _choose(wanted)
+    return None if name == "reference" else ENGINES.index(name) - 1
 
 
 def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
