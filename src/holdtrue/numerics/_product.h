@@ -376,14 +376,14 @@ int ht_tile(const uint8_t *a, const uint8_t *b, int64_t k4, int slices, int with
 /* What an engine makes of planes of digits of few values, with scales of 1, for the self-test: out [rows][NR], each value the float32 of the
  * sum of D_d 128^(slices - 1 - d). a: [plane][k4][GROUP][4], b: [plane][k4][NR][4] + 64, total: [MAX_SLICES][GROUP]. Returns 0 where the
  * engine makes none, else 1. */
-int ht_short(const uint8_t *a, const uint8_t *b, int64_t k4, int slices, int rows, int cols, const int32_t *total, float *out,
-             int engine) {
+int ht_short(const uint8_t *a, const uint8_t *b, int64_t k4, int slices, int with_sums, int rows, int cols, const int32_t *total,
+             float *out, int engine) {
 #ifdef HT_X86
   if (engine != ENGINE_VNNI) return 0;
-  short_test(a, b, k4, slices, rows, cols, total, out);
+  short_test(a, b, k4, slices, with_sums, rows, cols, total, out);
   return 1;
 #else
-  (void)a, (void)b, (void)k4, (void)slices, (void)rows, (void)cols, (void)total, (void)out, (void)engine;
+  (void)a, (void)b, (void)k4, (void)slices, (void)with_sums, (void)rows, (void)cols, (void)total, (void)out, (void)engine;
   return 0;
 #endif
 }

@@ -5,6 +5,9 @@
  * (128 * 5 + 6) 2^12 95 < 2^28, and |2^14 top + end| < 2^41. Fused additions change nothing: what they would round first is a
  * product with a power of two, which is exact.
  *
+ * With four digits sums of digits save two products in ten, as in _vnni.h; a tile in which one does not fit its byte is made without
+ * them, from the same digits. The integers, and what the 64s of B put into them, are the same.
+ *
  * All operands become vectors side by side, values `step` floats apart: those that lie otherwise are laid so, 16 at a time.
  * Digits lie as words of four: A [plane][k / 4][row][4], B [panel][plane][k / 4][column][4] with 64 added. */
 
@@ -106,33 +109,41 @@ static inline __attribute__((always_inline)) AVX512 void short_offsets(const __m
   _mm512_storeu_si512(in + 2 * apart, _mm512_slli_epi32(low, 6));
 }
 
-/* Digits of up to 16 vectors side by side, as words `stride` bytes apart; of A also what short_offsets makes of their sums. */
-static inline __attribute__((always_inline)) AVX512 void cut_words_of(Operand a, int64_t n, int64_t K, const int *exponent,
-                                                                      uint8_t *to, int64_t plane, int64_t stride, int32_t *in,
-                                                                      const int slices, const int is_a) {
+/* Digits of up to 16 vectors side by side, as words `stride` bytes apart; of A also what short_offsets makes of their totals. Not 0:
+ * a sum of digits did not fit. */
+static inline __attribute__((always_inline)) AVX512 int cut_words_of(Operand a, int64_t n, int64_t K, const int *exponent,
+                                                                     uint8_t *to, int64_t plane, int64_t stride, int32_t *in,
+                                                                     const int slices, const int with_sums, const int is_a) {
   __mmask16 there = (__mmask16)((1u << n) - 1);
-  __m512i total[MAX_SLICES], p[MAX_SLICES];
+  __m512i total[MAX_SLICES], p[MAX_PLANES];
+  const int planes = with_sums ? planes_of(slices) : slices;
+  uint64_t misfit = 0;
   __m512i e = _mm512_sub_epi32(_mm512_set1_epi32(6), _mm512_maskz_loadu_epi32(there, exponent));
   __m512 power = _mm512_cvtepi32_ps(e);
 #pragma GCC unroll 6
   for (int s = 0; s < slices; s++) total[s] = _mm512_setzero_si512();
   for (int64_t k = 0; k < K; k += 4, to += stride) {
     cut_across(a.data + k * a.step, a.step, K - k < 4 ? (int)(K - k) : 4, there, power, slices, is_a ? 0 : 64, p);
-#pragma GCC unroll 6
-    for (int s = 0; s < slices; s++) {
+    if (with_sums) misfit |= digit_sums(p, slices, is_a ? 0 : 64);
+#pragma GCC unroll 9
+    for (int s = 0; s < planes; s++) {
       _mm512_storeu_si512(to + s * plane, p[s]);
-      if (is_a) total[s] = _mm512_dpbusd_epi32(total[s], _mm512_set1_epi8(1), p[s]);
+      if (is_a && s < slices) total[s] = _mm512_dpbusd_epi32(total[s], _mm512_set1_epi8(1), p[s]);
     }
   }
   if (is_a) short_offsets(total, slices, in, SHORT_ROWS);
+  return misfit != 0;
 }
-static AVX512 void cut_words(Operand a, int64_t n, int64_t K, const int *exponent, uint8_t *to, int64_t plane, int64_t stride,
-                             int32_t *in, int slices) {
-#define CUT(SLICES)                                                                                         \
-  if (slices == SLICES && in) cut_words_of(a, n, K, exponent, to, plane, stride, in, SLICES, 1);            \
-  else if (slices == SLICES) cut_words_of(a, n, K, exponent, to, plane, stride, NULL, SLICES, 0);
-  CUT(4) else CUT(3) else CUT(6)
+static AVX512 int cut_words(Operand a, int64_t n, int64_t K, const int *exponent, uint8_t *to, int64_t plane, int64_t stride,
+                            int32_t *in, int slices, int with_sums) {
+#define CUT(SLICES, WITH_SUMS)                                                                                            \
+  if (slices == SLICES && with_sums == WITH_SUMS)                                                                         \
+    return in ? cut_words_of(a, n, K, exponent, to, plane, stride, in, SLICES, WITH_SUMS, 1)                              \
+              : cut_words_of(a, n, K, exponent, to, plane, stride, NULL, SLICES, WITH_SUMS, 0);
+  CUT(4, 1) CUT(3, 0)
 #undef CUT
+  return in ? cut_words_of(a, n, K, exponent, to, plane, stride, in, 6, 0, 1)
+            : cut_words_of(a, n, K, exponent, to, plane, stride, NULL, 6, 0, 0);
 }
 
 /* 2^(e + add) of 16 exponents. */
@@ -152,6 +163,20 @@ typedef struct {
   const double *row_scale, *col_scale;
 } Strip;
 
+/* sum += the products of four digits of each row (x) and of each column (y). */
+static inline __attribute__((always_inline)) AVX512 void add_words(const uint8_t *x, const uint8_t *y, const int rows, const int wide,
+                                                                   __m512i sum[][2]) {
+  __m512i y0 = _mm512_load_si512(y), y1 = wide ? _mm512_load_si512(y + 64) : y0;
+#pragma GCC unroll 6
+  for (int r = 0; r < rows; r++) {
+    int32_t four;
+    memcpy(&four, x + 4 * r, 4);
+    __m512i v = _mm512_set1_epi32(four);
+    sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], y0, v);
+    if (wide) sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], y1, v);
+  }
+}
+
 /* sum += D_d, the products of digits s of A and d - s of B. */
 static inline __attribute__((always_inline)) AVX512 void add_diagonal(const Strip *at, const int d, const int rows, const int wide,
                                                                       __m512i sum[][2]) {
@@ -159,17 +184,7 @@ static inline __attribute__((always_inline)) AVX512 void add_diagonal(const Stri
   const int64_t a_plane = at->a_plane, b_plane = at->b_plane, stride = at->a_stride;
   for (int64_t k = at->k4; k; k--, x += stride, y += NR * 4)
 #pragma GCC unroll 6
-    for (int s = 0; s <= d; s++) {
-      __m512i y0 = _mm512_load_si512(y + (d - s) * b_plane), y1 = wide ? _mm512_load_si512(y + (d - s) * b_plane + 64) : y0;
-#pragma GCC unroll 6
-      for (int r = 0; r < rows; r++) {
-        int32_t four;
-        memcpy(&four, x + s * a_plane + 4 * r, 4);
-        __m512i v = _mm512_set1_epi32(four);
-        sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], y0, v);
-        if (wide) sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], y1, v);
-      }
-    }
+    for (int s = 0; s <= d; s++) add_words(x + s * a_plane, y + (d - s) * b_plane, rows, wide, sum);
 }
 
 /* sum = 128 D_d + D_(d+1), or D_d alone. */
@@ -184,14 +199,11 @@ static inline __attribute__((always_inline)) AVX512 void add_pair(const Strip *a
   add_diagonal(at, d + 1, rows, wide, sum);
 }
 
-static inline __attribute__((always_inline)) AVX512 void short_tile_of(const Strip *at, int height, int cols, float *C, int64_t ldc,
-                                                                       const int slices, const int rows, const int wide) {
-  __m512i top[6][2], end[6][2], low[6][2];
+/* The float32 of a tile's integers. */
+static inline __attribute__((always_inline)) AVX512 void round_tile(const Strip *at, __m512i top[][2], __m512i end[][2],
+                                                                    __m512i low[][2], int height, int cols, float *C, int64_t ldc,
+                                                                    const int slices, const int rows, const int wide) {
   const __m512d weight = _mm512_set1_pd(slices > 3 ? 16384.0 : 128.0);
-  for (int r = 0; r < height; r++) __builtin_prefetch(C + r * ldc, 1), __builtin_prefetch(C + r * ldc + cols - 1, 1);
-  add_pair(at, 0, 1, rows, wide, top);
-  add_pair(at, 2, slices > 3, rows, wide, end);
-  if (slices > 4) add_pair(at, 4, 1, rows, wide, low);
 #pragma GCC unroll 6
   for (int r = 0; r < rows; r++) {
     if (r >= height) break;
@@ -217,23 +229,78 @@ static inline __attribute__((always_inline)) AVX512 void short_tile_of(const Str
   }
 }
 
+static inline __attribute__((always_inline)) AVX512 void short_tile_of(const Strip *at, int height, int cols, float *C, int64_t ldc,
+                                                                       const int slices, const int rows, const int wide) {
+  __m512i top[6][2], end[6][2], low[6][2];
+  add_pair(at, 0, 1, rows, wide, top);
+  add_pair(at, 2, slices > 3, rows, wide, end);
+  if (slices > 4) add_pair(at, 4, 1, rows, wide, low);
+  round_tile(at, top, end, low, height, cols, C, ldc, slices, rows, wide);
+}
+
+/* sum += the product of plane s of A and plane t of B. */
+static inline __attribute__((always_inline)) AVX512 void add_planes(const Strip *at, const int s, const int t, const int rows,
+                                                                    const int wide, __m512i sum[][2]) {
+  const uint8_t *x = at->a + s * at->a_plane, *y = at->b + t * at->b_plane;
+  for (int64_t k = at->k4, stride = at->a_stride; k; k--, x += stride, y += NR * 4) add_words(x, y, rows, wide, sum);
+}
+
+/* The same tile of four digits with sums of digits, planes 4 to 6: 01, 02, 12; see _vnni.h for the formulas. */
+static inline __attribute__((always_inline)) AVX512 void short_sums_of(const Strip *at, int height, int cols, float *C, int64_t ldc,
+                                                                       const int rows, const int wide) {
+  __m512i p00[4][2], p11[4][2], p22[4][2], top[4][2], mid[4][2], end[4][2];
+#pragma GCC unroll 4
+  for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+    for (int w = 0; w < 2; w++) p00[r][w] = p11[r][w] = p22[r][w] = _mm512_setzero_si512();
+  add_planes(at, 0, 0, rows, wide, p00); /* one by one, lest the compiler take more registers than there are */
+  add_planes(at, 1, 1, rows, wide, p11);
+  add_planes(at, 2, 2, rows, wide, p22);
+#pragma GCC unroll 4
+  for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+    for (int w = 0; w <= wide; w++) {
+      end[r][w] = _mm512_add_epi32(p11[r][w], p22[r][w]); /* to be taken away */
+      mid[r][w] = _mm512_sub_epi32(_mm512_sub_epi32(p11[r][w], p00[r][w]), p22[r][w]);
+      top[r][w] = _mm512_sub_epi32(_mm512_sub_epi32(_mm512_slli_epi32(p00[r][w], 7), p00[r][w]), p11[r][w]);
+    }
+  add_planes(at, 4, 4, rows, wide, top);
+  add_planes(at, 5, 5, rows, wide, mid);
+#pragma GCC unroll 4
+  for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+    for (int w = 0; w <= wide; w++) end[r][w] = _mm512_sub_epi32(_mm512_slli_epi32(mid[r][w], 7), end[r][w]);
+  add_planes(at, 6, 6, rows, wide, end);
+  add_planes(at, 0, 3, rows, wide, end);
+  add_planes(at, 3, 0, rows, wide, end);
+  round_tile(at, top, end, end, height, cols, C, ldc, 4, rows, wide);
+}
+static AVX512 __attribute__((noinline)) void short_sums_4_1(const Strip *at, int height, int cols, float *C, int64_t ldc) {
+  short_sums_of(at, height, cols, C, ldc, 4, 1);
+}
+static AVX512 __attribute__((noinline)) void short_sums_4_0(const Strip *at, int height, int cols, float *C, int64_t ldc) {
+  short_sums_of(at, height, cols, C, ldc, 4, 0);
+}
+
 #define TILE(SLICES, ROWS, WIDE)                                                                                                  \
   static AVX512 __attribute__((noinline)) void short_##SLICES##_##ROWS##_##WIDE(const Strip *at, int height, int cols, float *C,  \
                                                                                 int64_t ldc) {                                   \
     short_tile_of(at, height, cols, C, ldc, SLICES, ROWS, WIDE);                                                                  \
   }
 #define TILES(SLICES, MOST) TILE(SLICES, MOST, 0) TILE(SLICES, MOST, 1) TILE(SLICES, 2, 0) TILE(SLICES, 2, 1)
-TILES(3, 6) TILES(4, 6) TILES(6, 4) TILE(3, 4, 0) TILE(3, 4, 1) TILE(4, 4, 0) TILE(4, 4, 1)
+TILES(3, 6) TILES(4, 4) TILES(6, 4) TILE(3, 4, 0) TILE(3, 4, 1)
 #undef TILES
 #undef TILE
 
-/* Tiles of up to this many rows: with six digits a third of the integers needs a third of the registers. */
-static inline int most_rows(int slices) { return slices > 4 ? 4 : 6; }
+/* Tiles of up to this many rows: three integers at once need a third of the registers each. */
+static inline int most_rows(int slices) { return slices > 3 ? 4 : 6; }
 
-static void short_tile(const Strip *at, int slices, int height, int cols, float *C, int64_t ldc) {
+static void short_tile(const Strip *at, int slices, int with_sums, int height, int cols, float *C, int64_t ldc) {
   int of = cols > 16;
+  for (int r = 0; r < height; r++) __builtin_prefetch(C + r * ldc, 1), __builtin_prefetch(C + r * ldc + cols - 1, 1);
 #define TO(SLICES, ROWS) (of ? short_##SLICES##_##ROWS##_1 : short_##SLICES##_##ROWS##_0)(at, height, cols, C, ldc)
-  if (slices == 4) height > 4 ? TO(4, 6) : height > 2 ? TO(4, 4) : TO(4, 2);
+  if (with_sums) TO(sums, 4);
+  else if (slices == 4) height > 2 ? TO(4, 4) : TO(4, 2);
   else if (slices == 3) height > 4 ? TO(3, 6) : height > 2 ? TO(3, 4) : TO(3, 2);
   else height > 2 ? TO(6, 4) : TO(6, 2);
 #undef TO
@@ -247,24 +314,27 @@ static inline void fetch_ahead(Ahead *of, int64_t rows) {
 /* C = A B with 3, 4 or 6 digits, K < KARATSUBA. -1 without memory, else 0. */
 static int product_short(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices, const int *ea,
                          const int *eb, Room *room) {
-  int64_t k4 = (K + 3) / 4, b_plane = k4 * NR * 4, panel = slices * b_plane, all = panels(N, NR);
+  int with_sums = slices == 4, planes = with_sums ? planes_of(slices) : slices, most = most_rows(slices);
+  int64_t k4 = (K + 3) / 4, b_plane = k4 * NR * 4, panel = planes * b_plane, all = panels(N, NR);
   int64_t rows = panels(M, GROUP) * GROUP < SHORT_ROWS ? panels(M, GROUP) * GROUP : SHORT_ROWS;
-  int64_t a_stride = rows * 4, a_plane = k4 * a_stride, for_a = slices * a_plane;
-  int is_kept = all * panel <= SHORT_B && (M > rows || room->keep_b);
+  int64_t a_stride = rows * 4, a_plane = k4 * a_stride, for_a = planes * a_plane;
+  int is_kept = all * panel <= SHORT_B && (M > rows || room->keep_b), bits = 12 + 7 * (slices - 1);
   int64_t for_b = is_kept ? all * panel : panel, for_scales = (SHORT_ROWS + all * NR) * (int64_t)sizeof(double);
-  char *place = room_of(room, (size_t)(for_a + for_b + for_scales + 3 * SHORT_ROWS * (int64_t)sizeof(int32_t)));
+  int64_t for_in = 3 * SHORT_ROWS * (int64_t)sizeof(int32_t);
+  char *place = room_of(room, (size_t)(for_a + for_b + for_scales + for_in + SHORT_ROWS / GROUP + all));
   if (!place) return -1;
   uint8_t *B = (uint8_t *)place, *A = B + for_b;
   double *row_scale = (double *)(A + for_a), *col_scale = row_scale + SHORT_ROWS;
   int32_t *in = (int32_t *)(col_scale + all * NR);
+  uint8_t *unfit_a = (uint8_t *)in + for_in, *unfit_b = unfit_a + SHORT_ROWS / GROUP;
   float laid[KARATSUBA * GROUP] __attribute__((aligned(64)));
   Strip at = {A, B, a_plane, a_stride, b_plane, k4, in, row_scale, col_scale};
-  int most = most_rows(slices), bits = 12 + 7 * (slices - 1);
   for (int64_t m = 0; m < M; m += rows) {
     int64_t these = M - m < rows ? M - m : rows;
     for (int64_t g = 0; g < these && !room->is_cut; g += GROUP) {
       int64_t n = these - g < GROUP ? these - g : GROUP;
-      cut_words(side_by_side(a, m + g, n, K, laid), n, K, ea + m + g, A + 4 * g, a_plane, a_stride, in + g, slices);
+      Operand from = side_by_side(a, m + g, n, K, laid);
+      unfit_a[g / GROUP] = (uint8_t)cut_words(from, n, K, ea + m + g, A + 4 * g, a_plane, a_stride, in + g, slices, with_sums);
       powers(ea + m + g, n, -bits, row_scale + g);
     }
     room->is_cut = rows >= M;
@@ -273,15 +343,18 @@ static int product_short(Operand a, Operand b, float *C, int64_t ldc, int64_t M,
       uint8_t *to = is_kept ? B + q * panel : B;
       for (int g = 0; g < cols && !room->b_is_cut; g += GROUP) {
         int64_t first = q * NR + g, n = cols - g < GROUP ? cols - g : GROUP;
-        cut_words(side_by_side(b, first, n, K, laid), n, K, eb + first, to + 4 * g, b_plane, NR * 4, NULL, slices);
+        Operand from = side_by_side(b, first, n, K, laid);
+        int is_unfit = cut_words(from, n, K, eb + first, to + 4 * g, b_plane, NR * 4, NULL, slices, with_sums);
+        unfit_b[q] = (uint8_t)(is_unfit | (g && unfit_b[q]));
         powers(eb + first, n, 0, col_scale + first);
       }
       at.b = to, at.col_scale = col_scale + q * NR;
       for (int64_t r = 0; r < these; r += most) {
         int height = these - r < most ? (int)(these - r) : most;
+        int sums = with_sums && !unfit_b[q] && !unfit_a[r / GROUP]; /* with sums a tile's rows are all of one group */
         at.a = A + 4 * r, at.in = in + r, at.row_scale = row_scale + r;
         fetch_ahead(room->ahead, most), fetch_ahead(room->ahead + 1, most);
-        short_tile(&at, slices, height, cols, C + (m + r) * ldc + q * NR, ldc);
+        short_tile(&at, slices, sums, height, cols, C + (m + r) * ldc + q * NR, ldc);
       }
     }
     room->b_is_cut = is_kept;
@@ -290,8 +363,8 @@ static int product_short(Operand a, Operand b, float *C, int64_t ldc, int64_t M,
 }
 
 /* One tile for the self-test: see ht_short. */
-static AVX512 void short_test(const uint8_t *a, const uint8_t *b, int64_t k4, int slices, int rows, int cols, const int32_t *total,
-                              float *out) {
+static AVX512 void short_test(const uint8_t *a, const uint8_t *b, int64_t k4, int slices, int with_sums, int rows, int cols,
+                              const int32_t *total, float *out) {
   double scale[NR] __attribute__((aligned(64)));
   int32_t in[3 * SHORT_ROWS];
   __m512i sums[MAX_SLICES];
@@ -299,5 +372,5 @@ static AVX512 void short_test(const uint8_t *a, const uint8_t *b, int64_t k4, in
   for (int s = 0; s < MAX_SLICES; s++) sums[s] = _mm512_loadu_si512(total + s * GROUP);
   short_offsets(sums, slices, in, SHORT_ROWS);
   Strip at = {a, b, k4 * GROUP * 4, GROUP * 4, k4 * NR * 4, k4, in, scale, scale};
-  short_tile(&at, slices, rows, cols, out, NR);
+  short_tile(&at, slices, with_sums, rows, cols, out, NR);
 }
