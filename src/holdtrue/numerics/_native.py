@@ -20,7 +20,8 @@ ENGINES: tuple[EngineName, ...] = ("reference", "generic", "avx2", "vnni")
 """From the slowest to the fastest; `reference` is torch operations alone."""
 
 VARIABLE = "HOLDTRUE_NUMERICS_ENGINE"
-"""Environment variable that names an engine; by default the fastest that this processor has."""
+"""Environment variable that names an engine; by default the fastest that this processor has. Kernels see it when they
+are called first, and after `force_engine`."""
 
 ABI_VERSION = 8
 
@@ -92,6 +93,7 @@ def force_engine(name: EngineName | None) -> None:
     """Use one engine from here on, or with None the environment's again."""
     global _forced
     _forced = name
+    _kernels.cache_clear()
 
 
 def native(*tensors: torch.Tensor) -> tuple[ctypes.CDLL, int] | None:
@@ -99,15 +101,14 @@ def native(*tensors: torch.Tensor) -> tuple[ctypes.CDLL, int] | None:
     for t in tensors:
         if not t.is_cpu:
             return None
-    number, found = _numbered(_forced or os.environ.get(VARIABLE)), library()
-    return None if number is None or found is None else (found, number)
+    return _kernels()
 
 
-@lru_cache(maxsize=8)
-def _numbered(wanted: str | None) -> int | None:
-    """The number by which kernels know the engine of this name; None for torch operations alone."""
-    name = _choose(wanted)
-    return None if name == "reference" else ENGINES.index(name) - 1
+@lru_cache(maxsize=1)
+def _kernels() -> tuple[ctypes.CDLL, int] | None:
+    """The library and the number of the engine in use; None for torch operations alone."""
+    name, found = engine(), library()
+    return None if name == "reference" or found is None else (found, ENGINES.index(name) - 1)
 
 
 def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
