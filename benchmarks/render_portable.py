@@ -100,7 +100,7 @@ def speed(raw: dict[str, Any]) -> list[str]:
         f"Met: {'; '.join(met) or 'none'}.",
         f"Missed: {'; '.join(missed) or 'none'}.",
         "",
-        "Why large products and sums of rows cannot reach their targets with this definition is in",
+        "Why large products cannot reach their targets with this definition is in",
         "[the design](../design/0040-portable-numerics.md). Small products pay for cutting into digits, for rounding and for",
         "calls from Python. Without VNNI and on CUDA nothing has been measured.",
     ]  # fmt: skip

@@ -214,6 +214,59 @@ def test_an_engine_whose_tiles_are_wrong_with_some_digits_alone_is_refused(
         _selftest._check_tiles("vnni", *digits, _selftest.WHOLE[digits])
 
 
+@pytest.mark.parametrize("digits", _selftest.SHORT)
+def test_an_engine_whose_short_tiles_are_wrong_with_some_digits_alone_is_refused(
+    digits: tuple[int, int], kernels: tuple[ctypes.CDLL, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, number = kernels
+
+    class Wrong:
+        def ht_short(self, *arguments: Any) -> int:  # Any: what ctypes is given
+            made: int = library.ht_short(*arguments)
+            if arguments[3:7] == (*digits, 4, 16):
+                ctypes.cast(arguments[8], ctypes.POINTER(ctypes.c_float))[3 * 32 + 15] *= -1
+            return made
+
+    if "vnni" not in engines():
+        pytest.skip("the processor has no engine with short tiles")
+    monkeypatch.setattr(_selftest, "native", lambda *_: (Wrong(), number))
+    with pytest.raises(
+        NumericsError, match=rf"is not exact here: a short tile of 4 x 16 with {digits[0]} digits"
+    ):
+        _selftest._check_short("vnni", *digits)
+
+
+@pytest.mark.parametrize("K", [1, 3, 16, 33, 64, 95])
+def test_products_of_few_values_have_one_answer_however_they_lie(K: int) -> None:
+    """Several blocks of rows and panels of columns; wide vectors among them; operands that serve a whole batch."""
+    a, b = (
+        torch.stack([sample("plain", 270, K, i) for i in range(2)]),
+        torch.stack([sample("plain", K, 70, i + 5) for i in range(2)]),
+    )
+    a[0] = (a[0] * 4).round() / 4  # zeros, and vectors of equal values
+    a[1, 5], b[1, :, 66] = 1 - 2.0**-24, -(1 - 2.0**-24)
+    whole = same_for_all_engines(lambda: matmul(a, b))
+    other_a, other_b = (
+        a.transpose(1, 2).contiguous().transpose(1, 2),
+        b.transpose(1, 2).contiguous().transpose(1, 2),
+    )
+    room = torch.zeros(2, 270, 3 * K + 1)
+    apart = room[..., 1::3][..., :K].copy_(a)
+    for first, second in ((other_a, b), (a, other_b), (apart, other_b)):
+        assert torch.equal(bits(matmul(first, second)), bits(whole))
+    if K > 8:
+        a[1, 7] = sample("one-hot", 1, K, 0)
+        b[0] = sample("wide", K, 70, 1)
+    for slices in (3, 4):
+        whole = same_for_all_engines(lambda slices=slices: matmul(a, b, slices=slices))
+        single = torch.stack([matmul(x, y, slices=slices) for x, y in zip(a, b, strict=True)])
+        assert torch.equal(bits(whole), bits(single))
+    for first, second in ((a[:1], b), (a, b[:1])):
+        whole = same_for_all_engines(lambda first=first, second=second: matmul(first, second))
+        members = [matmul(first[i % len(first)], second[i % len(second)]) for i in range(2)]
+        assert torch.equal(bits(whole), bits(torch.stack(members)))
+
+
 def grid(rows: int, columns: int, seed: int) -> torch.Tensor:
     """Some values have the digits 64, -10, 64: the sum of the first and the third does not fit a byte."""
     g = torch.Generator().manual_seed(seed)
@@ -223,7 +276,7 @@ def grid(rows: int, columns: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("slices", [3, 4])
-@pytest.mark.parametrize("K", [95, 96, 200, 1024, 1025, 2500])
+@pytest.mark.parametrize("K", [20, 95, 96, 200, 1024, 1025, 2500])
 def test_sums_of_digits_that_do_not_fit_a_byte_change_nothing(K: int, slices: int) -> None:
     a, b = grid(30, K, 1), grid(K, 50, 2)
     q = list(digits(a, exponents(a), 4))

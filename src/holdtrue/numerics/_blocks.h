@@ -113,7 +113,7 @@ typedef struct {
   int64_t rows, stride, a_block; /* of a block of rows: how many, bytes of one, bytes of its digits for one piece of K */
   int64_t b_plane, b_block;      /* bytes of a panel of columns: of a plane, of all for one piece of K */
   int64_t groups;                /* of a block of rows */
-  int slices, with_sums, planes;
+  int slices;
 } Blocking;
 
 static int64_t block_length(const Blocking *at, int64_t k) { return at->K - k * at->piece < at->piece ? at->K - k * at->piece : at->piece; }
@@ -136,16 +136,17 @@ static void cut_vectors(const Blocking *at, Operand a, int64_t vectors, int64_t 
         Operand own = {a.data + first * a.across + k * a.step, a.step, a.across};
         uint8_t *to = place + (is_a ? first * stride + k : g / 2 * at->b_block * at->blocks + g % 2 * 64 + k * NR);
         misfit[g] |= cut_group_of(own, n, K - k < piece ? K - k : piece, exponent + first, (Planes){to, plane, stride},
-                                  is_a ? total + TOTALS * first : NULL, is_a, at->slices, at->with_sums) != 0;
+                                  is_a ? total + TOTALS * first : NULL, is_a, at->slices) != 0;
       }
 }
 
-/* C = A B with 3, 4 or 6 digits; K is at most PIECE, so that `high` is exact in float64 (_matmul.py). -1 without memory, else 0. */
+/* C = A B with 3, 4 or 6 digits; K is at least KARATSUBA, and at most PIECE, so that `high` is exact in float64 (_matmul.py).
+ * -1 without memory, else 0. */
 static int product_vnni(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices, const int *ea,
                         const int *eb, Room *room) {
   int64_t piece = slices > 4 ? SHORT / 2 : SHORT, longest = K < piece ? K : piece, blocks = panels(K, piece);
   int64_t stride = panels(longest, 64) * 64;
-  int with_sums = K >= KARATSUBA ? 2 : 0, planes = planes_of(slices, with_sums), bits = 12 + 7 * (slices - 1);
+  int planes = planes_of(slices), bits = 12 + 7 * (slices - 1);
   if (stride % 512 == 0) stride += 64; /* rows in other sets of the cache */
   int64_t fit = A_BYTES / (planes * blocks * stride) / ROWS_TOGETHER * ROWS_TOGETHER;
   int64_t rows = panels(M, ROWS_TOGETHER) * ROWS_TOGETHER;
@@ -153,7 +154,7 @@ static int product_vnni(Operand a, Operand b, float *C, int64_t ldc, int64_t M, 
   int64_t b_plane = (longest + 3) / 4 * NR * 4, b_block = planes * b_plane;
   int64_t columns = B_BYTES / (b_block * blocks) * NR; /* cut at once: for one block of rows a panel will do */
   columns = (M <= rows && !room->keep_b) || columns < NR ? NR : columns > N ? panels(N, NR) * NR : columns;
-  Blocking at = {K, piece, blocks, rows, stride, planes * rows * stride, b_plane, b_block, rows / GROUP, slices, with_sums, planes};
+  Blocking at = {K, piece, blocks, rows, stride, planes * rows * stride, b_plane, b_block, rows / GROUP, slices};
   size_t for_a = (size_t)(blocks * at.a_block), for_b = (size_t)(blocks * columns / NR * b_block);
   size_t for_total = sizeof(int32_t) * TOTALS * blocks * rows, for_part = blocks > 1 ? sizeof(double) * rows * NR * 2 : 0;
   size_t for_unfit = (size_t)(panels(blocks * (at.groups + columns / GROUP), 64) * 64);
@@ -192,7 +193,7 @@ static int product_vnni(Operand a, Operand b, float *C, int64_t ldc, int64_t M, 
           for (int64_t r = 0; r < these; r += MR) {
             int height = these - r < MR ? (int)(these - r) : MR;
             int unfit = of_b[0] || (cols > GROUP && of_b[1]) || of_a[r / GROUP] || of_a[(r + height - 1) / GROUP];
-            int sums = with_sums && unfit ? 1 : with_sums;
+            int sums = unfit ? 1 : 2;
             tile_vnni(a_planes(&at, A, k, r), panel, (block_length(&at, k) + 3) / 4, slices, sums, height, cols, top, end, low,
                       spare + 3 * MR * NR);
             for (int i = 0; i < height; i++) row_scale[i] = power_f64(ea[m + r + i] - bits);

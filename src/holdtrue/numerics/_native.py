@@ -24,9 +24,10 @@ CUDA_ENGINES: tuple[CudaEngineName, ...] = ("reference", "triton")
 """Those for matrix products on CUDA, from the slower to the faster; `_cuda.py` chooses."""
 
 VARIABLE = "HOLDTRUE_NUMERICS_ENGINE"
-"""Environment variable that names an engine, for devices that have it; others, and by default all, use their fastest."""
+"""Environment variable that names an engine, for devices that have it; others, and by default all, use their fastest. The
+CPU's kernels see it when they are called first, and after `force_engine`."""
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 
 _forced: EngineName | CudaEngineName | None = None
 
@@ -101,15 +102,22 @@ def force_engine(name: EngineName | CudaEngineName | None) -> None:
     """Use one engine from here on, or with None the environment's again."""
     global _forced
     _forced = name
+    _kernels.cache_clear()
 
 
 def native(*tensors: torch.Tensor) -> tuple[ctypes.CDLL, int] | None:
     """The library and the number of its engine if it can serve CPU tensors like these, else None."""
-    name = engine()
-    found = library()
-    if name == "reference" or found is None or any(t.device.type != "cpu" for t in tensors):
-        return None
-    return found, ENGINES.index(name) - 1
+    for t in tensors:
+        if not t.is_cpu:
+            return None
+    return _kernels()
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> tuple[ctypes.CDLL, int] | None:
+    """The library and the number of the engine in use; None for torch operations alone."""
+    name, found = engine(), library()
+    return None if name == "reference" or found is None else (found, ENGINES.index(name) - 1)
 
 
 def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:

@@ -105,17 +105,25 @@ static AVX512 void diagonal_vnni(const uint8_t *a, int64_t a_bytes, const uint8_
 /* How many panels of so many vectors hold them all; the last may be partly filled. */
 static int64_t panels(int64_t vectors, int64_t width) { return (vectors + width - 1) / width; }
 
+/* Rows of memory that the next product will read, to be fetched during this one. */
+typedef struct {
+  const char *at;
+  int64_t rows, apart, bytes;
+} Ahead;
+
 /* Memory that grows, kept through the products of one call, and what of it the next product can use again. */
 typedef struct {
   char *data;
   size_t size;
   int is_cut, b_is_cut; /* the digits of A, or of B, in it are those of the next product too */
   int keep_b;           /* B will come again */
+  Ahead ahead[2];
 } Room;
 
 #ifdef HT_X86
 #include "_vnni.h"
 #include "_blocks.h"
+#include "_short.h"
 #endif
 
 /* C = A B with so many slices for every vector. For each piece of K, A's digits are cut once, in panels of MR rows, and B's
@@ -182,8 +190,8 @@ static int one_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, i
 static int some_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices, const int *ea,
                         const int *eb, int engine, Room *room) {
 #ifdef HT_X86
-  if (engine == ENGINE_VNNI && K && K <= PIECE)
-    return product_vnni(a, b, C, ldc, M, N, K, slices, ea, eb, room);
+  if (engine == ENGINE_VNNI && K && K < KARATSUBA) return product_short(a, b, C, ldc, M, N, K, slices, ea, eb, room);
+  if (engine == ENGINE_VNNI && K && K <= PIECE) return product_vnni(a, b, C, ldc, M, N, K, slices, ea, eb, room);
 #endif
   (void)room;
   return one_product(a, b, C, ldc, M, N, K, slices, ea, eb, engine);
@@ -196,26 +204,35 @@ typedef struct {
   int64_t wides;
   uint32_t *most;
   Spread *spread;
+  Operand laid; /* where the vectors are for the product: as they were, or in `room` */
+  float *room;
 } Scan;
 
 static int scan_open(Scan *s, int64_t vectors) {
   s->exponent = malloc(sizeof(int) * (vectors + MR + NR)), s->wide = malloc(sizeof(int32_t) * (vectors + 1));
   s->most = malloc(sizeof(uint32_t) * (vectors + 1));
   s->spread = malloc(sizeof(Spread) * (vectors + 1));
+  s->room = NULL;
+#ifdef HT_X86
+  s->room = aligned_alloc(64, sizeof(float) * LAID);
+  if (!s->room) return -1;
+#endif
   return s->exponent && s->wide && s->most && s->spread ? 0 : -1;
 }
 static void scan_close(Scan *s) {
-  free(s->exponent), free(s->wide), free(s->most), free(s->spread);
+  free(s->exponent), free(s->wide), free(s->most), free(s->spread), free(s->room);
 }
 
 /* Exponents, and which vectors are wide; returns 1 if a value is not finite, else 0. */
 static int scan_operand(Operand a, int64_t vectors, int64_t K, Scan *s, int engine) {
   int status = 0;
+  s->laid = a, s->wides = 0;
 #ifdef HT_X86
+  if (engine == ENGINE_VNNI && K < KARATSUBA)
+    return scan_short(a, vectors, K, s->exponent, s->wide, &s->wides, s->room, &s->laid);
   if (engine != ENGINE_VNNI || !scan_vnni(a, vectors, K, s->most, s->spread))
 #endif
     PICK(engine, scan)(a, vectors, K, s->most, s->spread);
-  s->wides = 0;
   for (int64_t v = 0; v < vectors; v++) {
     Spread at = s->spread[v];
     status |= s->most[v] >= 0x7f800000u;
@@ -293,6 +310,11 @@ static int mixed_product(Operand a, Operand b, float *C, int64_t M, int64_t N, i
   return status;
 }
 
+static Ahead ahead_of(const float *x, int64_t step, int64_t across, int64_t vectors, int64_t K) {
+  if (across == 1) return (Ahead){(const char *)x, K, 4 * step, 4 * vectors};
+  return (Ahead){(const char *)x, step == 1 ? vectors : 0, 4 * across, 4 * K};
+}
+
 /* A batch of products; done[i] is 1 where all values are finite, and C[i] (M x N, contiguous) is written.
  * Where a value is not finite the caller has the rules. Returns -1 without memory, else how many are not done. */
 int ht_products(const float *a, int64_t a_step, int64_t a_across, int64_t a_batch, const float *b, int64_t b_step,
@@ -311,11 +333,13 @@ int ht_products(const float *a, int64_t a_step, int64_t a_across, int64_t a_batc
     left += !done[i];
     if (!done[i]) continue;
     float *to = C + i * M * N;
+    if (i + 1 < batch && a_batch) room.ahead[0] = ahead_of(x.data + a_batch, a_step, a_across, M, K);
+    if (i + 1 < batch && b_batch) room.ahead[1] = ahead_of(y.data + b_batch, b_step, b_across, N, K);
     if (sa.wides || sb.wides) {
       status = mixed_product(x, y, to, M, N, K, slices, &sa, &sb, engine, &room);
       room.is_cut = room.b_is_cut = 0;
     }
-    else status = some_product(x, y, to, N, M, N, K, slices, sa.exponent, sb.exponent, engine, &room);
+    else status = some_product(sa.laid, sb.laid, to, N, M, N, K, slices, sa.exponent, sb.exponent, engine, &room);
   }
   scan_close(&sa), scan_close(&sb), free(room.data);
   return status < 0 ? status : left;
@@ -342,6 +366,21 @@ int ht_tile(const uint8_t *a, const uint8_t *b, int64_t k4, int slices, int with
     for (int i = 0; i < 3; i++)
       for (int c = 0; c < NR; c++) out[(i * MR + r) * NR + c] = (int32_t)((uint32_t)sums[(i * MR + r) * NR + c] - in[i]);
   }
+  return 1;
+#else
+  (void)a, (void)b, (void)k4, (void)slices, (void)with_sums, (void)rows, (void)cols, (void)total, (void)out, (void)engine;
+  return 0;
+#endif
+}
+
+/* What an engine makes of planes of digits of few values, with scales of 1, for the self-test: out [rows][NR], each value the float32 of the
+ * sum of D_d 128^(slices - 1 - d). a: [plane][k4][GROUP][4], b: [plane][k4][NR][4] + 64, total: [MAX_SLICES][GROUP]. Returns 0 where the
+ * engine makes none, else 1. */
+int ht_short(const uint8_t *a, const uint8_t *b, int64_t k4, int slices, int with_sums, int rows, int cols, const int32_t *total,
+             float *out, int engine) {
+#ifdef HT_X86
+  if (engine != ENGINE_VNNI) return 0;
+  short_test(a, b, k4, slices, with_sums, rows, cols, total, out);
   return 1;
 #else
   (void)a, (void)b, (void)k4, (void)slices, (void)with_sums, (void)rows, (void)cols, (void)total, (void)out, (void)engine;

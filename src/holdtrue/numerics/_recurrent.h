@@ -31,7 +31,7 @@ static int repeated_product(Repeated *p, Operand a, Operand b, float *C, int64_t
   if (scan_operand(a, M, K, &p->a, engine)) return 1;
   p->is_open = 1, p->room.is_cut = 0;
   if (!p->a.wides && !p->b.wides)
-    return some_product(a, b, C, N, M, N, K, slices, p->a.exponent, p->b.exponent, engine, &p->room);
+    return some_product(p->a.laid, p->b.laid, C, N, M, N, K, slices, p->a.exponent, p->b.exponent, engine, &p->room);
   int status = mixed_product(a, b, C, M, N, K, slices, &p->a, &p->b, engine, &p->room);
   p->room.is_cut = p->room.b_is_cut = 0;
   return status;

@@ -13,18 +13,20 @@ from ._native import EngineName, count, engine, native, pointer
 ROWS, COLUMNS = 12, 32
 PLANES = 9
 WHOLE = {
-    (3, 0): 1024,
     (3, 2): 1024,
-    (4, 0): 1024,
     (4, 1): 1024,
     (4, 2): 1024,
-    (6, 0): 512,
     (6, 1): 512,
     (6, 2): 512,
 }
 """Longest K of a tile by digits and by how many sums of digits help; see `_vnni.h`."""
 TILES = ((12, 32), (8, 32), (4, 32), (12, 16), (8, 16), (4, 16))
 """Rows and columns of tiles for which engines have code of their own."""
+
+SHORT = {(3, 0): (6, 4, 2), (4, 0): (4, 2), (4, 1): (4,), (6, 0): (4, 2)}
+"""Rows of tiles of few values, by digits and by whether sums of digits help; see `_short.h`."""
+FEW = 96
+"""Values of such a tile: K is less there."""
 
 
 def check_engine() -> None:
@@ -43,20 +45,61 @@ def _check(name: EngineName) -> None:
             _check_products(name, k4, a_digit, b_digit)
     for (slices, sums), K in WHOLE.items():
         _check_tiles(name, slices, sums, K)
+    for slices, sums in SHORT:
+        _check_short(name, slices, sums)
     _check_arithmetic(name)
 
 
+def _check_short(name: EngineName, slices: int, sums: int) -> None:
+    """Tiles of few values, rounded: the largest digits in all places, and in one place of each side."""
+    most = 63 if sums else 64
+    all_places = tuple((s, t) for s in range(slices) for t in range(slices))
+    for a_digit, b_digit in ((most, most), (-most, most), (most, -most), (-most, -most)):
+        _check_places(name, slices, sums, a_digit, b_digit, all_places)
+    for place in all_places:
+        _check_places(name, slices, sums, 64, -64, (place,))
+
+
+def _check_places(
+    name: EngineName, slices: int, sums: int, a_digit: int, b_digit: int, places: tuple[tuple[int, int], ...]
+) -> None:
+    """Tiles of few values whose digits are 0 elsewhere than in `places` (of A and of B)."""
+    found = native()
+    if found is None or name != "vnni":  # other engines have no such tiles
+        return
+    a = torch.zeros((PLANES, FEW // 4, 16, 4), dtype=torch.int8)
+    b = torch.full((PLANES, FEW // 4, COLUMNS, 4), 64, dtype=torch.uint8)
+    total = torch.zeros((MORE_SLICES, 16), dtype=torch.int32)
+    for s, t in places:
+        a[s], b[t], total[s] = a_digit, b_digit + 64, a_digit * FEW
+    for at, (s, t) in enumerate(((0, 1), (0, 2), (1, 2)) if sums else (), start=slices):
+        a[at], b[at] = a[s] + a[t], b[s] + b[t]
+    exact = sum(a_digit * b_digit * FEW * 128 ** (slices - 1 - s - t) for s, t in places if s + t < slices)
+    expected = torch.full((ROWS, COLUMNS), float(exact), dtype=torch.float64).float()
+    for height in SHORT[slices, sums]:
+        for width in (32, 16):
+            out = torch.zeros((ROWS, COLUMNS))
+            found[0].ht_short(
+                pointer(a), pointer(b), count(FEW // 4), slices, sums, height, width, pointer(total), pointer(out),
+                found[1],
+            )  # fmt: skip
+            if not torch.equal(out[:height, :width], expected[:height, :width]):
+                raise NumericsError(
+                    f"the numerics engine {name!r} is not exact here: a short tile of {height} x {width} with {slices} digits "
+                    f"over {FEW} values gave {out[:height, :width].unique().tolist()}, not {exact}. Name another engine in "
+                    f"HOLDTRUE_NUMERICS_ENGINE, such as 'reference', or pass numerics='exact'."
+                )
+
+
 def _check_tiles(name: EngineName, slices: int, sums: int, K: int) -> None:
-    """Whole tiles of the largest digits: 64, and 63 where sums of two must fit a byte."""
+    """Whole tiles of the largest digits of which sums of two fit a byte."""
     found = native()
     if found is None:
         return
-    most = 63 if sums else 64
-    for a_digit, b_digit in ((most, most), (most, -most)):
+    for a_digit, b_digit in ((63, 63), (63, -63)):
         a = torch.full((PLANES, ROWS, K), a_digit, dtype=torch.int8)
         b = torch.full((PLANES, K // 4, COLUMNS, 4), b_digit + 64, dtype=torch.uint8)
-        if sums:
-            a[slices:], b[slices:] = 2 * a_digit, 2 * b_digit + 128
+        a[slices:], b[slices:] = 2 * a_digit, 2 * b_digit + 128
         total = torch.full((ROWS, MORE_SLICES), a_digit * K, dtype=torch.int32)
         one = a_digit * b_digit * K
         expected = [128 * one + 2 * one, (128 * 3 + 4) * one if slices > 3 else 3 * one, (128 * 5 + 6) * one]

@@ -5,6 +5,7 @@ halves; the block sums are summed by the same rule. The order depends on the num
 """
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 
@@ -25,13 +26,14 @@ def sum64(x: torch.Tensor, dims: Sequence[int] | None = None, *, keepdim: bool =
     Returns:
         float64, on the same device.
     """
-    if x.dim() == 0:
+    count = x.dim()
+    if count == 0:
         return x.double() + 0.0
-    axes = sorted({d % x.dim() for d in dims}) if dims else list(range(x.dim()))
+    axes = sorted({d % count for d in dims}) if dims else list(range(count))
     if x.dtype not in (torch.float32, torch.float64):
         x = x.double()
     first, last = axes[0], axes[-1]
-    if axes != list(range(first, last + 1)):
+    if last - first + 1 != len(axes):
         kept = [d for d in range(x.dim()) if d not in axes]
         out = _sum_middle(x.permute(*kept, *axes).flatten(len(kept)).contiguous(), len(kept), len(kept))
     else:
@@ -43,28 +45,18 @@ def sum64(x: torch.Tensor, dims: Sequence[int] | None = None, *, keepdim: bool =
 
 def _sum_middle(x: torch.Tensor, first: int, last: int) -> torch.Tensor:
     """Sum of a contiguous tensor over its dimensions first..last."""
-    shape = (*x.shape[:first], *x.shape[last + 1 :])
-    outer, n, inner = (
-        _size(x.shape[:first]),
-        _size(x.shape[first : last + 1]),
-        _size(x.shape[last + 1 :]),
-    )
+    sizes = tuple(x.shape)
+    before, after = sizes[:first], sizes[last + 1 :]
+    outer, n, inner = prod(before), prod(sizes[first : last + 1]), prod(after)
     if outer * n * inner == 0:
-        return torch.zeros(shape, dtype=torch.float64, device=x.device)
+        return torch.zeros(before + after, dtype=torch.float64, device=x.device)
     found = native(x)
     if found is None:
-        return _reference(x.reshape(outer, n, inner)).reshape(shape)
-    out = torch.empty(shape, dtype=torch.float64)
+        return _reference(x.reshape(outer, n, inner)).reshape(before + after)
+    out = torch.empty(before + after, dtype=torch.float64)
     function = found[0].ht_sum_f32 if x.dtype == torch.float32 else found[0].ht_sum_f64
     function(x.data_ptr(), out.data_ptr(), outer, n, inner, found[1])
     return out
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
 
 
 def _reference(x: torch.Tensor) -> torch.Tensor:

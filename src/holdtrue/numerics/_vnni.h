@@ -1,27 +1,28 @@
-/* The product of 3, 4 or 6 digits with VNNI: digits cut in registers, a tile of C summed and rounded without leaving them.
+/* The product of 3, 4 or 6 digits with VNNI for K >= KARATSUBA (below: _short.h): digits cut in registers, tiles of C in the first
+ * cache until they are rounded.
  *
  * C needs two integers of each element, top = 128 D_0 + D_1 and end = 128 D_2 + D_3 (with three digits end = D_2), where
  * D_d = sum over s + t = d of P_st, and P_st is the product of digits s of A and t of B; with six digits low = 128 D_4 + D_5 too.
  * For blocks of K of at most SHORT values (half of it with six digits) these are below 2^31, as |D_d| <= (d + 1) 2^12 K, so
  * sums modulo 2^32 are exact, whatever lies between.
  *
- * For long K fewer products do (Karatsuba): with S_st the product of the digit sums (A_s + A_t) and (B_s + B_t),
+ * Fewer products do than there are pairs of digits (Karatsuba): with S_st the product of the digit sums (A_s + A_t) and (B_s + B_t),
  * P_st + P_ts = S_st - P_ss - P_tt, so that
  *   top = 127 P_00 - P_11 + S_01;   end = 128 (S_02 + P_11 - P_00 - P_22) + S_12 - P_11 - P_22 + P_03 + P_30:
  * eight products in place of ten; with three digits P_01 + P_10 alone: five in place of six; with six, whose D_4 has P_22 too,
  * eighteen in place of 21. A sum of two digits fits a
  * byte: a digit of 64 in magnitude behind another one is a tie, whose remainder is 0, or follows a digit 0 of at most 63 in
  * magnitude unless they have unlike signs. Digits 0 and 2 can both be 64: tiles with such a value make one or two products more, with S_01
- * alone (`with_sums` is 1 there, 2 with all sums, 0 without).
+ * alone (`with_sums` is 1 there, 2 with all sums).
  *
  * A lies in rows, [plane][row][k]; B in panels of NR columns, [plane][k / 4][column][4], with 64 added to each digit. */
 
 #define MAX_PLANES 9
-#define KARATSUBA 96 /* shortest K for which the sums of digits pay */
+#define KARATSUBA 96 /* shortest K for which the sums of digits pay here */
 #define GROUP 16     /* vectors that are cut together */
 
-/* Which planes there are. */
-static inline int planes_of(int slices, int sums) { return slices + (!sums ? 0 : slices > 3 ? 3 : 1); }
+/* Digits and sums of them. */
+static inline int planes_of(int slices) { return slices + (slices > 3 ? 3 : 1); }
 #define TOTALS MAX_SLICES /* sums of the digits of a row of A */
 
 typedef struct {
@@ -142,8 +143,8 @@ static inline __attribute__((always_inline)) AVX512 void cut_across(const float 
  * did not fit. `exponent` may be read beyond `vectors`, up to 16. */
 static inline __attribute__((always_inline)) AVX512 uint64_t cut_group(Operand a, int64_t vectors, int64_t K,
                                                                        const int *exponent, Planes to, int32_t *total,
-                                                                       const int is_a, const int slices, const int with_sums) {
-  const int offset = is_a ? 0 : 64, planes = planes_of(slices, with_sums);
+                                                                       const int is_a, const int slices) {
+  const int offset = is_a ? 0 : 64, planes = planes_of(slices);
   const __m512i ones = _mm512_set1_epi8(1);
   __m512i held[MAX_PLANES][GROUP], p[MAX_PLANES], along[GROUP][MAX_SLICES], across[MAX_SLICES];
   __mmask16 there = (__mmask16)((1u << vectors) - 1);
@@ -165,7 +166,7 @@ static inline __attribute__((always_inline)) AVX512 uint64_t cut_group(Operand a
     if (is_across) {
       for (int w = 0; w < words; w++) {
         cut_across(x + 4 * w * a.step, a.step, n - 4 * w, there, e, slices, offset, p);
-        if (with_sums) misfit |= digit_sums(p, slices, offset);
+        misfit |= digit_sums(p, slices, offset);
 #pragma GCC unroll 9
         for (int s = 0; s < planes; s++) {
           if (is_a) held[s][w] = p[s];
@@ -189,7 +190,7 @@ static inline __attribute__((always_inline)) AVX512 uint64_t cut_group(Operand a
         y = room[v];
       }
       cut_along(y, n, e_of[v], slices, offset, p);
-      if (with_sums) misfit |= digit_sums(p, slices, offset);
+      misfit |= digit_sums(p, slices, offset);
 #pragma GCC unroll 9
       for (int s = 0; s < planes; s++) {
         if (is_a) _mm512_store_si512(to.data + s * to.plane + v * to.stride + k0, p[s]);
@@ -219,21 +220,19 @@ static inline __attribute__((always_inline)) AVX512 uint64_t cut_group(Operand a
 }
 
 static AVX512 uint64_t cut_group_of(Operand a, int64_t vectors, int64_t K, const int *exponent, Planes to, int32_t *total,
-                                    int is_a, int slices, int with_sums) {
-#define CUT(IS_A, SLICES, WITH_SUMS)                            \
-  if (is_a == IS_A && slices == SLICES && !!with_sums == WITH_SUMS) \
-    return cut_group(a, vectors, K, exponent, to, total, IS_A, SLICES, WITH_SUMS);
-  CUT(1, 4, 1) CUT(1, 4, 0) CUT(1, 6, 1) CUT(1, 6, 0) CUT(1, 3, 1) CUT(1, 3, 0)
-  CUT(0, 4, 1) CUT(0, 4, 0) CUT(0, 6, 1) CUT(0, 6, 0) CUT(0, 3, 1)
+                                    int is_a, int slices) {
+#define CUT(IS_A, SLICES) \
+  if (is_a == IS_A && slices == SLICES) return cut_group(a, vectors, K, exponent, to, total, IS_A, SLICES);
+  CUT(1, 4) CUT(1, 6) CUT(1, 3) CUT(0, 4) CUT(0, 6)
 #undef CUT
-  return cut_group(a, vectors, K, exponent, to, total, 0, 3, 0);
+  return cut_group(a, vectors, K, exponent, to, total, 0, 3);
 }
 
 /* ---- tiles ---- */
 
-/* Products of planes of A and B that are added; before number `times_128` what is there is multiplied by 128. */
+/* Products of planes of A and B that are added. */
 typedef struct {
-  int8_t count, a[8], b[8], times_128;
+  int8_t count, a[6], b[6];
 } Pairs;
 
 /* out = start * 2^shift + the products of planes, modulo 2^32: [row][NR]. */
@@ -249,12 +248,6 @@ static inline __attribute__((always_inline)) AVX512 void stage_of(Planes a, Plan
     if (wide) sum[r][1] = start ? _mm512_sll_epi32(_mm512_load_si512(start + r * NR + 16), by) : _mm512_setzero_si512();
   }
   for (int i = 0; i < pairs->count; i++) {
-    if (i && i == pairs->times_128)
-#pragma GCC unroll 12
-      for (int r = 0; r < rows; r++) {
-        sum[r][0] = _mm512_slli_epi32(sum[r][0], 7);
-        if (wide) sum[r][1] = _mm512_slli_epi32(sum[r][1], 7);
-      }
     const uint8_t *x = a.data + pairs->a[i] * a.plane, *y = b.data + pairs->b[i] * b.plane;
     for (int64_t k = 0; k < k4; k++, x += 4, y += NR * 4) {
       __m512i y0 = _mm512_load_si512(y), y1 = wide ? _mm512_load_si512(y + 64) : y0;
@@ -283,14 +276,13 @@ static inline __attribute__((always_inline)) AVX512 void stage_of(Planes a, Plan
 STAGE(12, 1) STAGE(8, 1) STAGE(4, 1) STAGE(12, 0) STAGE(8, 0) STAGE(4, 0)
 #undef STAGE
 
-static const Pairs P00 = {1, {0}, {0}, 0}, P11 = {1, {1}, {1}, 0}, P22 = {1, {2}, {2}, 0};
-static const Pairs TOP = {3, {0, 0, 1}, {0, 1, 0}, 1}, END = {7, {0, 1, 2, 0, 1, 2, 3}, {2, 1, 0, 3, 2, 1, 0}, 3};
-static const Pairs CROSS_2 = {3, {0, 1, 2}, {2, 1, 0}, 0}, ENDS_2 = {2, {0, 2}, {2, 0}, 0};
-static const Pairs CROSS_3 = {4, {0, 1, 2, 3}, {3, 2, 1, 0}, 0}, CROSS_4 = {5, {0, 1, 2, 3, 4}, {4, 3, 2, 1, 0}, 0};
-static const Pairs ENDS_4 = {4, {0, 1, 3, 4}, {4, 3, 1, 0}, 0}, CROSS_5 = {6, {0, 1, 2, 3, 4, 5}, {5, 4, 3, 2, 1, 0}, 0};
+static const Pairs P00 = {1, {0}, {0}}, P11 = {1, {1}, {1}}, P22 = {1, {2}, {2}};
+static const Pairs ENDS_2 = {2, {0, 2}, {2, 0}};
+static const Pairs CROSS_3 = {4, {0, 1, 2, 3}, {3, 2, 1, 0}}, CROSS_4 = {5, {0, 1, 2, 3, 4}, {4, 3, 2, 1, 0}};
+static const Pairs ENDS_4 = {4, {0, 1, 3, 4}, {4, 3, 1, 0}}, CROSS_5 = {6, {0, 1, 2, 3, 4, 5}, {5, 4, 3, 2, 1, 0}};
 /* with 3, 4 and 6 digits */
-static const Pairs S01[] = {{1, {3}, {3}, 0}, {1, {4}, {4}, 0}, {1, {6}, {6}, 0}}, S02[] = {{0, {0}, {0}, 0}, {1, {5}, {5}, 0}, {1, {7}, {7}, 0}};
-static const Pairs S12_ENDS_3[] = {{0, {0}, {0}, 0}, {3, {6, 0, 3}, {6, 3, 0}, 0}, {3, {8, 0, 3}, {8, 3, 0}, 0}};
+static const Pairs S01[] = {{1, {3}, {3}}, {1, {4}, {4}}, {1, {6}, {6}}}, S02[] = {{0, {0}, {0}}, {1, {5}, {5}}, {1, {7}, {7}}};
+static const Pairs S12_ENDS_3[] = {{0, {0}, {0}}, {3, {6, 0, 3}, {6, 3, 0}}, {3, {8, 0, 3}, {8, 3, 0}}};
 
 /* top, end and low of a tile, with the 64s of B still in them; `room` holds three tiles. */
 static AVX512 void tile_vnni(Planes a, Planes b, int64_t k4, int slices, int with_sums, int rows, int cols, int32_t *top,
@@ -299,12 +291,6 @@ static AVX512 void tile_vnni(Planes a, Planes b, int64_t k4, int slices, int wit
   void (*stage)(Planes, Planes, const Pairs *, int64_t, const int32_t *, int, int32_t *);
   if (cols > 16) stage = rows > 8 ? stage_12_1 : rows > 4 ? stage_8_1 : stage_4_1;
   else stage = rows > 8 ? stage_12_0 : rows > 4 ? stage_8_0 : stage_4_0;
-  if (!with_sums) {
-    stage(a, b, &TOP, k4, NULL, 0, top);
-    stage(a, b, slices > 3 ? &END : &CROSS_2, k4, NULL, 0, end);
-    if (slices > 4) stage(a, b, &CROSS_4, k4, NULL, 0, low), stage(a, b, &CROSS_5, k4, low, 7, low);
-    return;
-  }
   int32_t *p00 = room, *p11 = room + MR * NR, *p22 = room + 2 * MR * NR;
   stage(a, b, &P00, k4, NULL, 0, p00);
   stage(a, b, &P11, k4, NULL, 0, p11);
@@ -339,7 +325,7 @@ static inline void offsets_of(const int32_t *total, int slices, int with_sums, u
   uint32_t s[MAX_SLICES];
   for (int i = 0; i < MAX_SLICES; i++) s[i] = i < slices ? 64u * (uint32_t)total[i] : 0u;
   uint32_t three = s[0] + s[1] + s[2], four = three + s[3], five = four + s[4];
-  in[0] = with_sums ? 127u * s[0] - s[1] + 2u * (s[0] + s[1]) : 129u * s[0] + s[1];
+  in[0] = 127u * s[0] - s[1] + 2u * (s[0] + s[1]);
   if (slices == 3) in[1] = three;
   else if (with_sums < 2) in[1] = 128u * three + four;
   else in[1] = 128u * (2u * (s[0] + s[2]) + s[1] - s[0] - s[2]) + 2u * (s[1] + s[2]) - s[1] - s[2] + s[0] + s[3];
