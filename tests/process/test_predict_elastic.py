@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from commands import HOLDTRUE, begin, holdtrue
-from elastic_jobs import ElasticJob, kill_9
+from elastic_jobs import WAIT_S, ElasticJob, kill_9
 
 from holdtrue.run import Outputs
 
@@ -101,3 +101,22 @@ def test_a_prediction_that_was_stopped_goes_on_by_the_command_that_it_prints(fol
     assert again.status == 0, again.text
     assert torch.equal(torch.from_numpy(np.load(folder / "out.npy")), expected(folder))
     assert not (folder / "out.npy.parts").exists()
+
+
+@pytest.mark.slow
+def test_another_machines_worker_joins_a_prediction_and_takes_its_share(folder: Path) -> None:
+    job = start(folder, "out", "predict-joined")
+    try:
+        wait_for_files(job, "out", 1)
+        host = job.join()
+        job.wait_for_workers(2)
+        before = files(folder / "out")
+        wait_for_files(job, "out", before + 20)  # rounds of both
+        assert files(folder / "out") < FILES
+        (folder / "slow").unlink()
+        ended = job.end()
+        assert ended.status == 0, ended.text
+        assert host.wait(WAIT_S) == 0
+    finally:
+        job.close()
+    assert torch.equal(Outputs(folder / "out").load(), expected(folder))

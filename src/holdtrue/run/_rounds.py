@@ -168,9 +168,7 @@ class Prediction:
         core = self._core
         core.is_predicting = not core.is_looping
         try:
-            if not is_entering:
-                self._compare_weights()
-            self._weights, _ = core.state.digest(core.calls.position.digested, what="weights")
+            self._weights = self._digest()[0] if is_entering else self._agree_on_weights()
             while self._meet():
                 self._write_share()
             self._end()
@@ -185,14 +183,17 @@ class Prediction:
 
     # ---- between rounds ----
 
-    def _compare_weights(self) -> None:
-        """Make sure that all predict with one model.
+    def _digest(self) -> tuple[str, dict[str, str]]:
+        return self._core.state.digest(self._core.calls.position.digested, what="weights")
+
+    def _agree_on_weights(self) -> str:
+        """Make sure that all predict with one model; its digest.
 
         Raises:
             DivergenceError: a worker has another one.
         """
         core = self._core
-        digest, entries = core.state.digest(core.calls.position.digested, what="weights")
+        digest, entries = self._digest()
 
         def gather(text: str, what: str) -> list[Any]:  # Any: JSON values
             gathered = gather_anew(
@@ -204,11 +205,11 @@ class Prediction:
             json.dumps([core.unlike.own, digest]), f"the digests of the weights before {self._name}"
         )
         if len({own for _, own in found}) == 1:
-            return
+            return digest
         kinds = {kind for kind, _ in found}
         if core.unlike.is_mixed and len({(kind, own) for kind, own in found}) == len(kinds):
             core.unlike.unify_start()  # random numbers of unlike devices differ in their last bits
-            return
+            return self._digest()[0]
         maps = gather(json.dumps(dict(entries)), f"the weights before {self._name}")
         raise DivergenceError(say_first_difference(maps, f"before {self._name}", initial=True))
 
