@@ -1,5 +1,6 @@
 """Sums wait in memory taken before the first pass: the bits are the tree's, and what is given away never lies there."""
 
+import functools
 from collections.abc import Sequence
 from unittest import mock
 
@@ -13,6 +14,8 @@ import holdtrue as ht
 from group_checks import same_bits
 from holdtrue.mapping import contributions_of, evaluate_tree, order_by_tree, parse_mapping
 from holdtrue.reduce import Accumulator, GradientLayout, SumMemory
+from holdtrue.reduce._ordered import _BucketExchange
+from holdtrue.testing import run_in_process
 
 SHAPES = ((3, 5), (7,), (2, 4, 3, 3))
 
@@ -195,9 +198,37 @@ def train(virtual_nodes: int) -> tuple[list[str], KeepsGradients]:
 
 @pytest.mark.parametrize("virtual_nodes", [5, 8, 17])
 def test_a_gradient_that_an_optimizer_keeps_is_not_written_over(virtual_nodes: int) -> None:
-    _, optimizer = train(virtual_nodes)
-    assert len(optimizer.kept) == 4 * 3
-    assert all(torch.equal(kept, copy) for kept, copy in optimizer.kept)
+    for mapping in (None, f"0-2/3-{virtual_nodes - 1}", f"0/1/2-{virtual_nodes - 1}"):
+        for _, optimizer in run_in_process(functools.partial(train, virtual_nodes), mapping=mapping):
+            assert len(optimizer.kept) == 4 * 3
+            assert all(torch.equal(kept, copy) for kept, copy in optimizer.kept), mapping
+
+
+class KeepsViews(KeepsGradients):
+    """Keeps a view of the gradient, which is another tensor in the same memory."""
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no loss
+        super().step(closure)
+        self.kept[-4:] = [(grad.detach(), copy) for grad, copy in self.kept[-4:]]
+
+
+def test_a_view_of_a_gradient_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "KeepsGradients", KeepsViews)
+    for _, optimizer in run_in_process(functools.partial(train, 5), mapping="0-2/3-4"):
+        assert all(torch.equal(kept, copy) for kept, copy in optimizer.kept)
+
+
+@pytest.mark.parametrize("mapping", ["0-2/3-4", "0/1/2-4"])
+def test_the_next_step_has_the_memory_of_the_last_where_nobody_keeps_it(
+    mapping: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KeepsGradients, "step", torch.optim.SGD.step)
+    taken = []
+    take = _BucketExchange._take_result
+    monkeypatch.setattr(_BucketExchange, "_take_result", lambda self: (take(self), taken.append(self)))
+    run_in_process(functools.partial(train, 5), mapping=mapping)
+    assert taken
+    assert len(taken) == len(set(map(id, taken)))
 
 
 def test_it_would_be_if_backward_added_the_last_pass_in_that_memory() -> None:

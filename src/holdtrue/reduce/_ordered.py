@@ -14,6 +14,7 @@ with `push_rest` instead.
 # W workers, C contributions of a worker, N elements of a bucket
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dictionary
 from itertools import pairwise
@@ -56,7 +57,8 @@ class _BucketExchange:
 
         own = len(contributions[group.rank])
         self.contributions = [buffer(bucket.elements) for _ in range(own)]
-        self.result = buffer(bucket.elements)
+        self._buffer = buffer
+        self._take_result()
         self._first_round = rounds - own
         # The first and the last worker's own slice lies at an end of the flat tensor: it need not travel.
         self._keeps_own = group.rank in (0, group.world_size - 1)
@@ -80,7 +82,22 @@ class _BucketExchange:
         self._own_pieces = {id(self._values[tree]) for tree in contributions[group.rank] if self._keeps_own}
         self._nothing = buffer(0)
         self.views = [{s.parameter: s.view_of(flat) for s in bucket.segments} for flat in self.contributions]
-        self.result_views = {s.parameter: s.view_of(self.result) for s in bucket.segments}
+
+    def _take_result(self) -> None:
+        self.result = self._buffer(self.bucket.elements)
+        self.result_views = {s.parameter: s.view_of(self.result) for s in self.bucket.segments}
+        self._uses = self._count_uses()
+
+    def _count_uses(self) -> int:
+        """Who holds the result's memory, and who its views as they are."""
+        # Private, and torch's own CUDA graphs count with it: nothing public tells of tensors that share memory.
+        sharing: int = torch._C._storage_Use_Count(self.result.untyped_storage()._cdata)
+        return sharing + sum(map(sys.getrefcount, self.result_views.values()))
+
+    def leave_result(self) -> None:
+        """Leave the last result to who keeps a gradient of it, an optimizer say, and write the next one elsewhere."""
+        if self._count_uses() > self._uses:
+            self._take_result()
 
     def start_exchange(self, round_: int, what: str) -> Pending:
         """Send this worker's contribution of a round, if it has one, slice by slice to the slices' owners."""
@@ -186,6 +203,8 @@ class OrderedReduce:
         else:
             self._accumulator.begin_anew()
         self._open()
+        for exchange in self._exchanges:
+            exchange.leave_result()
 
     def _open(self) -> None:
         self._broken: GroupError | None = None
@@ -371,8 +390,8 @@ class OrderedReduce:
 
         Returns:
             One tensor for each parameter, in the widened dtype and real shape. Between workers all of
-            them are there (absent ones hold -0.0), as views of a buffer that the next step reuses;
-            alone, an absent one is None.
+            them are there (absent ones hold -0.0), as views of a buffer that the next step reuses unless
+            somebody keeps one; alone, an absent one is None.
 
         Blocks:
             Until every worker has offered all its buckets, at most the group's time-out.
