@@ -189,3 +189,12 @@ def test_ctrl_c_ends_a_prediction_between_two_rounds_and_the_same_call_goes_on(
     seen: list[int] = []
     run_in_process(lambda: predict(tmp_path, seen))
     assert sorted(seen) == list(range(6 * written, 43))
+
+
+def test_a_file_without_a_row_for_each_example_is_not_read(tmp_path: Path) -> None:
+    run_in_process(lambda: predict(tmp_path, []))
+    part = tmp_path / "part-000000000006.safetensors"
+    columns = {name: rows[:-1].contiguous() for name, rows in safetensors.torch.load_file(part).items()}
+    safetensors.torch.save_file(columns, part)
+    with pytest.raises(UsageError, match="part-000000000006.safetensors does not hold 6 rows"):
+        ht.Outputs(tmp_path).load()

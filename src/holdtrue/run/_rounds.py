@@ -1,6 +1,7 @@
 """Prediction to disk in rounds: between two of them workers come, leave and are counted, as at a step boundary.
 
     meet:   everyone says what it wrote, rank 0 what is not on disk yet     -> what is missing, the same on all
+            where rank 0 looked at the disk, the others look whether they see the same folder
             a stop ends the call here; a planned view is entered here; after a death nobody has to do anything
     round:  the missing shards are dealt out, each worker writes its own until the round's time is over
     ...     until nothing is missing
@@ -12,6 +13,7 @@ that are missing still. Bits of a shard depend on its examples and the call: it 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -21,13 +23,21 @@ from typing import TYPE_CHECKING, Any, final
 from torch.utils import _pytree as pytree
 
 from holdtrue.data import Loader
-from holdtrue.errors import CallMismatchError, DivergenceError
+from holdtrue.errors import CallMismatchError, DivergenceError, UsageError
 from holdtrue.units import format_ids
 
 from ._agree import end_interrupted, say_first_difference
 from ._boundary import enter_agreed
 from ._elastic import gather_anew
-from ._outputs import PASSES_IN_SHARD, Identity, Outputs, ShardFolder, name_writer
+from ._outputs import (
+    PASSES_IN_SHARD,
+    Identity,
+    Outputs,
+    ShardFolder,
+    check_identities,
+    is_marked,
+    name_writer,
+)
 from ._passes import as_rows, call_with, open_in_order, run_passes, size_of
 
 if TYPE_CHECKING:
@@ -54,8 +64,12 @@ class Word:
     wants_stop: bool
     wrote: tuple[int, ...]
     """Shards that it has written since all met."""
+    identity: Identity
+    """What it predicts."""
     missing: Runs | None = None
     """Shards that are not on disk, where the worker has looked: rank 0 does, once in each generation."""
+    mark: str = ""
+    """Mark of the folder in which it looked."""
 
     def encode(self) -> bytes:
         """As JSON."""
@@ -89,7 +103,7 @@ def what_is_missing(known: Sequence[int], words: Sequence[Word]) -> list[int]:
         known: What was missing when all met before.
         words: Everyone's, by rank. What rank 0 saw on the disk may be older than what the others have written.
 
-    >>> word = Word(call=0, generation=1, planned=0, round_=1, wants_stop=False, wrote=(1,))
+    >>> word = Word(call=0, generation=1, planned=0, round_=1, wants_stop=False, wrote=(1,), identity={})
     >>> what_is_missing([0, 1, 2, 3], [word, replace(word, wrote=(2,))])
     [0, 3]
     >>> what_is_missing([], [replace(word, missing=[[1, 3], [7, 7]]), word])
@@ -187,10 +201,11 @@ class Prediction:
         return self._core.state.digest(self._core.calls.position.digested, what="weights")
 
     def _agree_on_weights(self) -> str:
-        """Make sure that all predict with one model; its digest.
+        """Make sure that all predict one data set with one model, before anything is written; the model's digest.
 
         Raises:
-            DivergenceError: a worker has another one.
+            CallMismatchError: a worker has other data or options.
+            DivergenceError: a worker has another model.
         """
         core = self._core
         digest, entries = self._digest()
@@ -202,12 +217,14 @@ class Prediction:
             return [json.loads(part) for part in gathered]
 
         found = gather(
-            json.dumps([core.unlike.own, digest]), f"the digests of the weights before {self._name}"
+            json.dumps([core.unlike.own, digest, self._identity]),
+            f"the digests of the weights before {self._name}",
         )
-        if len({own for _, own in found}) == 1:
+        check_identities([identity for _, _, identity in found], self._name)
+        if len({own for _, own, _ in found}) == 1:
             return digest
-        kinds = {kind for kind, _ in found}
-        if core.unlike.is_mixed and len({(kind, own) for kind, own in found}) == len(kinds):
+        kinds = {kind for kind, _, _ in found}
+        if core.unlike.is_mixed and len({(kind, own) for kind, own, _ in found}) == len(kinds):
             core.unlike.unify_start()  # random numbers of unlike devices differ in their last bits
             return self._digest()[0]
         maps = gather(json.dumps(dict(entries)), f"the weights before {self._name}")
@@ -218,7 +235,10 @@ class Prediction:
         core = self._core
         while True:
             core.place(f"round {self._round + 1} of {self._name}")
-            self._hear([Word.decode(part) for part in gather_anew(self._say, core.take_up_mapping)])
+            words = [Word.decode(part) for part in gather_anew(self._say, core.take_up_mapping)]
+            self._hear(words)
+            if words[0].missing is not None:
+                self._compare_folders(words[0].mark)
             self._tell()
             if not self._missing:
                 return False
@@ -232,9 +252,10 @@ class Prediction:
 
     def _say(self) -> list[bytes]:
         core, group = self._core, self._core.elastic
-        missing = None
+        missing, mark = None, ""
         if core.group.rank == 0 and self._seen_in != core.generation:
-            missing = runs_of(self._look())
+            found, mark = self._folder().begin(self._ranges)
+            missing = runs_of(found)
         word = Word(
             call=self._number,
             generation=core.generation,
@@ -242,15 +263,31 @@ class Prediction:
             round_=self._round,
             wants_stop=core.wishes.is_interrupted or core.must_stop,
             wrote=tuple(self._wrote),
+            identity=self._identity,
             missing=missing,
+            mark=mark,
         )
         return core.group.gather_bytes(word.encode(), what=f"all workers to end a round of {self._name}")
 
-    def _look(self) -> list[int]:
-        """Begin the folder if nobody has; the shards that are not in it."""
-        folder = self._folder()
-        folder.begin()
-        return [i for i in range(self._shards) if not folder.has(*self._range(i))]
+    def _compare_folders(self, mark: str) -> None:
+        """Make sure that all write into one folder, before those who have come write anything.
+
+        Raises:
+            UsageError: a worker does not see what rank 0 wrote there.
+        """
+
+        def gather() -> list[bytes]:
+            seen = "" if is_marked(self._out, self._identity, mark) else os.path.abspath(self._out)
+            return self._core.group.gather_bytes(
+                seen.encode(), what=f"all workers to see the folder of {self._name}"
+            )
+
+        for rank, seen in enumerate(gather_anew(gather, self._core.take_up_mapping)):
+            if seen:
+                raise UsageError(
+                    f"worker {rank} does not see in {seen.decode()} what worker 0 wrote for {self._name}; all workers write into "
+                    f"one folder. Name one that they share, by its absolute path."
+                )
 
     def _hear(self, words: Sequence[Word]) -> None:
         calls = [word.call for word in words]
@@ -259,6 +296,7 @@ class Prediction:
                 f"workers are in different predictions, by rank in calls {format_ids(tuple(sorted(set(calls))))}; every worker "
                 f"makes the same calls in the same order. Decide by values that are the same everywhere."
             )
+        check_identities([word.identity for word in words], self._name)
         self._missing = what_is_missing(self._missing, words)
         if words[0].missing is not None:
             self._seen_in = words[0].generation
@@ -323,7 +361,7 @@ class Prediction:
 
         def gather() -> list[bytes]:
             if core.group.rank == 0:
-                self._folder().end([self._range(i)[0] for i in range(self._shards)])
+                self._folder().end(self._ranges)
             return core.group.gather_bytes(b"", what=f"the end of {self._name}")
 
         gather_anew(gather, core.take_up_mapping)
@@ -331,8 +369,9 @@ class Prediction:
     # ---- shards ----
 
     @property
-    def _shards(self) -> int:
-        return -(-self._examples // self._span)
+    def _ranges(self) -> list[tuple[int, int]]:
+        """Examples of each shard, half open."""
+        return [self._range(i) for i in range(-(-self._examples // self._span))]
 
     def _range(self, shard: int) -> tuple[int, int]:
         """Examples of a shard, half open."""
@@ -342,8 +381,9 @@ class Prediction:
         start, stop = self._range(shard)
         yield from range(start // self._size, -(-stop // self._size))
 
-    def _folder(self) -> ShardFolder:
-        identity: Identity = {
+    @property
+    def _identity(self) -> Identity:
+        return {
             "examples": self._examples,
             "pass_size": self._size,
             "passes_in_shard": PASSES_IN_SHARD,
@@ -351,5 +391,7 @@ class Prediction:
             "call": self._number,
             "weights": self._weights,
         }
+
+    def _folder(self) -> ShardFolder:
         writer = name_writer(self._core.number, self._core.generation)
-        return ShardFolder(self._out, identity, writer=writer)
+        return ShardFolder(self._out, self._identity, writer=writer)
