@@ -1,5 +1,6 @@
 """Workers that do not predict the same, or not into the same folder, are refused before they write."""
 
+import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,10 @@ def grow(options: Callable[[int], Options]) -> ElasticJob:
         faults=[Fault(worker=0, step=8, phase="pass", act=lambda job: job.resize(2))],
     )
     return job
+
+
+def in_folder(out: Path, _: int) -> Options:
+    return {"out": str(out)}
 
 
 OTHERS: list[tuple[Options, str]] = [
@@ -122,9 +127,12 @@ def test_founders_that_do_not_share_the_folder_are_refused_before_they_write(
 ) -> None:
     if is_there:  # left by an earlier command that was cut off
         for name in "01":
-            options: Callable[[int], Options] = lambda _, name=name: {"out": str(tmp_path / name)}  # noqa: E731
             with pytest.raises(KeyError):
-                run_in_process(lambda: predict(options, lambda first: {}[first] if first == 4 else None))
+                run_in_process(
+                    functools.partial(
+                        predict, functools.partial(in_folder, tmp_path / name), {0: 0, 2: 0}.__getitem__
+                    )
+                )
     with pytest.raises(UsageError, match=rf"worker 1 does not see in {tmp_path}/1 what worker 0 wrote"):
         run_in_process(lambda: predict(lambda rank: {"out": str(tmp_path / str(rank))}), workers=2)
     assert len(list(tmp_path.glob("1/part-*"))) == is_there

@@ -196,5 +196,5 @@ def test_a_file_without_a_row_for_each_example_is_not_read(tmp_path: Path) -> No
     part = tmp_path / "part-000000000006.safetensors"
     columns = {name: rows[:-1].contiguous() for name, rows in safetensors.torch.load_file(part).items()}
     safetensors.torch.save_file(columns, part)
-    with pytest.raises(UsageError, match="part-000000000006.safetensors does not hold 6 rows"):
+    with pytest.raises(UsageError, match=r"part-000000000006\.safetensors does not hold 6 rows"):
         ht.Outputs(tmp_path).load()
