@@ -40,7 +40,7 @@ class ShardFolder:
         writer: Who writes, in the names of files that are not whole yet: no two writers may share one.
 
     Raises:
-        UsageError: the path is a file.
+        UsageError: the path is a file, or cannot be made.
     """
 
     def __init__(self, path: str | Path, identity: Identity, *, writer: str) -> None:
@@ -49,7 +49,12 @@ class ShardFolder:
             raise UsageError(
                 f"{self.path} is a file; outputs are a folder of files, so that they can grow. Name a folder."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{self.path} cannot be made ({error.strerror}). Name another folder."
+            ) from error
 
     def begin(self, shards: Sequence[tuple[int, int]]) -> tuple[list[int], str]:
         """Say in the manifest what is asked for, if it does not yet; by one worker, before the others write.
@@ -88,12 +93,17 @@ class ShardFolder:
 
     def has(self, start: int, stop: int) -> bool:
         """Whether the shard of these examples is there, whole."""
+        return self.notes(start, stop) is not None
+
+    def notes(self, start: int, stop: int) -> dict[str, str] | None:
+        """Notes of the shard of these examples if it is there, whole: its structure is `tree`."""
         try:
             with safetensors.safe_open(self.name_of(start), "pt") as file:
-                notes = file.metadata() or {}
+                notes: dict[str, str] = file.metadata() or {}
         except (FileNotFoundError, safetensors.SafetensorError):
-            return False
-        return notes.get("stop") == str(stop) and notes.get("identity") == self._identity_text()
+            return None
+        is_ours = notes.get("stop") == str(stop) and notes.get("identity") == self._identity_text()
+        return notes if is_ours else None
 
     def write(self, start: int, stop: int, passes: list[Any], pad_value: float | None) -> None:
         """Write the outputs of a shard's passes: aside, then renamed, so that a kill leaves all or nothing."""
@@ -121,20 +131,24 @@ class ShardFolder:
             shards: Examples of each, half open.
 
         Raises:
-            UsageError: a shard is not there, though some worker wrote it.
+            UsageError: a shard is not there, though some worker wrote it; shards are of unlike structures.
         """
-        missing = [start for start, stop in shards if not self.has(start, stop)]
-        if missing:
-            raise UsageError(
-                f"{self.name_of(missing[0])} is not there, or of another prediction, though a worker wrote it; all workers "
-                f"write into one folder, and one prediction at a time. Name a folder that they share."
-            )
+        from ._predict import one_structure
+
+        trees = []
+        for start, stop in shards:
+            notes = self.notes(start, stop)
+            if notes is None:
+                raise UsageError(
+                    f"{self.name_of(start)} is not there, or of another prediction, though a worker wrote it; all workers "
+                    f"write into one folder, and one prediction at a time. Name a folder that they share."
+                )
+            trees.append(notes["tree"])
+        one_structure(trees)
         for left in filter(is_aside, self.path.iterdir()):
             left.unlink(missing_ok=True)  # of writers that were killed
         starts = [start for start, _ in shards]
-        with safetensors.safe_open(self.name_of(starts[0]), "pt") as file:
-            tree = (file.metadata() or {})["tree"]
-        self._write_manifest({"is_complete": True, "tree": tree, "shards": starts})
+        self._write_manifest({"is_complete": True, "tree": trees[0], "shards": starts})
 
     def _identity_text(self) -> str:
         return json.dumps(self.identity, sort_keys=True)
@@ -144,14 +158,28 @@ class ShardFolder:
         self._write("manifest.json", (text.encode(),))
 
     def _write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
-        """Write a file aside, whole and on the disk, then give it its name."""
+        """Write a file aside, whole and on the disk, then give it its name.
+
+        Raises:
+            UsageError: the folder is gone.
+        """
         aside = self.path / f".{name}.{self._writer}.aside"
-        with open(aside, "wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(self.path / name)
-        sync_folder(self.path)
+        # Another command that completes the same folder takes away what is aside; its files have the same bytes.
+        for is_last in (False, True):
+            try:
+                with open(aside, "wb") as file:
+                    file.writelines(parts)
+                    file.flush()
+                    os.fsync(file.fileno())
+                aside.rename(self.path / name)
+                sync_folder(self.path)
+                return
+            except FileNotFoundError as error:
+                if is_last or not self.path.exists():
+                    raise UsageError(
+                        f"{self.path / name} could not be written: another command uses the folder, or removed it. Give each "
+                        f"command an out of its own."
+                    ) from error
 
 
 def name_writer(worker: int, generation: int) -> str:

@@ -38,7 +38,7 @@ from ._outputs import (
     is_marked,
     name_writer,
 )
-from ._passes import as_rows, call_with, open_in_order, run_passes, size_of
+from ._passes import as_rows, call_with, check_structure, open_in_order, run_passes, size_of
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -156,13 +156,19 @@ class Prediction:
         # Loading processes live as long as the call, and not for a round.
         workers = replace(source.workers, persistent=source.workers.count > 0)
         self._loader = Loader(
-            replace(source, workers=workers), seed=core.plan.seed, device=core.device, keep_streams=False
+            replace(source, workers=workers),
+            seed=core.plan.seed,
+            device=core.device,
+            timeout_s=core.settings.timeout_s if workers.count else 0.0,
+            keep_streams=False,
         )
         self._order = source.order(seed=core.plan.seed, epoch=0)
         self._size = size_of(core, batch_size)
         self._span = self._size * PASSES_IN_SHARD
         self._examples = len(self._order)
         self._weights = ""
+        self._structure: pytree.TreeSpec | None = None
+        """Of the outputs of every pass, once there was one."""
         self._wrote: list[int] = []
         self._missing: list[int] = []
         self._round = -1
@@ -329,13 +335,15 @@ class Prediction:
         if not mine:
             return
         folder, until_s = self._folder(), time.monotonic() + ROUND_S
+        if self._structure is None:
+            self._structure = self._structure_in(folder)
         numbers = (number for shard in mine for number in self._passes_in(shard))
         passes: list[Any] = []
         with closing(run_passes(core, self._loader, self._order, self._size, numbers, self._number)) as runs:
             for chunk, batch in runs:
-                passes.append(
-                    pytree.tree_map(lambda leaf, c=chunk: as_rows(leaf, c), call_with(self._fn, batch))
-                )
+                outputs = call_with(self._fn, batch)
+                self._structure = check_structure(outputs, self._structure)
+                passes.append(pytree.tree_map(lambda leaf, c=chunk: as_rows(leaf, c), outputs))
                 shard = chunk.start // self._span
                 if chunk.stop < self._range(shard)[1]:
                     continue
@@ -368,6 +376,12 @@ class Prediction:
 
     # ---- shards ----
 
+    def _structure_in(self, folder: ShardFolder) -> pytree.TreeSpec | None:
+        """Structure of the first shard that is there: of an earlier call, or of a worker of this one."""
+        present = next((i for i, missing in enumerate(self._missing) if i != missing), len(self._missing))
+        notes = folder.notes(*self._range(present)) if present * self._span < self._examples else None
+        return None if notes is None else pytree.treespec_loads(notes["tree"])
+
     @property
     def _ranges(self) -> list[tuple[int, int]]:
         """Examples of each shard, half open."""
@@ -390,6 +404,8 @@ class Prediction:
             "seed": self._core.plan.seed,
             "call": self._number,
             "weights": self._weights,
+            "numerics": self._core.plan.numerics,
+            "pad_value": str(self._pad_value),  # as text: nan is not equal to itself
         }
 
     def _folder(self) -> ShardFolder:
