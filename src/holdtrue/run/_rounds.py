@@ -292,7 +292,7 @@ class Prediction:
             if seen:
                 raise UsageError(
                     f"worker {rank} does not see in {seen.decode()} what worker 0 wrote for {self._name}; all workers write into "
-                    f"one folder. Name one that they share, by its absolute path."
+                    f"one folder, and no other command begins there meanwhile. Name one that they share, by its absolute path."
                 )
 
     def _hear(self, words: Sequence[Word]) -> None:
