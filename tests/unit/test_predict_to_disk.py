@@ -1,14 +1,19 @@
 """Outputs larger than memory: written as they come, in order, and completed after a kill at any pass."""
 
 import functools
+import os
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import safetensors.torch
 import torch
 
 import holdtrue as ht
+from holdtrue.engine import TrainingState
 from holdtrue.errors import UsageError
 from holdtrue.run import _outputs
 from holdtrue.testing import run_in_process
@@ -172,11 +177,11 @@ def test_ctrl_c_ends_a_prediction_between_two_rounds_and_the_same_call_goes_on(
     def interrupted() -> None:
         run, model = start()
 
-        def outputs(x: torch.Tensor) -> torch.Tensor:
+        def outputs(x: torch.Tensor) -> dict[str, torch.Tensor]:
             if x[0, 0] == 12:
                 assert run._core.interrupt(), "as the first Ctrl-C asks"
                 assert not run._core.interrupt(), "the second ends at once"
-            return model(x)
+            return {"logits": model(x), "noise": torch.rand(len(x)), "example": x[:, 0].long()}
 
         run.predict(outputs, EXAMPLES, out=str(tmp_path))
 
@@ -189,3 +194,224 @@ def test_ctrl_c_ends_a_prediction_between_two_rounds_and_the_same_call_goes_on(
     seen: list[int] = []
     run_in_process(lambda: predict(tmp_path, seen))
     assert sorted(seen) == list(range(6 * written, 43))
+
+
+def test_a_file_without_a_row_for_each_example_is_not_read(tmp_path: Path) -> None:
+    run_in_process(lambda: predict(tmp_path, []))
+    part = tmp_path / "part-000000000006.safetensors"
+    columns = {name: rows[:-1].contiguous() for name, rows in safetensors.torch.load_file(part).items()}
+    safetensors.torch.save_file(columns, part)
+    with pytest.raises(UsageError, match=r"part-000000000006\.safetensors does not hold 6 rows"):
+        ht.Outputs(tmp_path).load()
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "differing"),
+    [
+        ({"numerics": "portable"}, {}, "numerics"),
+        ({"pad_value": 0.0}, {"pad_value": -1.0}, "pad_value"),
+        ({}, {"pad_value": 0.0}, "pad_value"),
+    ],
+)
+def test_outputs_of_another_numerics_level_or_padding_are_not_mixed_in(
+    first: dict[str, Any], then: dict[str, Any], differing: str, tmp_path: Path
+) -> None:
+    returned_by(torch.clone, tmp_path, **first)
+    with pytest.raises(UsageError, match=f"with other {differing};"):
+        returned_by(torch.clone, tmp_path, **then)
+
+
+def test_a_padding_of_nan_is_the_same_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        found = returned_by(lambda x: x, tmp_path, pad_value=float("nan"))
+    assert torch.equal(found.load(), torch.stack(EXAMPLES))
+
+
+def returned_by(
+    fn: Callable[[torch.Tensor], Any],
+    out: Path | None,
+    *,
+    numerics: str = "exact",
+    workers: int = 1,
+    **options: Any,
+) -> Any:
+    """A prediction with a function of the test's."""
+
+    def main() -> Any:
+        run = ht.init(virtual_nodes=7, global_batch_size=21, numerics=numerics)
+        model = torch.nn.Linear(1, 1)
+        torch.nn.init.ones_(model.weight)  # at each level random ones have bits of their own
+        torch.nn.init.ones_(model.bias)
+        run.prepare(model)
+        try:
+            return run.predict(fn, EXAMPLES, out=None if out is None else str(out), **options)
+        finally:
+            run.close()
+
+    return run_in_process(main, workers=workers)[0]
+
+
+@pytest.mark.parametrize("is_to_disk", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("one", "other"), [("a", "b"), ("a", None)], ids=["another-name", "no-name"])
+def test_outputs_whose_structure_changes_are_not_joined(
+    one: str, other: str | None, workers: int, is_to_disk: bool, tmp_path: Path
+) -> None:
+    def changes(x: torch.Tensor) -> Any:
+        name = one if x[0, 0] < 36 else other
+        return x if name is None else {name: x}
+
+    with pytest.raises(UsageError, match=r"for one batch and .* for another"):
+        returned_by(changes, tmp_path / "out" if is_to_disk else None, workers=workers)
+
+
+def test_outputs_of_another_structure_than_those_on_disk_are_refused_at_the_first_pass(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(Killed):
+        run_in_process(lambda: predict(tmp_path, [], kill_at=20))
+    seen: list[int] = []
+
+    def other(x: torch.Tensor) -> torch.Tensor:
+        seen.append(int(x[0, 0]))
+        return x
+
+    def main() -> None:
+        run, _ = start()
+        run.predict(other, EXAMPLES, out=str(tmp_path))
+
+    with pytest.raises(
+        UsageError, match=r"returned \* for one batch and \{'logits': \*, 'noise': \*, 'example': \*\}"
+    ):
+        run_in_process(main)
+    assert seen == [18]
+
+
+def test_files_of_two_structures_do_not_make_a_complete_folder(tmp_path: Path) -> None:
+    """What the comparison in a worker cannot see: two of them wrote their first files in one round."""
+    identity: _outputs.Identity = {"examples": 2}
+    folder = _outputs.ShardFolder(tmp_path, identity, writer="0")
+    folder.begin([(0, 1), (1, 2)])
+    for i, name in enumerate("ab"):
+        folder.write(i, i + 1, [{name: torch.ones(1, 2)}], None)
+    with pytest.raises(UsageError, match=r"\{'b': \*\} for one batch and \{'a': \*\} for another"):
+        folder.end([(0, 1), (1, 2)])
+
+
+class Named(NamedTuple):
+    row: torch.Tensor
+
+
+@pytest.mark.parametrize("is_to_disk", [False, True])
+@pytest.mark.parametrize(
+    ("fn", "sentence"),
+    [
+        (Named, "returned a Named whose structure cannot be written"),
+        (lambda x: {(1, 2): x}, "returned a dict whose structure cannot be written"),
+        (lambda x: x.to_sparse(), "a tensor of layout torch.sparse_coo"),
+        (lambda x: x.to(torch.complex128), "a tensor of torch.complex128"),
+        (lambda x: torch.nested.as_nested_tensor(list(x), layout=torch.jagged), "a nested tensor"),
+    ],
+)
+def test_outputs_that_cannot_be_written_are_refused_at_the_first_pass(
+    fn: Callable[[torch.Tensor], Any], sentence: str, is_to_disk: bool, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+
+    def outputs(x: torch.Tensor) -> Any:
+        seen.append(len(x))
+        return fn(x)
+
+    with pytest.raises(UsageError, match=re.escape(sentence)):
+        returned_by(outputs, tmp_path if is_to_disk else None)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_pass_without_examples_is_refused(size: int, tmp_path: Path) -> None:
+    for out in (None, tmp_path):
+        with pytest.raises(UsageError, match=f"batch_size is {size}; a pass of evaluate or predict"):
+            returned_by(torch.clone, out, batch_size=size)
+    assert list(tmp_path.iterdir()) == []
+
+    def evaluate() -> None:
+        run = ht.init(virtual_nodes=7, global_batch_size=21)
+        run.evaluate(lambda x: {"mean": x.mean()}, EXAMPLES, batch_size=size)
+
+    with pytest.raises(UsageError, match=f"batch_size is {size}; a pass of evaluate or predict"):
+        run_in_process(evaluate)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"file/out cannot be made \(Not a directory\)"):
+        returned_by(torch.clone, tmp_path / "file" / "out")
+
+
+def test_another_command_that_completes_the_folder_does_not_take_a_file_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end removes what is aside, also what this one is writing."""
+    own, taken = os.fsync, []
+
+    def sync(file: int) -> None:
+        own(file)
+        asides = [p for p in tmp_path.iterdir() if ".part-000000000012." in p.name]
+        if asides and not taken:
+            taken.extend(asides)
+            asides[0].unlink()
+
+    monkeypatch.setattr("holdtrue.run._outputs.os.fsync", sync)
+    found = returned_by(torch.clone, tmp_path).load()
+    assert taken
+    assert torch.equal(found, torch.stack(EXAMPLES))
+
+
+def test_a_folder_that_another_command_removed_is_told_in_a_sentence(tmp_path: Path) -> None:
+    def outputs(x: torch.Tensor) -> torch.Tensor:
+        if x[0, 0] == 12:
+            shutil.rmtree(tmp_path / "out")
+        return x
+
+    with pytest.raises(UsageError, match=r"another command uses the folder, or removed it"):
+        returned_by(outputs, tmp_path / "out")
+
+
+def test_waits_for_loading_processes_are_bounded_by_the_runs_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SeenError(Exception):
+        pass
+
+    def see(*_: Any, timeout_s: float = 0.0, **__: Any) -> None:
+        raise SeenError(timeout_s)
+
+    monkeypatch.setattr("holdtrue.run._rounds.Loader", see)
+    monkeypatch.setattr("holdtrue.run._passes.Loader", see)
+    bounds = []
+    for workers in (0, 1):
+        loading: Any = torch.utils.data.DataLoader(EXAMPLES, batch_size=3, num_workers=workers)  # type: ignore[arg-type]
+        for out in (None, str(tmp_path / "out")):
+
+            def main(loading: Any = loading, out: str | None = out) -> None:
+                run = ht.init(virtual_nodes=7, global_batch_size=21)
+                run.predict(torch.clone, loading, out=out)
+
+            with pytest.raises(SeenError) as seen:
+                run_in_process(main)
+            bounds.append(seen.value.args[0])
+    assert bounds[:2] == [0, 0]
+    assert min(bounds[2:]) > 0, "no limit"
+
+
+def test_all_weights_are_digested_once_in_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    own = TrainingState.digest
+
+    def digest(state: Any, *args: Any, **options: Any) -> Any:
+        asked.append(options.get("what"))
+        return own(state, *args, **options)
+
+    monkeypatch.setattr(TrainingState, "digest", digest)
+    returned_by(torch.clone, tmp_path)
+    assert asked == ["weights"]

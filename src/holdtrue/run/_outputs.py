@@ -1,6 +1,6 @@
 """Outputs of `run.predict(out=...)` on disk: written shard by shard as they come, read in the order of the data set.
 
-    OUT/manifest.json                       what was asked for; is_complete at the end
+    OUT/manifest.json                       what was asked for; is_complete at the end, until then a mark of this folder
     OUT/part-000000000000.safetensors       rows from that example on: 32 passes, whole or absent
     OUT/.NAME.WRITER.aside                  what is being written, or was when its writer was killed
 
@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch.utils import _pytree as pytree
 
-from holdtrue.errors import UsageError
+from holdtrue.errors import CallMismatchError, UsageError
 from holdtrue.record import sync_folder
 
 PASSES_IN_SHARD = 32
@@ -40,7 +40,7 @@ class ShardFolder:
         writer: Who writes, in the names of files that are not whole yet: no two writers may share one.
 
     Raises:
-        UsageError: the path is a file.
+        UsageError: the path is a file, or cannot be made.
     """
 
     def __init__(self, path: str | Path, identity: Identity, *, writer: str) -> None:
@@ -49,10 +49,21 @@ class ShardFolder:
             raise UsageError(
                 f"{self.path} is a file; outputs are a folder of files, so that they can grow. Name a folder."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{self.path} cannot be made ({error.strerror}). Name another folder."
+            ) from error
 
-    def begin(self) -> None:
+    def begin(self, shards: Sequence[tuple[int, int]]) -> tuple[list[int], str]:
         """Say in the manifest what is asked for, if it does not yet; by one worker, before the others write.
+
+        Args:
+            shards: Examples of each, half open.
+
+        Returns:
+            Numbers of the shards that are not there, and the mark by which the others know the folder.
 
         Raises:
             UsageError: the folder holds something else.
@@ -69,8 +80,12 @@ class ShardFolder:
                 f"{self.path} holds outputs of another prediction, with other {', '.join(names)}; what is there can only be "
                 f"completed by the same model, data and sizes. Name another folder, or remove that one."
             )
-        if found is None:
-            self._write_manifest({"is_complete": False})
+        mark = "" if found is None else found.get("mark", "")
+        missing = [i for i, (start, stop) in enumerate(shards) if not self.has(start, stop)]
+        if missing and not mark:
+            mark = secrets.token_hex(8)
+            self._write_manifest({"is_complete": False, "mark": mark})
+        return missing, mark
 
     def name_of(self, start: int) -> Path:
         """File of the shard that begins with example `start`."""
@@ -78,12 +93,17 @@ class ShardFolder:
 
     def has(self, start: int, stop: int) -> bool:
         """Whether the shard of these examples is there, whole."""
+        return self.notes(start, stop) is not None
+
+    def notes(self, start: int, stop: int) -> dict[str, str] | None:
+        """Notes of the shard of these examples if it is there, whole: its structure is `tree`."""
         try:
             with safetensors.safe_open(self.name_of(start), "pt") as file:
-                notes = file.metadata() or {}
+                notes: dict[str, str] = file.metadata() or {}
         except (FileNotFoundError, safetensors.SafetensorError):
-            return False
-        return notes.get("stop") == str(stop) and notes.get("identity") == self._identity_text()
+            return None
+        is_ours = notes.get("stop") == str(stop) and notes.get("identity") == self._identity_text()
+        return notes if is_ours else None
 
     def write(self, start: int, stop: int, passes: list[Any], pad_value: float | None) -> None:
         """Write the outputs of a shard's passes: aside, then renamed, so that a kill leaves all or nothing."""
@@ -104,23 +124,31 @@ class ShardFolder:
         }
         self._write(self.name_of(start).name, shard_bytes(joined, notes))
 
-    def end(self, starts: list[int]) -> None:
+    def end(self, shards: Sequence[tuple[int, int]]) -> None:
         """Complete the manifest; by one worker, when all have written.
 
+        Args:
+            shards: Examples of each, half open.
+
         Raises:
-            UsageError: a shard is not there, though some worker wrote it.
+            UsageError: a shard is not there, though some worker wrote it; shards are of unlike structures.
         """
-        missing = [s for s in starts if not self.name_of(s).exists()]
-        if missing:
-            raise UsageError(
-                f"{self.name_of(missing[0])} is not there though a worker wrote it; all workers write into one folder. "
-                f"Name a folder that they share."
-            )
+        from ._predict import one_structure
+
+        trees = []
+        for start, stop in shards:
+            notes = self.notes(start, stop)
+            if notes is None:
+                raise UsageError(
+                    f"{self.name_of(start)} is not there, or of another prediction, though a worker wrote it; all workers "
+                    f"write into one folder, and one prediction at a time. Name a folder that they share."
+                )
+            trees.append(notes["tree"])
+        one_structure(trees)
         for left in filter(is_aside, self.path.iterdir()):
             left.unlink(missing_ok=True)  # of writers that were killed
-        with safetensors.safe_open(self.name_of(starts[0]), "pt") as file:
-            tree = (file.metadata() or {})["tree"]
-        self._write_manifest({"is_complete": True, "tree": tree, "shards": starts})
+        starts = [start for start, _ in shards]
+        self._write_manifest({"is_complete": True, "tree": trees[0], "shards": starts})
 
     def _identity_text(self) -> str:
         return json.dumps(self.identity, sort_keys=True)
@@ -130,14 +158,28 @@ class ShardFolder:
         self._write("manifest.json", (text.encode(),))
 
     def _write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
-        """Write a file aside, whole and on the disk, then give it its name."""
+        """Write a file aside, whole and on the disk, then give it its name.
+
+        Raises:
+            UsageError: the folder is gone.
+        """
         aside = self.path / f".{name}.{self._writer}.aside"
-        with open(aside, "wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(self.path / name)
-        sync_folder(self.path)
+        # Another command that completes the same folder takes away what is aside; its files have the same bytes.
+        for is_last in (False, True):
+            try:
+                with open(aside, "wb") as file:
+                    file.writelines(parts)
+                    file.flush()
+                    os.fsync(file.fileno())
+                aside.rename(self.path / name)
+                sync_folder(self.path)
+                return
+            except FileNotFoundError as error:
+                if is_last or not self.path.exists():
+                    raise UsageError(
+                        f"{self.path / name} could not be written: another command uses the folder, or removed it. Give each "
+                        f"command an out of its own."
+                    ) from error
 
 
 def name_writer(worker: int, generation: int) -> str:
@@ -187,6 +229,40 @@ def read_manifest(path: Path) -> dict[str, Any] | None:  # Any: JSON values
     return values
 
 
+def is_marked(path: str | Path, identity: Identity, mark: str) -> bool:
+    """Whether this is, from where this worker stands, the folder in which another one has begun."""
+    try:
+        found = read_manifest(Path(path))
+    except (OSError, UsageError):
+        return False
+    return found is not None and found["identity"] == identity and found.get("mark", "") == mark
+
+
+def check_identities(identities: Sequence[Identity], where: str) -> None:
+    """Refuse to predict together what is not one prediction. Pure.
+
+    Args:
+        identities: Of each worker, by rank.
+        where: The call.
+
+    Raises:
+        CallMismatchError: they differ.
+
+    >>> check_identities([{"examples": 320}, {"examples": 300}], "predict (call 0)")
+    Traceback (most recent call last):
+    ...
+    holdtrue.errors.CallMismatchError: worker 0 and worker 1 differ in examples (320 and 300) in predict (call 0); workers \
+predict one data set with one model and the same options. Give all of them the same files.
+    """
+    for rank, other in enumerate(identities):
+        for name, value in identities[0].items():
+            if other.get(name) != value:
+                raise CallMismatchError(
+                    f"worker 0 and worker {rank} differ in {name} ({value} and {other.get(name)}) in {where}; workers predict "
+                    f"one data set with one model and the same options. Give all of them the same files."
+                )
+
+
 def outputs_if_whole(path: str) -> "Outputs | None":
     """The complete prediction in a folder; None if there is none."""
     manifest = read_manifest(Path(path))
@@ -226,8 +302,18 @@ class Outputs:
 
         Args:
             index: Number of the file, from 0: its examples begin with `starts[index]`.
+
+        Raises:
+            UsageError: the file has not a row for each of its examples.
         """
-        columns = safetensors.torch.load_file(self.path / f"part-{self.starts[index]:012d}.safetensors")
+        path = self.path / f"part-{self.starts[index]:012d}.safetensors"
+        columns = safetensors.torch.load_file(path)
+        start, stop = (*self.starts, self.examples)[index : index + 2]
+        if any(len(column) != stop - start for column in columns.values()):
+            raise UsageError(
+                f"{path} does not hold {stop - start} rows, one for each of its examples. Remove it, and call run.predict "
+                f"again with the same out."
+            )
         return pytree.tree_unflatten([columns[name] for name in sorted(columns)], self._spec)
 
     def load(self, *, pad_value: float | None = None) -> Any:  # Any: as run.predict without out

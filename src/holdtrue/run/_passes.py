@@ -7,19 +7,32 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from holdtrue.data import Chunk, IterableSource, Loader, MapSource, chunk_at, chunks
 from holdtrue.engine import specialise_compiled_shapes
 from holdtrue.errors import DataError, UsageError
 from holdtrue.plan import stream_key
+from holdtrue.units import cut_text
 
 if TYPE_CHECKING:
     from ._core import Core
 
 
 def size_of(core: Core, batch_size: int | None) -> int:
-    """Examples in a pass: as asked for, else the plan's virtual-node batch size."""
-    return batch_size or -(-core.plan.global_batch_size // core.plan.virtual_nodes)
+    """Examples in a pass: as asked for, else the plan's virtual-node batch size.
+
+    Raises:
+        UsageError: it is not positive.
+    """
+    if batch_size is None:
+        return -(-core.plan.global_batch_size // core.plan.virtual_nodes)
+    if batch_size < 1:
+        raise UsageError(
+            f"batch_size is {batch_size}; a pass of evaluate or predict has at least 1 example. Raise it, or leave it out for "
+            f"the plan's."
+        )
+    return batch_size
 
 
 def open_in_order(source: Any) -> MapSource:  # Any: an opened source
@@ -49,7 +62,13 @@ def passes_of_nodes(
         for c in chunks(len(order), size, core.plan.virtual_nodes)
         if c.virtual_node in held and c.index not in done
     ]
-    loader = Loader(source, seed=core.plan.seed, device=core.device, keep_streams=False)
+    loader = Loader(
+        source,
+        seed=core.plan.seed,
+        device=core.device,
+        timeout_s=core.settings.timeout_s if source.workers.count else 0.0,
+        keep_streams=False,
+    )
     yield from run_passes(core, loader, order, size, (c.index for c in mine), number)
     loader.close()
 
@@ -103,13 +122,68 @@ def call_with(fn: Callable[..., Any], batch: Any) -> Any:
     return fn(*batch) if isinstance(batch, tuple | list) else fn(batch)
 
 
+def check_structure(outputs: Any, known: pytree.TreeSpec | None) -> pytree.TreeSpec:  # Any: checked here
+    """The structure of the outputs of a pass.
+
+    Args:
+        outputs: What the function given to predict returned.
+        known: The structure of an earlier pass; None for the first one.
+
+    Raises:
+        UsageError: it is another one than before, or, at the first pass, one that has no text to be sent or kept as.
+    """
+    structure = pytree.tree_structure(outputs)
+    if known is None:
+        try:
+            is_kept = pytree.treespec_loads(pytree.treespec_dumps(structure)) == structure
+        except (NotImplementedError, TypeError, ValueError):  # a named tuple; keys that JSON has not
+            is_kept = False
+        if not is_kept:
+            raise UsageError(
+                f"the function given to predict returned a {type(outputs).__name__} whose structure cannot be written. Return a "
+                f"tensor, or tensors in tuples, lists, and dicts with texts as keys."
+            )
+    elif structure != known:
+        raise UsageError(
+            f"the function given to predict returned {describe_structure(structure)} for one batch and "
+            f"{describe_structure(known)} for another; the outputs of all batches are joined, name by name. Return the same "
+            f"names in the same order for each."
+        )
+    return structure
+
+
+def describe_structure(structure: pytree.TreeSpec) -> str:
+    """What a function returned, for messages.
+
+    >>> describe_structure(pytree.tree_structure({"logits": 1, "more": [2, 3]}))
+    "{'logits': *, 'more': [*, *]}"
+    """
+    return cut_text(str(pytree.tree_unflatten([_Star()] * structure.num_leaves, structure)), 200)
+
+
+class _Star:
+    def __repr__(self) -> str:
+        return "*"
+
+
 def as_rows(leaf: Any, chunk: Chunk) -> torch.Tensor:  # Any: checked here
     """An output of one pass on the CPU.
 
     Raises:
-        UsageError: it is no tensor with a row for each example.
+        UsageError: it is no tensor with a row for each example, or not one that can be written.
     """
     examples = chunk.stop - chunk.start
+    if isinstance(leaf, torch.Tensor) and (leaf.layout != torch.strided or leaf.is_nested):
+        found = "a nested tensor" if leaf.is_nested else f"a tensor of layout {leaf.layout}"
+        raise UsageError(
+            f"the function given to predict returned {found}; outputs are dense tensors. Return output.to_dense(), or "
+            f"torch.nested.to_padded_tensor(output, value)."
+        )
+    if isinstance(leaf, torch.Tensor) and (leaf.is_quantized or leaf.dtype == torch.complex128):
+        raise UsageError(
+            f"the function given to predict returned a tensor of {leaf.dtype}, which a safetensors file cannot hold. Convert "
+            f"it, or return torch.view_as_real(output) of complex numbers."
+        )
     if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != examples:
         found = f"shape {tuple(leaf.shape)}" if isinstance(leaf, torch.Tensor) else type(leaf).__name__
         raise UsageError(

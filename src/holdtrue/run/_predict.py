@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
@@ -13,7 +13,7 @@ from holdtrue.errors import UsageError
 
 from ._elastic import gather_anew
 from ._messages import join_messages, part_messages
-from ._passes import as_rows, call_with, passes_of_nodes
+from ._passes import as_rows, call_with, check_structure, passes_of_nodes
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -29,16 +29,17 @@ def predict_chunks(
 ) -> Any:
     """See `Run.predict`."""
     own: dict[int, list[torch.Tensor]] = {}
-    specs: list[pytree.TreeSpec] = []
+    structure: pytree.TreeSpec | None = None
     what = f"the outputs of predict (call {number})"
 
     def gather() -> list[bytes]:
+        nonlocal structure
         for chunk, batch in passes_of_nodes(core, source, batch_size, number, own):
-            leaves, spec = pytree.tree_flatten(call_with(fn, batch))
-            own[chunk.index] = [as_rows(leaf, chunk) for leaf in leaves]
-            specs[:] = [spec]
+            returned = call_with(fn, batch)
+            structure = check_structure(returned, structure)
+            own[chunk.index] = [as_rows(leaf, chunk) for leaf in pytree.tree_leaves(returned)]
         outputs = {f"{i}.{k}": leaf for i, leaves in own.items() for k, leaf in enumerate(leaves)}
-        text = pytree.treespec_dumps(specs[0]).encode() if specs else b""
+        text = b"" if structure is None else pytree.treespec_dumps(structure).encode()
         return core.group.gather_bytes(join_messages([text, safetensors.torch.save(outputs)]), what=what)
 
     gathered: dict[str, torch.Tensor] = {}
@@ -47,10 +48,27 @@ def predict_chunks(
         text, saved = part_messages(part)
         texts += [text] if text else []
         gathered |= safetensors.torch.load(saved)
-    spec = pytree.treespec_loads(texts[0].decode())
+    spec = one_structure([text.decode() for text in texts])
     order = sorted({int(n.partition(".")[0]) for n in gathered})
     columns = [join_passes([gathered[f"{i}.{k}"] for i in order], pad_value) for k in range(spec.num_leaves)]
     return pytree.tree_unflatten(columns, spec)
+
+
+def one_structure(texts: Sequence[str]) -> pytree.TreeSpec:
+    """The structure of all outputs, from that of each worker or file.
+
+    Args:
+        texts: As `pytree.treespec_dumps` writes them, at least one.
+
+    Raises:
+        UsageError: they differ.
+    """
+    structure = pytree.treespec_loads(texts[0])
+    for other in sorted(set(texts[1:]) - {texts[0]}):
+        check_structure(
+            pytree.tree_unflatten([0] * (found := pytree.treespec_loads(other)).num_leaves, found), structure
+        )
+    return structure
 
 
 def join_passes(parts: list[torch.Tensor], pad_value: float | None) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Prediction to disk in rounds: between two of them workers come, leave and are counted, as at a step boundary.
 
     meet:   everyone says what it wrote, rank 0 what is not on disk yet     -> what is missing, the same on all
+            where rank 0 looked at the disk, the others look whether they see the same folder
             a stop ends the call here; a planned view is entered here; after a death nobody has to do anything
     round:  the missing shards are dealt out, each worker writes its own until the round's time is over
     ...     until nothing is missing
@@ -12,6 +13,7 @@ that are missing still. Bits of a shard depend on its examples and the call: it 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -21,14 +23,22 @@ from typing import TYPE_CHECKING, Any, final
 from torch.utils import _pytree as pytree
 
 from holdtrue.data import Loader
-from holdtrue.errors import CallMismatchError, DivergenceError
+from holdtrue.errors import CallMismatchError, DivergenceError, UsageError
 from holdtrue.units import format_ids
 
 from ._agree import end_interrupted, say_first_difference
 from ._boundary import enter_agreed
 from ._elastic import gather_anew
-from ._outputs import PASSES_IN_SHARD, Identity, Outputs, ShardFolder, name_writer
-from ._passes import as_rows, call_with, open_in_order, run_passes, size_of
+from ._outputs import (
+    PASSES_IN_SHARD,
+    Identity,
+    Outputs,
+    ShardFolder,
+    check_identities,
+    is_marked,
+    name_writer,
+)
+from ._passes import as_rows, call_with, check_structure, open_in_order, run_passes, size_of
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -54,8 +64,12 @@ class Word:
     wants_stop: bool
     wrote: tuple[int, ...]
     """Shards that it has written since all met."""
+    identity: Identity
+    """What it predicts."""
     missing: Runs | None = None
     """Shards that are not on disk, where the worker has looked: rank 0 does, once in each generation."""
+    mark: str = ""
+    """Mark of the folder in which it looked."""
 
     def encode(self) -> bytes:
         """As JSON."""
@@ -89,7 +103,7 @@ def what_is_missing(known: Sequence[int], words: Sequence[Word]) -> list[int]:
         known: What was missing when all met before.
         words: Everyone's, by rank. What rank 0 saw on the disk may be older than what the others have written.
 
-    >>> word = Word(call=0, generation=1, planned=0, round_=1, wants_stop=False, wrote=(1,))
+    >>> word = Word(call=0, generation=1, planned=0, round_=1, wants_stop=False, wrote=(1,), identity={})
     >>> what_is_missing([0, 1, 2, 3], [word, replace(word, wrote=(2,))])
     [0, 3]
     >>> what_is_missing([], [replace(word, missing=[[1, 3], [7, 7]]), word])
@@ -142,13 +156,19 @@ class Prediction:
         # Loading processes live as long as the call, and not for a round.
         workers = replace(source.workers, persistent=source.workers.count > 0)
         self._loader = Loader(
-            replace(source, workers=workers), seed=core.plan.seed, device=core.device, keep_streams=False
+            replace(source, workers=workers),
+            seed=core.plan.seed,
+            device=core.device,
+            timeout_s=core.settings.timeout_s if workers.count else 0.0,
+            keep_streams=False,
         )
         self._order = source.order(seed=core.plan.seed, epoch=0)
         self._size = size_of(core, batch_size)
         self._span = self._size * PASSES_IN_SHARD
         self._examples = len(self._order)
         self._weights = ""
+        self._structure: pytree.TreeSpec | None = None
+        """Of the outputs of every pass, once there was one."""
         self._wrote: list[int] = []
         self._missing: list[int] = []
         self._round = -1
@@ -187,10 +207,11 @@ class Prediction:
         return self._core.state.digest(self._core.calls.position.digested, what="weights")
 
     def _agree_on_weights(self) -> str:
-        """Make sure that all predict with one model; its digest.
+        """Make sure that all predict one data set with one model, before anything is written; the model's digest.
 
         Raises:
-            DivergenceError: a worker has another one.
+            CallMismatchError: a worker has other data or options.
+            DivergenceError: a worker has another model.
         """
         core = self._core
         digest, entries = self._digest()
@@ -202,12 +223,14 @@ class Prediction:
             return [json.loads(part) for part in gathered]
 
         found = gather(
-            json.dumps([core.unlike.own, digest]), f"the digests of the weights before {self._name}"
+            json.dumps([core.unlike.own, digest, self._identity]),
+            f"the digests of the weights before {self._name}",
         )
-        if len({own for _, own in found}) == 1:
+        check_identities([identity for _, _, identity in found], self._name)
+        if len({own for _, own, _ in found}) == 1:
             return digest
-        kinds = {kind for kind, _ in found}
-        if core.unlike.is_mixed and len({(kind, own) for kind, own in found}) == len(kinds):
+        kinds = {kind for kind, _, _ in found}
+        if core.unlike.is_mixed and len({(kind, own) for kind, own, _ in found}) == len(kinds):
             core.unlike.unify_start()  # random numbers of unlike devices differ in their last bits
             return self._digest()[0]
         maps = gather(json.dumps(dict(entries)), f"the weights before {self._name}")
@@ -218,7 +241,10 @@ class Prediction:
         core = self._core
         while True:
             core.place(f"round {self._round + 1} of {self._name}")
-            self._hear([Word.decode(part) for part in gather_anew(self._say, core.take_up_mapping)])
+            words = [Word.decode(part) for part in gather_anew(self._say, core.take_up_mapping)]
+            self._hear(words)
+            if words[0].missing is not None:
+                self._compare_folders(words[0].mark)
             self._tell()
             if not self._missing:
                 return False
@@ -232,9 +258,10 @@ class Prediction:
 
     def _say(self) -> list[bytes]:
         core, group = self._core, self._core.elastic
-        missing = None
+        missing, mark = None, ""
         if core.group.rank == 0 and self._seen_in != core.generation:
-            missing = runs_of(self._look())
+            found, mark = self._folder().begin(self._ranges)
+            missing = runs_of(found)
         word = Word(
             call=self._number,
             generation=core.generation,
@@ -242,15 +269,31 @@ class Prediction:
             round_=self._round,
             wants_stop=core.wishes.is_interrupted or core.must_stop,
             wrote=tuple(self._wrote),
+            identity=self._identity,
             missing=missing,
+            mark=mark,
         )
         return core.group.gather_bytes(word.encode(), what=f"all workers to end a round of {self._name}")
 
-    def _look(self) -> list[int]:
-        """Begin the folder if nobody has; the shards that are not in it."""
-        folder = self._folder()
-        folder.begin()
-        return [i for i in range(self._shards) if not folder.has(*self._range(i))]
+    def _compare_folders(self, mark: str) -> None:
+        """Make sure that all write into one folder, before those who have come write anything.
+
+        Raises:
+            UsageError: a worker does not see what rank 0 wrote there.
+        """
+
+        def gather() -> list[bytes]:
+            seen = "" if is_marked(self._out, self._identity, mark) else os.path.abspath(self._out)
+            return self._core.group.gather_bytes(
+                seen.encode(), what=f"all workers to see the folder of {self._name}"
+            )
+
+        for rank, seen in enumerate(gather_anew(gather, self._core.take_up_mapping)):
+            if seen:
+                raise UsageError(
+                    f"worker {rank} does not see in {seen.decode()} what worker 0 wrote for {self._name}; all workers write into "
+                    f"one folder, and no other command begins there meanwhile. Name one that they share, by its absolute path."
+                )
 
     def _hear(self, words: Sequence[Word]) -> None:
         calls = [word.call for word in words]
@@ -259,6 +302,7 @@ class Prediction:
                 f"workers are in different predictions, by rank in calls {format_ids(tuple(sorted(set(calls))))}; every worker "
                 f"makes the same calls in the same order. Decide by values that are the same everywhere."
             )
+        check_identities([word.identity for word in words], self._name)
         self._missing = what_is_missing(self._missing, words)
         if words[0].missing is not None:
             self._seen_in = words[0].generation
@@ -291,13 +335,15 @@ class Prediction:
         if not mine:
             return
         folder, until_s = self._folder(), time.monotonic() + ROUND_S
+        if self._structure is None:
+            self._structure = self._structure_in(folder)
         numbers = (number for shard in mine for number in self._passes_in(shard))
         passes: list[Any] = []
         with closing(run_passes(core, self._loader, self._order, self._size, numbers, self._number)) as runs:
             for chunk, batch in runs:
-                passes.append(
-                    pytree.tree_map(lambda leaf, c=chunk: as_rows(leaf, c), call_with(self._fn, batch))
-                )
+                outputs = call_with(self._fn, batch)
+                self._structure = check_structure(outputs, self._structure)
+                passes.append(pytree.tree_map(lambda leaf, c=chunk: as_rows(leaf, c), outputs))
                 shard = chunk.start // self._span
                 if chunk.stop < self._range(shard)[1]:
                     continue
@@ -323,16 +369,23 @@ class Prediction:
 
         def gather() -> list[bytes]:
             if core.group.rank == 0:
-                self._folder().end([self._range(i)[0] for i in range(self._shards)])
+                self._folder().end(self._ranges)
             return core.group.gather_bytes(b"", what=f"the end of {self._name}")
 
         gather_anew(gather, core.take_up_mapping)
 
     # ---- shards ----
 
+    def _structure_in(self, folder: ShardFolder) -> pytree.TreeSpec | None:
+        """Structure of the first shard that is there: of an earlier call, or of a worker of this one."""
+        present = next((i for i, missing in enumerate(self._missing) if i != missing), len(self._missing))
+        notes = folder.notes(*self._range(present)) if present * self._span < self._examples else None
+        return None if notes is None else pytree.treespec_loads(notes["tree"])
+
     @property
-    def _shards(self) -> int:
-        return -(-self._examples // self._span)
+    def _ranges(self) -> list[tuple[int, int]]:
+        """Examples of each shard, half open."""
+        return [self._range(i) for i in range(-(-self._examples // self._span))]
 
     def _range(self, shard: int) -> tuple[int, int]:
         """Examples of a shard, half open."""
@@ -342,14 +395,19 @@ class Prediction:
         start, stop = self._range(shard)
         yield from range(start // self._size, -(-stop // self._size))
 
-    def _folder(self) -> ShardFolder:
-        identity: Identity = {
+    @property
+    def _identity(self) -> Identity:
+        return {
             "examples": self._examples,
             "pass_size": self._size,
             "passes_in_shard": PASSES_IN_SHARD,
             "seed": self._core.plan.seed,
             "call": self._number,
             "weights": self._weights,
+            "numerics": self._core.plan.numerics,
+            "pad_value": str(self._pad_value),  # as text: nan is not equal to itself
         }
+
+    def _folder(self) -> ShardFolder:
         writer = name_writer(self._core.number, self._core.generation)
-        return ShardFolder(self._out, identity, writer=writer)
+        return ShardFolder(self._out, self._identity, writer=writer)

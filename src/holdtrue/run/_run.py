@@ -269,6 +269,9 @@ class Run:
 
         Blocks:
             Until every worker has evaluated its share, at most the group's time-out.
+
+        Raises:
+            UsageError: the function returns something else; `batch_size` is not positive.
         """
         self._core.refuse_in_pass("run.evaluate")
         self._core.settle()
@@ -340,7 +343,9 @@ class Run:
             each round.
 
         Raises:
-            UsageError: the function returns something else; `out` holds another prediction.
+            UsageError: the function returns something else, or another structure for another batch; `batch_size` is not
+                positive; `out` holds another prediction, or the workers do not share it.
+            CallMismatchError: with `out`, workers have data of unlike lengths, or other options.
         """
         self._core.refuse_in_pass("run.predict")
         self._core.settle()
