@@ -1,17 +1,21 @@
 """`holdtrue predict`: what it makes of its words, and what those who look are told. Nothing is started here."""
 
+import math
 import shlex
+import subprocess
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from holdtrue.cli._options import read_worker_range
-from holdtrue.cli._predict import PredictRequest, spec_of
+from holdtrue.cli._predict import PredictRequest, export, spec_of
 from holdtrue.cli._progress import Progress
 from holdtrue.cli._status_view import describe_job
 from holdtrue.errors import UsageError
+from holdtrue.inference.__main__ import parser
 from holdtrue.launch import JobEntry
 from holdtrue.wire import PredictedReport, StepReport
 
@@ -35,9 +39,59 @@ def test_the_command_that_goes_on_has_every_option_that_was_given() -> None:
         settings={"numerics": "portable", "timeout_s": 60.0, "threads": 2, "device": "cpu"},
     )
     assert shlex.split(asked.command()) == shlex.split(
-        "holdtrue predict net.py:Net x.npy --out 'o u t' --pass-size 7 --weights w.safetensors --pad-value 0.5 "
+        "holdtrue predict net.py:Net x.npy --out 'o u t' --pass-size 7 --weights w.safetensors --pad-value=0.5 "
         "--workers 1:4 --restart 2 --name mine --numerics portable --timeout 60.0 --threads 2 --device cpu"
     )
+
+
+@pytest.mark.parametrize("pad_value", [-math.inf, -1e-5, -1.0, math.nan, 0.5])
+def test_workers_read_the_numbers_and_names_that_were_given(pad_value: float) -> None:
+    asked = request(
+        model="-m.py:Net",
+        data=Path("-x.npy"),
+        out=Path("-o"),
+        weights=Path("-w.safetensors"),
+        pad_value=pad_value,
+        pass_size=7,
+    )
+    read = parser.parse_args(asked.words())
+    assert (read.command, repr(read.pad_value), read.pass_size) == ("predict", repr(pad_value), 7)
+    here = Path.cwd()
+    assert (read.model, read.data) == (f"{here}/-m.py:Net", f"{here}/-x.npy"), "wherever a worker works"
+    assert (read.out, read.weights) == (f"{here}/-o", f"{here}/-w.safetensors")
+
+
+def test_the_command_that_goes_on_has_no_name_that_looks_like_an_option() -> None:
+    asked = request(model="-m.py", data=Path("-x.npy"), out=Path("-o"), pad_value=-math.inf)
+    assert shlex.split(asked.command()) == shlex.split(
+        "holdtrue predict ./-m.py ./-x.npy --out ./-o --pass-size 32 --pad-value=-inf"
+    )
+
+
+def test_a_model_in_a_folder_with_a_colon_keeps_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a:b").mkdir()
+    monkeypatch.chdir(tmp_path / "a:b")
+    assert parser.parse_args(request().words()).model == "net.py:Net"
+
+
+@pytest.mark.parametrize("examples", [-5, 5])
+def test_an_export_reads_names_that_begin_with_a_hyphen(
+    examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def run(words: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        started.append(words)
+        return subprocess.CompletedProcess(words, 3)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(typer.Exit):
+        export("-m.py", Path("-x.npy"), to="-t", out=Path("-o"), weights=Path("-w"), examples=examples)
+    read = parser.parse_args(started[0][3:])
+    assert (read.model, read.data, read.to, read.out) == ("-m.py", "-x.npy", "-t", "-o")
+    assert (read.weights, read.examples) == ("-w", examples)
 
 
 def test_a_prediction_is_an_elastic_job_with_records_of_its_own() -> None:
