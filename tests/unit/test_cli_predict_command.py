@@ -13,10 +13,11 @@ import typer
 from holdtrue.cli._options import read_worker_range
 from holdtrue.cli._predict import PredictRequest, export, spec_of
 from holdtrue.cli._progress import Progress
-from holdtrue.cli._status_view import describe_job
+from holdtrue.cli._status_view import describe_entry, describe_job
 from holdtrue.errors import UsageError
 from holdtrue.inference.__main__ import parser
 from holdtrue.launch import JobEntry
+from holdtrue.launch._launch import INTERRUPT_NOTE
 from holdtrue.wire import PredictedReport, StepReport
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -134,3 +135,21 @@ def test_who_looks_is_told_examples_and_after_them_steps_again() -> None:
     facts: dict[str, Any] = {"phase": "running", "generation": 1, "target": 0, "unplaced": 0, "step": 0}
     facts |= {"workers": [], "reason": "", "cause": "", "progress": {"predicted": 64, "examples": 500}}
     assert describe_job(entry, facts)[0] == "p: running · predicted 64 of 500 examples"
+
+
+def test_what_trainings_and_predictions_are_told_alike_is_true_for_both() -> None:
+    lost = JobEntry(
+        name="p",
+        url="",
+        pid=1,
+        run_dir="r",
+        token_file="",
+        join_file="",
+        script="s",
+        started_s=0.0,
+        resume_command="",
+    )
+    said = [*describe_entry(lost, "lost"), INTERRUPT_NOTE]
+    assert "ended at a boundary, where what is done is kept" in said[0]
+    assert "what is done is kept" in INTERRUPT_NOTE
+    assert not any("step" in sentence or "checkpoint" in sentence for sentence in said)

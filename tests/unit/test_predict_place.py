@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import holdtrue as ht
 from holdtrue.errors import UsageError
 from holdtrue.inference._predict import aside_of, check_out, done_of, one_array, predict_file, take_name
 from holdtrue.testing import run_in_process
@@ -146,3 +147,16 @@ def test_another_main_worker_removes_what_a_dead_one_left(tmp_path: Path) -> Non
     (done_of(out) / "part-000000000000.safetensors").touch()
     assert take_name(Parts(), out)  # type: ignore[arg-type]  # its folder is all that is asked for
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stop_before_any_step_says_that_what_is_written_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    run = ht.init(virtual_nodes=2, global_batch_size=2)
+    run.prepare(torch.nn.Linear(1, 1))
+    run._core.wishes.is_interrupted = True
+    with pytest.raises(SystemExit) as ended:
+        run.share(0)
+    run.close()
+    assert ended.value.code == 130
+    said = capfd.readouterr().err
+    assert "before share (call 0); no step was taken, and what earlier calls have written is kept." in said
+    assert "nothing to keep" not in said
