@@ -115,7 +115,7 @@ def test_a_killed_controller_is_started_again_at_its_address_and_learns_the_job(
     job.command("stop", job.name)
     ended = job.end()
     assert ended.status == 130
-    assert "the controller ended with status -9; training goes on" in ended.err
+    assert "the controller ended with status -9; the job goes on" in ended.err
 
 
 def test_a_host_adds_its_device_and_its_sigterm_takes_it_away_politely(start: Start) -> None:

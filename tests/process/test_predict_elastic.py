@@ -77,7 +77,7 @@ def test_a_prediction_outlives_a_kill_and_grows_with_the_bits_of_the_model(folde
         assert ended.status == 0, ended.text
     finally:
         job.close()
-    assert ended.out == f"{ROWS} predictions in out\n"
+    assert ended.out == f"{ROWS} predictions in {folder}/out\n"
     assert torch.equal(Outputs(folder / "out").load(), expected(folder))
 
 

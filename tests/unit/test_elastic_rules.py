@@ -531,6 +531,7 @@ def test_a_stop_is_said_to_all_and_ends_the_job_when_they_have_ended() -> None:
     job.feed(ResizeAsked(workers=3))
     decision = job.feed(StopAsked(reason="enough"))
     assert [sent_to(decision, n) for n in (0, 1)] == [[Stop(reason="enough")]] * 2
+    assert decision.reason == "the job stops at the next boundary, and what is done is kept: enough"
     assert "ending" in refusals(job.feed(ResizeAsked(workers=5)))[0]
     job.say(0, End(how="finished", sentence=""))
     job.say(1, End(how="finished", sentence=""))

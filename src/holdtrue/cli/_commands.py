@@ -26,8 +26,11 @@ COMMANDS = {
     "status": Entry(
         "_jobs", "Show a job: its step, its workers, what it is changing to. Without JOB: all of yours."
     ),
-    "resize": Entry("_jobs", "Give a running job another number of workers, from the next step boundary on."),
-    "stop": Entry("_jobs", "End a running job at the next step boundary, with a checkpoint."),
+    "resize": Entry("_jobs", "Give a running job another number of workers, from its next boundary on."),
+    "stop": Entry(
+        "_jobs",
+        "End a running job at its next boundary: a training writes a checkpoint there.",
+    ),
     "logs": Entry("_logs", "Show what the workers of a job printed, errors included."),
     "events": Entry("_logs", "Show what happened to a job: changes of membership, failures, checkpoints."),
     "worker": Entry("_join", "Add a device of this machine to a running job."),

@@ -155,7 +155,7 @@ def stop(
             return  # it ended, and another one has its name
     if state == "running":
         raise GroupError(
-            f"the job {job!r} still runs after {wait_s:g} s; it ends at its next step boundary. Wait on with "
+            f"the job {job!r} still runs after {wait_s:g} s; it ends at its next boundary. Wait on with "
             f"`holdtrue status {job} --watch`, or send its launcher (process {entry.pid}) SIGINT twice, which kills the workers."
         )
     say("\n".join(describe_entry(*find_job(folder, job))))

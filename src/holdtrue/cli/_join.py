@@ -20,7 +20,7 @@ _HELP = (
     "Asks the job's controller for its script, arguments and settings, and runs one worker; the script must be here too, "
     "at the same path. The job must listen on an address that this machine can reach (`holdtrue run --listen`).\n\n"
     "Under Slurm and Kubernetes this is all that is started, once for each device. "
-    "SIGTERM or Ctrl-C lets the worker leave at the next step boundary. It runs the script that the controller names, as you: "
+    "SIGTERM or Ctrl-C lets the worker leave at the next boundary. It runs the script that the controller names, as you: "
     "join jobs that you trust."
 )
 

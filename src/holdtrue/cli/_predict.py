@@ -150,22 +150,20 @@ class PredictRequest:
     """Given settings."""
 
     def words(self) -> list[str]:
-        """Model, data and options as the workers read them. Pure."""
-        words = [
-            "predict",
-            self.model,
-            str(self.data),
-            "--out",
-            str(self.out),
-            "--pass-size",
-            str(self.pass_size),
-        ]
-        words += ["--weights", str(self.weights)] if self.weights is not None else []
-        return words + (["--pad-value", str(self.pad_value)] if self.pad_value is not None else [])
+        """Model, data and options as the workers read them: with whole paths, since a host that joins works elsewhere."""
+        # A model's path ends at its first colon.
+        model = self.model if ":" in str(Path.cwd()) else str(Path(self.model).absolute())
+        words = ["predict", f"--out={self.out.absolute()}", f"--pass-size={self.pass_size}"]
+        words += [f"--weights={self.weights.absolute()}"] if self.weights is not None else []
+        words += [f"--pad-value={self.pad_value}"] if self.pad_value is not None else []
+        return [*words, "--", model, str(self.data.absolute())]
 
     def command(self) -> str:
         """The command again, which goes on with the prediction. Pure."""
-        words = ["holdtrue", *self.words()]
+        words = ["holdtrue", "predict", plain(self.model), plain(self.data), "--out", plain(self.out)]
+        words += ["--pass-size", str(self.pass_size)]
+        words += ["--weights", plain(self.weights)] if self.weights is not None else []
+        words += [f"--pad-value={self.pad_value}"] if self.pad_value is not None else []
         words += ["--workers", str(self.workers)] if self.workers is not None else []
         words += ["--devices", self.devices] if self.devices is not None else []
         words += ["--restart", str(self.restarts)] if self.restarts else []
@@ -175,6 +173,15 @@ class PredictRequest:
         for name, value in self.settings.items():
             words += [f"--{name.removesuffix('_s')}" if name == "timeout_s" else f"--{name}", str(value)]
         return shlex.join(words)
+
+
+def plain(path: str | Path) -> str:
+    """A path that no reader of a command takes for an option. Pure.
+
+    >>> plain("-o"), plain(Path("o"))
+    ('./-o', 'o')
+    """
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def spec_of(request: PredictRequest, *, env: dict[str, str], now: datetime) -> JobSpec:
@@ -261,8 +268,9 @@ def export(
     ] = 64,
 ) -> None:
     """`holdtrue export`; `_EXPORT` says what it does."""
-    words = ["export", model, str(data), "--out", str(out), "--to", to, "--examples", str(examples)]
-    words += ["--weights", str(weights)] if weights is not None else []
+    words = ["export", f"--out={out}", f"--to={to}", f"--examples={examples}"]
+    words += [f"--weights={weights}"] if weights is not None else []
+    words += ["--", model, str(data)]
     # A process of its own: this one stays without torch.
     done = subprocess.run(
         [sys.executable, "-m", "holdtrue.inference", *words], env=dict(os.environ), check=False

@@ -10,7 +10,7 @@ from ._progress import format_elapsed, format_value
 _PHASES = {
     "founding": "starting",
     "running": "running",
-    "stopping": "stopping at the next step boundary",
+    "stopping": "stopping at the next boundary",
 }
 _WORKER_PHASES = {
     "starting": "starting",
@@ -53,7 +53,7 @@ def describe_entry(entry: JobEntry, state: JobState) -> list[str]:
         ]
     how = (
         entry.ending
-        or "Its launcher was killed: its workers ended at a step boundary with a checkpoint, or soon after."
+        or "Its launcher was killed: its workers ended at a boundary, where what is done is kept, or soon after."
     )
     lines = [f"{entry.name} runs no more. {how}"]
     if entry.can_go_on:

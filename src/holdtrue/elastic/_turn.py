@@ -96,9 +96,9 @@ class Turn:
             self.part_with(worker, "dismissed")
 
     def stop(self, reason: str) -> None:
-        """Ask all members to end at the next boundary, with a checkpoint."""
+        """Ask all members to end at the next boundary, keeping what is done."""
         self.set(stop_reason=reason)
-        self.note(f"the job stops at the next boundary, with a checkpoint: {reason}")
+        self.note(f"the job stops at the next boundary, and what is done is kept: {reason}")
         for worker in self.state.workers:
             if worker.is_living:
                 self.tell(worker.number, Stop(reason=reason))

@@ -1,7 +1,9 @@
 """`python -m holdtrue.inference predict`: one worker of a prediction job."""
 
+import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +37,107 @@ def predict_file(
         pad_value: See `Run.predict`.
 
     Raises:
-        UsageError, DataError: model, data or folder are not what they should be.
+        UsageError, DataError: model, data or folder are not what they should be, or the outputs cannot be one array
+            though `out` is an `.npy` file.
     """
     # First, so that what is wrong with the rest reaches the launcher as a sentence.
     run = holdtrue.init(virtual_nodes=VIRTUAL_NODES, global_batch_size=VIRTUAL_NODES * pass_size)
+    check_out(out)
+    run.on_main(remove_done, out)
     loaded = load_model(model, weights=weights, device=run.device)
     rows = rows_for(loaded, data)
     size = loaded.pass_size or pass_size
     run.prepare(loaded.module)
-    is_file = out.endswith(".npy")
-    folder = f"{out}.parts" if is_file else out
-    outputs = run.predict(ask(loaded, data), rows, batch_size=size, pad_value=pad_value, out=folder)
+    is_file = is_array(out)
+    answer = ask(loaded, data)
+    outputs = run.predict(
+        one_array(answer, out, is_padded=pad_value is not None) if is_file else answer,
+        rows,
+        batch_size=size,
+        pad_value=pad_value,
+        out=f"{out}.parts" if is_file else out,
+    )
     if is_file:
         write_together(run, outputs, out)
     run.print(f"{outputs.examples} predictions in {out}")
+
+
+def is_array(out: str) -> bool:
+    """Whether `out` names one `.npy` file, and not a folder."""
+    return out.endswith(".npy")
+
+
+def check_out(out: str) -> None:
+    """Refuse, before anything is computed, a place where nothing can be written; nothing is made.
+
+    Args:
+        out: A folder, or a file that ends in `.npy`.
+
+    Raises:
+        UsageError: something else has its name, or the folder it would be in cannot be written.
+    """
+    if is_array(out) and os.path.isdir(out):
+        raise UsageError(
+            f"{out} is a folder; a name that ends in .npy is that of one file. Name another file, or a folder without .npy."
+        )
+    if not is_array(out) and os.path.isfile(out):
+        raise UsageError(
+            f"{out} is a file; outputs are a folder of files, or one file whose name ends in .npy. Name such a one."
+        )
+    try:
+        held = next(p for p in (Path(out).absolute(), *Path(out).absolute().parents) if _is_there(p))
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written ({error.strerror}). Name another place.") from error
+    if not (is_array(out) and held.is_file() and held == Path(out).absolute()) and not held.is_dir():
+        raise UsageError(f"{out} cannot be written, since {held} is no folder. Name another place.")
+    folder = held if held.is_dir() else held.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{out} cannot be written, since nothing may be made in {folder}. Name another place, or ask its owner."
+        )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a file or folder; a name that there can never be is an error.
+
+    Raises:
+        OSError: such as for a name that is too long.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def one_array(answer: Callable[..., Any], out: str, *, is_padded: bool) -> Callable[..., Any]:
+    """The model, whose first output that has no place in one `.npy` file is refused, and not the last.
+
+    Args:
+        answer: The model.
+        out: The file.
+        is_padded: Whether rows of unlike lengths are filled up.
+
+    Raises:
+        UsageError: by what is returned, for several outputs, or rows of another shape than before.
+    """
+    first: list[tuple[int, ...]] = []
+
+    def check(*inputs: Any) -> Any:  # Any: as LoadedModel
+        found = answer(*inputs)
+        if not isinstance(found, torch.Tensor):
+            raise UsageError(f"the model gives {type(found).__name__} and not one tensor; {_no_array(out)}")
+        row = tuple(found.shape[1:])
+        first.extend([row] if not first else [])
+        if row != first[0] and (not is_padded or len(row) != len(first[0])):
+            raise UsageError(f"the model gives rows of shape {first[0]} and {row}; {_no_array(out)}")
+        return found
+
+    return check
+
+
+def _no_array(out: str) -> str:
+    return f"{out} holds one array with rows of one shape. Give --out a folder."
 
 
 def rows_for(loaded: LoadedModel, data: str) -> Rows:
@@ -130,8 +219,23 @@ def take_name(outputs: Outputs, out: str) -> bool:
     """Give the whole array its name, and remove the folder; again after a kill in the middle."""
     if aside_of(out).exists():
         aside_of(out).rename(out)
-    shutil.rmtree(outputs.path, ignore_errors=True)
+    remove_done(out)
+    # Under another name first: half a folder would be refused by the same command, as one that holds other things.
+    if outputs.path.exists():
+        outputs.path.rename(done_of(out))
+    remove_done(out)
     return True
+
+
+def remove_done(out: str) -> None:
+    """Remove the folder of an array that is whole, if a kill left some of it."""
+    if is_array(out):
+        shutil.rmtree(done_of(out), ignore_errors=True)
+
+
+def done_of(out: str) -> Path:
+    """Where the folder of parts is once the array is whole, until it is removed."""
+    return Path(f"{out}.parts.done")
 
 
 def aside_of(out: str) -> Path:

@@ -100,10 +100,10 @@ class ControllerProcess:
         self._start_at_s = next_start_s(self._deaths_s)
         if self._start_at_s is None:
             return (
-                f"the controller ended {len(self._deaths_s)} times (status {status} last) and is not started again: training "
+                f"the controller ended {len(self._deaths_s)} times (status {status} last) and is not started again: the job "
                 f"goes on, and the membership cannot change any more; its log is {self._log}"
             )
-        return f"the controller ended with status {status}; training goes on, and another one is started"
+        return f"the controller ended with status {status}; the job goes on, and another one is started"
 
     def end_if_it_hangs(self, answered_s: float | None, now_s: float) -> bool:
         """Kill it if it has not answered for too long, so that it counts as dead; whether it was killed.

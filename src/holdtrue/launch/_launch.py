@@ -183,4 +183,4 @@ class _FixedJob:
             self._stop = replace(self._stop, failed_at_s=time.monotonic())
 
 
-INTERRUPT_NOTE = "stopping at the next step boundary, with a checkpoint; Ctrl-C again kills the workers"
+INTERRUPT_NOTE = "stopping at the next boundary; what is done is kept; Ctrl-C again kills the workers"

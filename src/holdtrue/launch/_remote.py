@@ -37,7 +37,7 @@ LAST_WORDS_WAIT_S = 15.0
 """How long a host waits at its end for a controller that it can tell how its worker ended: more than one takes to be started
 again. Nobody else can tell it, and without it the others wait for the worker until the group's time-out."""
 _FLUSH_WAIT_S = 1.0
-LEAVE_NOTE = "the worker leaves at the next step boundary; Ctrl-C again kills it"
+LEAVE_NOTE = "the worker leaves at the next boundary; Ctrl-C again kills it"
 
 
 def join_job(

@@ -42,11 +42,11 @@ def agree_on_call(core: Core, call: Call) -> None:
     if group.world_size == 1:
         core.unlike.see_alone()
         if core.wishes.is_interrupted or core.must_stop:
-            _heed_stop(core)
+            _heed_stop(core, call)
         return
     everyone = _announce(core, call.number, call.kind, digest, f"all workers to come to {call}")
     if any(announcement["stop"] for announcement in everyone):
-        _heed_stop(core)
+        _heed_stop(core, call)
     if len({announcement["digest"] for announcement in everyone}) > 1:
         if core.unlike.is_mixed and _is_one_by_kind(everyone):
             core.unlike.unify_start()
@@ -168,12 +168,22 @@ def _place_of(name: str) -> tuple[int, str]:
     return KINDS.index(kind) if kind in KINDS else len(KINDS), name
 
 
-def _heed_stop(core: Core) -> None:
+def _heed_stop(core: Core, call: Call) -> None:
     """End here, where all workers know of the wish; in a loop over steps, at the boundary after the present step."""
     if core.is_looping:  # that boundary writes a checkpoint, and a call in a step's body could not
         core.wishes.interrupt_agreed = True
     else:
-        end_interrupted(core)
+        has_steps = core.has_started or core.calls.position.step > 0
+        end_interrupted(core, None if has_steps else say_where(call))
+
+
+def say_where(call: Call) -> str:
+    """Where a run ends that has taken no step: it may predict, and then what it wrote is there. Pure.
+
+    >>> say_where(Call(kind="share", number=2, place=0))
+    'interrupted before share (call 2); no step was taken, and what earlier calls have written is kept.'
+    """
+    return f"interrupted before {call}; no step was taken, and what earlier calls have written is kept."
 
 
 def say_kept(step: int, run_dir: str | None, kept_step: int | None) -> str:

@@ -261,7 +261,7 @@ class Core:
             except OSError as error:
                 self.outlet.say(
                     f"the run directory {self.settings.run_dir} could not be taken over ({error.strerror}); "
-                    f"training goes on without records."
+                    f"the run goes on without records."
                 )
             else:
                 self.outlet.take_over(directory)

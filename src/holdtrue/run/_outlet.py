@@ -173,7 +173,7 @@ class Outlet:
             append()
         except OSError as error:
             self.say_once(
-                f"a record could not be written ({error.strerror}); training goes on, the record has a gap."
+                f"a record could not be written ({error.strerror}); the run goes on, the record has a gap."
             )
 
     def close(self) -> None:
