@@ -23,7 +23,7 @@ class Net(torch.nn.Module):
         self.a, self.b = torch.nn.Linear(4, 16), torch.nn.Linear(16, 3)
     def forward(self, x):
         if os.path.exists("slow"):  # until all changes are through
-            time.sleep(0.01)
+            time.sleep(0.04)
         return self.b(torch.tanh(self.a(x)))
 """
 ROWS = 4000
@@ -64,6 +64,7 @@ def test_a_prediction_outlives_a_kill_and_grows_with_the_bits_of_the_model(folde
     job = start(folder, "out", "predict-elastic", "--workers", "2", "--restart", "1")
     try:
         wait_for_files(job, "out", 2)
+        job.wait_for_workers(2)
         victim = job.pids()[1]
         kill_9(victim)
         job.wait_until(lambda facts: facts["generation"] >= 2, "the view without it")
