@@ -11,7 +11,8 @@ STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 # The examples in docstrings run too; fake_worker.py is a worker's side and has no business in this process.
-DOCTESTS := --doctest-modules --ignore=tests/process/fake_worker.py
+# Modules of kernels need Triton, which CUDA builds of torch bring.
+DOCTESTS := --doctest-modules --ignore=tests/process/fake_worker.py $(addprefix --ignore=,src/holdtrue/numerics/_triton.py tests/triton_cases.py tests/triton_code.py)
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input -c constraints.txt
 
 # Bits depend on the number of threads, and test processes share the cores.

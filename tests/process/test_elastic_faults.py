@@ -65,7 +65,7 @@ PAIRS = [
     pytest.param("0:3:backward;1:7:first-bucket", marks=pytest.mark.slow),
     "1:3:last-bucket;0:7:exchanged",
     pytest.param("1:3:ledger-sent;0:7:ledger", marks=pytest.mark.slow),
-    "0:3:update;1:7:after",
+    pytest.param("0:3:update;1:7:after", marks=pytest.mark.slow),
     "0:5:checkpoint;1:7:evaluate",
 ]
 """Two faults in one job of three workers: each phase once, of rank 0 and of others by turns."""

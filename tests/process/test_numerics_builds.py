@@ -66,6 +66,7 @@ def run(script: str, library: Path, **variables: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_kernels_with_fused_multiply_adds_are_refused_by_the_self_test(tmp_path: Path) -> None:
     if "vnni" not in _native.engines():
         pytest.skip("the processor has no engine whose vector units fuse")

@@ -82,6 +82,7 @@ def test_a_prediction_outlives_a_kill_and_grows_with_the_bits_of_the_model(folde
     assert torch.equal(Outputs(folder / "out").load(), expected(folder))
 
 
+@pytest.mark.slow
 def test_a_prediction_that_was_stopped_goes_on_by_the_command_that_it_prints(folder: Path) -> None:
     job = start(folder, "out.npy", "predict-stopped", "--workers", "2")
     try:

@@ -128,7 +128,7 @@ run.print("digest", run.digest())
 @pytest.mark.parametrize(
     ("command", "loaders"),
     [
-        ([sys.executable, "train.py"], 2),
+        pytest.param([sys.executable, "train.py"], 2, marks=pytest.mark.slow),
         ([HOLDTRUE, "run", "--device", "cpu", "--workers", "2", "--run-dir", "r", "train.py"], 0),
     ],
     ids=["alone", "two workers"],
