@@ -36,7 +36,7 @@ from holdtrue.errors import ExpelledError, JobOverError
 from holdtrue.reduce import AloneGroup, Group, InProcessJob, Pending
 from holdtrue.run import Membership, joined_as
 from holdtrue.testing import restore_globals, save_globals
-from holdtrue.wire import FROM_WORKER, Ended, HostHello, Start, decode_control, encode_control
+from holdtrue.wire import FROM_WORKER, Ended, HostHello, Kill, Start, decode_control, encode_control
 
 HOST = "here"
 ROUND = 1000
@@ -75,6 +75,7 @@ class _Line:
 
     def say(self, message: Any, *, droppable: bool = False) -> None:
         carried = decode_control(encode_control(message), FROM_WORKER)  # the wire must be able to carry it
+        self._die_if_killed()
         if not droppable:
             self._job.hear(self._worker, carried)
 
@@ -82,7 +83,12 @@ class _Line:
         """Everything is delivered at once here."""
 
     def wait_until(self, holds: Callable[[], bool], *, timeout_s: float, what: str) -> None:
-        self._job.job.wait_until(self._worker, holds, what)
+        self._job.job.wait_until(self._worker, lambda: holds() or self._worker in self._job.killed, what)
+        self._die_if_killed()
+
+    def _die_if_killed(self) -> None:
+        if self._worker in self._job.killed:
+            raise Killed
 
 
 class LocalAgent(ControllerAgent):
@@ -145,6 +151,8 @@ class ElasticJob:
         self._threads: list[threading.Thread] = []
         self._start = save_globals()
         self._waiting_acts: list[Callable[[ElasticJob], None]] = []
+        self.killed: set[int] = set()
+        """Whom the host was told to kill: one that was ordered and is not needed any more, before it said a word."""
 
     # ---- the outside ----
 
@@ -212,6 +220,8 @@ class ElasticJob:
                 self.agents[action.worker]._hear(action.message)
             elif isinstance(action, TellHost) and isinstance(action.message, Start):
                 self._start_worker(action.message.worker)
+            elif isinstance(action, TellHost) and isinstance(action.message, Kill):
+                self.killed.add(action.message.worker)
         self.job.tell()
 
     def _let_time_pass(self) -> bool:
