@@ -52,9 +52,9 @@ def test_the_array_is_whole_if_the_worker_that_writes_it_dies(
     def reach(name: str, done: int) -> None:
         job.at(int(threading.current_thread().name.removeprefix("worker-")), done, name)
 
-    def write(outputs: Any, out: str, done: int) -> int:
+    def write(outputs: Any, out: str, done: int, pad_value: float | None) -> int:
         reach("write", done)
-        found = write_some(outputs, out, done)
+        found = write_some(outputs, out, done, pad_value)
         reach("written", done)
         return found
 

@@ -115,41 +115,32 @@ def test_devices_are_named_by_kind() -> None:
         spec_of(request(devices="cpu:3", settings={"device": "cpu"}), env={}, now=NOW)
 
 
+ENTRY = JobEntry(
+    name="p",
+    url="",
+    pid=1,
+    run_dir="r",
+    token_file="",
+    join_file="",
+    script="s",
+    started_s=0.0,
+    resume_command="",
+)
+
+
 def test_who_looks_is_told_examples_and_after_them_steps_again() -> None:
     before = Progress(workers=2, started_s=0.0)
     predicted = before.after(PredictedReport(done=64, examples=500), 1.0)
     assert (before.part, predicted.part, predicted.has_begun) == (None, (64, 500), True)
     trained = predicted.after(StepReport(step=4, epoch=0, loss=None, total_steps=10), 2.0)
     assert trained.part == (5, 10)
-    entry = JobEntry(
-        name="p",
-        url="",
-        pid=1,
-        run_dir="r",
-        token_file="",
-        join_file="",
-        script="s",
-        started_s=0.0,
-        resume_command="",
-    )
     facts: dict[str, Any] = {"phase": "running", "generation": 1, "target": 0, "unplaced": 0, "step": 0}
     facts |= {"workers": [], "reason": "", "cause": "", "progress": {"predicted": 64, "examples": 500}}
-    assert describe_job(entry, facts)[0] == "p: running · predicted 64 of 500 examples"
+    assert describe_job(ENTRY, facts)[0] == "p: running · predicted 64 of 500 examples"
 
 
 def test_what_trainings_and_predictions_are_told_alike_is_true_for_both() -> None:
-    lost = JobEntry(
-        name="p",
-        url="",
-        pid=1,
-        run_dir="r",
-        token_file="",
-        join_file="",
-        script="s",
-        started_s=0.0,
-        resume_command="",
-    )
-    said = [*describe_entry(lost, "lost"), INTERRUPT_NOTE]
+    said = [*describe_entry(ENTRY, "lost"), INTERRUPT_NOTE]
     assert "ended at a boundary, where what is done is kept" in said[0]
     assert "what is done is kept" in INTERRUPT_NOTE
     assert not any("step" in sentence or "checkpoint" in sentence for sentence in said)

@@ -23,6 +23,9 @@ class Two(Net):
         with open(pathlib.Path(__file__).with_name("passes"), "a") as file:
             file.write("x")
         return super().forward(x), x
+class Longer(Net):
+    def forward(self, x):
+        return super().forward(x)[:, : 2 if x[0, 0] < 70 else 3]
 """
 
 
@@ -33,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def predict(folder: Path, out: str, model: str = "net.py:Net") -> None:
+def predict(folder: Path, out: str, model: str = "net.py:Net", pad_value: float | None = None) -> None:
     def main() -> None:
         predict_file(
             str(folder / model),
@@ -41,7 +44,7 @@ def predict(folder: Path, out: str, model: str = "net.py:Net") -> None:
             str(folder / out),
             weights=None,
             pass_size=1,
-            pad_value=None,
+            pad_value=pad_value,
         )
 
     run_in_process(main)
@@ -105,6 +108,17 @@ def test_rows_of_unlike_shapes_are_refused_for_one_file_unless_they_are_filled_u
     ask(), ask()
     with pytest.raises(UsageError, match=r"rows of shape \(3,\) and \(4, 1\)"):
         ask()
+
+
+def test_an_array_is_filled_up_to_the_longest_rows_of_all_files(folder: Path) -> None:
+    predict(folder, "o.npy", model="net.py:Longer", pad_value=-1.5)
+    predict(folder, "o", model="net.py:Longer", pad_value=-1.5)
+    outputs = ht.Outputs(folder / "o")
+    assert [outputs.read(i).shape[1] for i in range(2)] == [2, 3], "one file has shorter rows than the other"
+    array = torch.from_numpy(np.load(folder / "o.npy"))
+    assert torch.equal(array, outputs.load(pad_value=-1.5))
+    assert (array[:35, 2] == -1.5).all()
+    assert (array[35:, 2] != -1.5).all()
 
 
 class Killed(BaseException):

@@ -211,6 +211,22 @@ TokenFile = Annotated[
 ]
 
 AUTO = "auto"
+_OPTION_NAMES = {"timeout_s": "timeout"}
+
+
+def words_of(settings: Mapping[str, Setting]) -> list[str]:
+    """Settings as options of a command. Pure.
+
+    >>> words_of({"timeout_s": 9.0, "rebalance": False, "virtual_nodes": 8})
+    ['--timeout', '9.0', '--no-rebalance', '--virtual-nodes', '8']
+    """
+    words: list[str] = []
+    for name, value in settings.items():
+        if name == "rebalance":
+            words.append("--rebalance" if value else "--no-rebalance")
+        else:
+            words += [f"--{_OPTION_NAMES.get(name, name).replace('_', '-')}", str(value)]
+    return words
 
 
 def read_virtual_nodes(text: str | None) -> int | None:

@@ -170,9 +170,7 @@ class PredictRequest:
         words += ["--listen", self.listen] if self.listen is not None else []
         words += ["--token-file", str(self.token_file)] if self.token_file is not None else []
         words += ["--name", self.name] if self.name is not None else []
-        for name, value in self.settings.items():
-            words += [f"--{name.removesuffix('_s')}" if name == "timeout_s" else f"--{name}", str(value)]
-        return shlex.join(words)
+        return shlex.join([*words, *options.words_of(self.settings)])
 
 
 def plain(path: str | Path) -> str:

@@ -394,7 +394,6 @@ def is_stopped(result: JobResult) -> bool:
 
 
 MAKE_TOKEN = "Make one that only you can read: `umask 077; openssl rand -hex 32 > FILE`."
-_OPTION_NAMES = {"timeout_s": "timeout"}
 
 
 def resume_command(request: RunRequest, run_dir: Path) -> str:
@@ -417,9 +416,5 @@ def resume_command(request: RunRequest, run_dir: Path) -> str:
         words += ["--listen", request.listen]
     if request.token_file is not None:
         words += ["--token-file", str(request.token_file.absolute())]
-    for name, value in request.settings.items():
-        if name == "rebalance":
-            words.append("--rebalance" if value else "--no-rebalance")
-        else:
-            words += [f"--{_OPTION_NAMES.get(name, name).replace('_', '-')}", str(value)]
+    words += options.words_of(request.settings)
     return shlex.join([*words, request.script, *request.arguments])

@@ -58,7 +58,7 @@ def predict_file(
         out=f"{out}.parts" if is_file else out,
     )
     if is_file:
-        write_together(run, outputs, out)
+        write_together(run, outputs, out, pad_value)
     run.print(f"{outputs.examples} predictions in {out}")
 
 
@@ -157,35 +157,37 @@ def rows_for(loaded: LoadedModel, data: str) -> Rows:
     return loaded.tokenize(found, None)
 
 
-def write_together(run: Any, outputs: Outputs, out: str) -> None:  # Any: the run
+def write_together(run: Any, outputs: Outputs, out: str, pad_value: float | None) -> None:  # Any: the run
     """Write outputs as one array and remove their folder: the main worker, while the others wait.
 
     Args:
         run: The run, on every worker.
         outputs: The outputs; their folder goes once the array is whole.
         out: The file.
+        pad_value: Fills up rows of unlike lengths.
 
     Raises:
-        UsageError: they are several arrays, or of unlike lengths.
+        UsageError: they are several arrays, or of unlike lengths without `pad_value`.
 
     Guarantee:
         If the main worker dies, another goes on where all had met last.
     """
     done = 0
     while (done := run.share(done)) < len(outputs.starts):
-        done = run.on_main(write_some, outputs, out, done) or done
+        done = run.on_main(write_some, outputs, out, done, pad_value) or done
     is_whole = False
     while not (is_whole := run.share(is_whole)):
         is_whole = run.on_main(take_name, outputs, out) is not None
 
 
-def write_some(outputs: Outputs, out: str, done: int) -> int:
+def write_some(outputs: Outputs, out: str, done: int, pad_value: float | None) -> int:
     """Write the rows of some files into the array aside, one file in memory at a time, for about two seconds.
 
     Args:
         outputs: The outputs.
         out: The file that the array is to be.
         done: Files whose rows are there.
+        pad_value: See `write_together`.
 
     Returns:
         Files whose rows are there then, on the disk.
@@ -197,7 +199,7 @@ def write_some(outputs: Outputs, out: str, done: int) -> int:
     array: Any = np.lib.format.open_memmap(aside_of(out), mode="r+") if done else None  # Any: memory-mapped
     first = done
     while done == first or (done < len(outputs.starts) and time.monotonic() < until_s):
-        part = outputs.read(done)
+        part = outputs.read(done, pad_value=pad_value)
         if not isinstance(part, torch.Tensor) or (array is not None and part.shape[1:] != array.shape[1:]):
             raise UsageError(
                 f"the outputs are not one array with rows of one shape, as an .npy file is. Give --out a folder; "

@@ -55,6 +55,20 @@ static AVX2 void diagonal_avx2(const uint8_t *a, int64_t a_bytes, const uint8_t 
       rows_avx2(a + 4 * r, a_bytes, b + 4 * c, b_bytes, d, k4, 4, acc + r * NR + c);
 }
 
+/* sum += the products of four digits of each row (x, `apart` bytes from row to row) and of each column (y). */
+static inline __attribute__((always_inline)) AVX512 void add_words(const uint8_t *x, const int64_t apart, const uint8_t *y,
+                                                                   const int rows, const int wide, __m512i sum[][2]) {
+  __m512i y0 = _mm512_loadu_si512(y), y1 = wide ? _mm512_loadu_si512(y + 64) : y0;
+#pragma GCC unroll 12
+  for (int r = 0; r < rows; r++) {
+    int32_t four;
+    memcpy(&four, x + r * apart, 4);
+    __m512i v = _mm512_set1_epi32(four);
+    sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], y0, v);
+    if (wide) sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], y1, v);
+  }
+}
+
 static inline __attribute__((always_inline)) AVX512 void rows_vnni(const uint8_t *a, int64_t a_bytes, const uint8_t *b,
                                                                   int64_t b_bytes, int d, int64_t k4, const int rows,
                                                                   const int wide, int32_t *acc) {
@@ -63,17 +77,7 @@ static inline __attribute__((always_inline)) AVX512 void rows_vnni(const uint8_t
   for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm512_setzero_si512();
   for (int s = 0; s <= d; s++) {
     const uint8_t *x = a + s * a_bytes, *y = b + (d - s) * b_bytes;
-    for (int64_t k = 0; k < k4; k++, x += MR * 4, y += NR * 4) {
-      __m512i y0 = _mm512_loadu_si512(y), y1 = wide ? _mm512_loadu_si512(y + 64) : y0;
-#pragma GCC unroll 12
-      for (int r = 0; r < rows; r++) {
-        int32_t four;
-        memcpy(&four, x + 4 * r, 4);
-        __m512i v = _mm512_set1_epi32(four);
-        sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], y0, v);
-        if (wide) sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], y1, v);
-      }
-    }
+    for (int64_t k = 0; k < k4; k++, x += MR * 4, y += NR * 4) add_words(x, 4, y, rows, wide, sum);
   }
 #pragma GCC unroll 12
   for (int r = 0; r < rows; r++) {

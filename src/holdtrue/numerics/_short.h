@@ -163,20 +163,6 @@ typedef struct {
   const double *row_scale, *col_scale;
 } Strip;
 
-/* sum += the products of four digits of each row (x) and of each column (y). */
-static inline __attribute__((always_inline)) AVX512 void add_words(const uint8_t *x, const uint8_t *y, const int rows, const int wide,
-                                                                   __m512i sum[][2]) {
-  __m512i y0 = _mm512_load_si512(y), y1 = wide ? _mm512_load_si512(y + 64) : y0;
-#pragma GCC unroll 6
-  for (int r = 0; r < rows; r++) {
-    int32_t four;
-    memcpy(&four, x + 4 * r, 4);
-    __m512i v = _mm512_set1_epi32(four);
-    sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], y0, v);
-    if (wide) sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], y1, v);
-  }
-}
-
 /* sum += D_d, the products of digits s of A and d - s of B. */
 static inline __attribute__((always_inline)) AVX512 void add_diagonal(const Strip *at, const int d, const int rows, const int wide,
                                                                       __m512i sum[][2]) {
@@ -184,7 +170,7 @@ static inline __attribute__((always_inline)) AVX512 void add_diagonal(const Stri
   const int64_t a_plane = at->a_plane, b_plane = at->b_plane, stride = at->a_stride;
   for (int64_t k = at->k4; k; k--, x += stride, y += NR * 4)
 #pragma GCC unroll 6
-    for (int s = 0; s <= d; s++) add_words(x + s * a_plane, y + (d - s) * b_plane, rows, wide, sum);
+    for (int s = 0; s <= d; s++) add_words(x + s * a_plane, 4, y + (d - s) * b_plane, rows, wide, sum);
 }
 
 /* sum = 128 D_d + D_(d+1), or D_d alone. */
@@ -242,7 +228,7 @@ static inline __attribute__((always_inline)) AVX512 void short_tile_of(const Str
 static inline __attribute__((always_inline)) AVX512 void add_planes(const Strip *at, const int s, const int t, const int rows,
                                                                     const int wide, __m512i sum[][2]) {
   const uint8_t *x = at->a + s * at->a_plane, *y = at->b + t * at->b_plane;
-  for (int64_t k = at->k4, stride = at->a_stride; k; k--, x += stride, y += NR * 4) add_words(x, y, rows, wide, sum);
+  for (int64_t k = at->k4, stride = at->a_stride; k; k--, x += stride, y += NR * 4) add_words(x, 4, y, rows, wide, sum);
 }
 
 /* The same tile of four digits with sums of digits, planes 4 to 6: 01, 02, 12; see _vnni.h for the formulas. */

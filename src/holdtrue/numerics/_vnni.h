@@ -240,7 +240,6 @@ static inline __attribute__((always_inline)) AVX512 void stage_of(Planes a, Plan
                                                                   const int32_t *start, int shift, int32_t *out,
                                                                   const int rows, const int wide) {
   __m512i sum[MR][2];
-  const int64_t S = a.stride;
   const __m128i by = _mm_cvtsi32_si128(shift);
 #pragma GCC unroll 12
   for (int r = 0; r < rows; r++) {
@@ -249,17 +248,7 @@ static inline __attribute__((always_inline)) AVX512 void stage_of(Planes a, Plan
   }
   for (int i = 0; i < pairs->count; i++) {
     const uint8_t *x = a.data + pairs->a[i] * a.plane, *y = b.data + pairs->b[i] * b.plane;
-    for (int64_t k = 0; k < k4; k++, x += 4, y += NR * 4) {
-      __m512i y0 = _mm512_load_si512(y), y1 = wide ? _mm512_load_si512(y + 64) : y0;
-#pragma GCC unroll 12
-      for (int r = 0; r < rows; r++) {
-        int32_t four;
-        memcpy(&four, x + r * S, 4);
-        __m512i v = _mm512_set1_epi32(four);
-        sum[r][0] = _mm512_dpbusd_epi32(sum[r][0], y0, v);
-        if (wide) sum[r][1] = _mm512_dpbusd_epi32(sum[r][1], y1, v);
-      }
-    }
+    for (int64_t k = 0; k < k4; k++, x += 4, y += NR * 4) add_words(x, a.stride, y, rows, wide, sum);
   }
 #pragma GCC unroll 12
   for (int r = 0; r < rows; r++) {

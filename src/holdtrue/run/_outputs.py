@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch.utils import _pytree as pytree
 
 from holdtrue.errors import CallMismatchError, UsageError
 from holdtrue.record import sync_folder
+
+from ._predict import fill_up, join_passes, longest_row, one_structure
 
 PASSES_IN_SHARD = 32
 """Passes whose outputs are in memory at once, and in one file."""
@@ -107,8 +110,6 @@ class ShardFolder:
 
     def write(self, start: int, stop: int, passes: list[Any], pad_value: float | None) -> None:
         """Write the outputs of a shard's passes: aside, then renamed, so that a kill leaves all or nothing."""
-        from ._predict import join_passes
-
         spec = pytree.tree_structure(passes[0])
         columns = [pytree.tree_leaves(p) for p in passes]
         joined = {
@@ -133,8 +134,6 @@ class ShardFolder:
         Raises:
             UsageError: a shard is not there, though some worker wrote it; shards are of unlike structures.
         """
-        from ._predict import one_structure
-
         trees = []
         for start, stop in shards:
             notes = self.notes(start, stop)
@@ -297,16 +296,19 @@ class Outputs:
         """What the function returned for each file's examples, in order: one file in memory at a time."""
         return (self.read(index) for index in range(len(self.starts)))
 
-    def read(self, index: int) -> Any:  # Any: what the function returned, for many examples
+    def read(self, index: int, *, pad_value: float | None = None) -> Any:  # Any: what the function returned
         """What the function returned for the examples of one file.
 
         Args:
             index: Number of the file, from 0: its examples begin with `starts[index]`.
+            pad_value: Fill every axis but the first up with this, to the longest of all files; without it the
+                outputs are as long as the longest of this file.
 
         Raises:
-            UsageError: the file has not a row for each of its examples.
+            UsageError: the file has not a row for each of its examples; outputs that are to be filled up have unlike
+                numbers of axes.
         """
-        path = self.path / f"part-{self.starts[index]:012d}.safetensors"
+        path = self._path_of(index)
         columns = safetensors.torch.load_file(path)
         start, stop = (*self.starts, self.examples)[index : index + 2]
         if any(len(column) != stop - start for column in columns.values()):
@@ -314,6 +316,9 @@ class Outputs:
                 f"{path} does not hold {stop - start} rows, one for each of its examples. Remove it, and call run.predict "
                 f"again with the same out."
             )
+        if pad_value is not None:
+            rows = {n: longest_row(shapes, pad_value) for n, shapes in self._row_shapes.items()}
+            columns = {name: fill_up(column, rows[name], pad_value) for name, column in columns.items()}
         return pytree.tree_unflatten([columns[name] for name in sorted(columns)], self._spec)
 
     def load(self, *, pad_value: float | None = None) -> Any:  # Any: as run.predict without out
@@ -322,8 +327,19 @@ class Outputs:
         Args:
             pad_value: See `Run.predict`; needed here too where outputs are of unlike lengths.
         """
-        from ._predict import join_passes
-
         shards = [pytree.tree_leaves(shard) for shard in self]
         columns = [join_passes([s[k] for s in shards], pad_value) for k in range(self._spec.num_leaves)]
         return pytree.tree_unflatten(columns, self._spec)
+
+    def _path_of(self, index: int) -> Path:
+        return self.path / f"part-{self.starts[index]:012d}.safetensors"
+
+    @cached_property
+    def _row_shapes(self) -> dict[str, set[tuple[int, ...]]]:
+        """Shapes of an example in the files, by output: from their headers alone."""
+        shapes: dict[str, set[tuple[int, ...]]] = {}
+        for index in range(len(self.starts)):
+            with safetensors.safe_open(self._path_of(index), "pt") as file:
+                for name in file.keys():  # noqa: SIM118 - no mapping
+                    shapes.setdefault(name, set()).add(tuple(file.get_slice(name).get_shape()[1:]))
+        return shapes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,8 +69,8 @@ def passes_of_nodes(
         timeout_s=core.settings.timeout_s if source.workers.count else 0.0,
         keep_streams=False,
     )
-    yield from run_passes(core, loader, order, size, (c.index for c in mine), number)
-    loader.close()
+    with closing(loader):
+        yield from run_passes(core, loader, order, size, (c.index for c in mine), number)
 
 
 def run_passes(

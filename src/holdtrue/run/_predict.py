@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
@@ -75,25 +75,39 @@ def join_passes(parts: list[torch.Tensor], pad_value: float | None) -> torch.Ten
     """Outputs of passes joined along their first axis; with `pad_value`, each other axis as long as the longest.
 
     Raises:
-        UsageError: the other axes differ, and there is no value to pad with.
+        UsageError: see `longest_row`.
 
     >>> join_passes([torch.ones(1, 1), torch.ones(1, 2)], -1.0)
     tensor([[ 1., -1.],
             [ 1.,  1.]])
     """
-    shapes = {tuple(p.shape[1:]) for p in parts}
-    if len(shapes) == 1:
-        return torch.cat(parts)
-    shown = " and ".join(str(s) for s in sorted(shapes)[:2])
-    if pad_value is None or len({len(s) for s in shapes}) > 1:
+    row = longest_row({tuple(p.shape[1:]) for p in parts}, pad_value)
+    return torch.cat([fill_up(p, row, pad_value) for p in parts])
+
+
+def longest_row(shapes: Collection[tuple[int, ...]], pad_value: float | None) -> tuple[int, ...]:
+    """Shape of an example's outputs if passes gave examples of these shapes. Pure.
+
+    Raises:
+        UsageError: they differ, and there is no value to pad with, or they have unlike numbers of axes.
+
+    >>> longest_row({(2, 3), (4, 1)}, 0.0)
+    (4, 3)
+    """
+    if len(shapes) > 1 and (pad_value is None or len({len(s) for s in shapes}) > 1):
+        shown = " and ".join(str(s) for s in sorted(shapes)[:2])
         raise UsageError(
             f"the function given to predict returned examples of shapes {shown}; all examples have one shape, or as many "
             f"axes and a pad_value. Pad the inputs to one length, or pass pad_value=... to run.predict."
         )
-    longest = [max(sizes) for sizes in zip(*shapes, strict=True)]
-    padded = []
-    for part in parts:
-        room = part.new_full((part.shape[0], *longest), pad_value)
-        room[tuple(slice(0, n) for n in part.shape)] = part
-        padded.append(room)
-    return torch.cat(padded)
+    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+
+
+def fill_up(part: torch.Tensor, row: tuple[int, ...], pad_value: float | None) -> torch.Tensor:
+    """Outputs with examples of shape `row`: `part` itself where it has them, else filled up with `pad_value`."""
+    if part.shape[1:] == row:
+        return part
+    assert pad_value is not None, "rows of unlike shapes have a value to be filled up with"
+    room = part.new_full((part.shape[0], *row), pad_value)
+    room[tuple(slice(0, n) for n in part.shape)] = part
+    return room
