@@ -3,12 +3,21 @@
     python benchmarks/numerics.py --out benchmarks/raw/numerics.json
 
 Each pair is measured in turns, so that a busy moment meets both; ratios are of medians. With `--clock cpu` the time is that
-of the process on its one thread, which other processes lengthen less; the lower quartiles are compared then.
+of the process on its one thread, which other processes lengthen less; the lower quartiles are compared then. With
+`--processes` all of it is repeated in that many processes, one after the other: where memory comes to lie and what else runs
+on the machine differ between them, and the ratio is their median. With `--without-vnni` both sides do without AVX-512, as on
+a processor that ends at AVX2.
 """
 
 import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +29,15 @@ from holdtrue.numerics import engine, function, matmul, portable_mode, steady_op
 
 PRODUCTS = ((1024, 1024, 1024), (256, 256, 256), (32, 784, 128), (64, 32, 64), (8, 1152, 49))
 
+
+WITHOUT_VNNI = {
+    "HOLDTRUE_NUMERICS_ENGINE": "avx2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+}
+"""Settings of a process whose products, ours and torch's, use nothing beyond AVX2."""
+PARTS = ("products", "elementwise", "steps")
 
 clock = time.perf_counter
 COMPARED = "median"
@@ -128,30 +146,67 @@ def steps(seconds: float) -> dict[str, Any]:
     return found
 
 
+def measured(seconds: float) -> dict[str, Any]:
+    """All pairs in this process."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return {
+        "engine": engine(),
+        "products": products(seconds),
+        "elementwise": elementwise(seconds),
+        "steps": steps(seconds),
+    }
+
+
+def measured_in_processes(options: argparse.Namespace) -> dict[str, Any]:
+    """All pairs in `options.processes` fresh processes in turn: medians of their ratios and times, with the ratios themselves."""
+    runs: list[dict[str, Any]] = []
+    command = [sys.executable, __file__, "--seconds", str(options.seconds), "--clock", options.clock]
+    environment = os.environ | (WITHOUT_VNNI if options.without_vnni else {})
+    for _ in range(options.processes):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run.json"
+            subprocess.run(
+                [*command, "--out", str(out)], env=environment, check=True, stdout=subprocess.DEVNULL
+            )
+            runs.append(json.loads(out.read_text()))
+    found: dict[str, Any] = {"engine": runs[0]["engine"]}
+    for part in PARTS:
+        found[part] = {}
+        for name in runs[0][part]:
+            pairs = [run[part][name] for run in runs]
+            ratios = spread([one["ratio"] for one in pairs])
+            middle = sorted(pairs, key=lambda one: one["ratio"])[len(pairs) // 2]
+            found[part][name] = middle | {"ratio": ratios["median"], "ratios": ratios}
+    return found
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out")
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each pair")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--processes", type=int, help="repeat in this many fresh processes")
+    parser.add_argument("--without-vnni", action="store_true", help="nothing beyond AVX2 (with --processes)")
     options = parser.parse_args()
+    if options.without_vnni and not options.processes:
+        parser.error("--without-vnni holds for processes that start with it; add --processes 1 or more")
     global clock, COMPARED
     if options.clock == "cpu":
         clock, COMPARED = time.process_time, "quartile"
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     found = {
         **describe("python benchmarks/numerics.py"),
-        "engine": engine(),
         "clock": options.clock,
         "compared": COMPARED,
-        "products": products(options.seconds),
-        "elementwise": elementwise(options.seconds),
-        "steps": steps(options.seconds),
+        **(measured_in_processes(options) if options.processes else measured(options.seconds)),
     }
-    for part in ("products", "elementwise", "steps"):
+    for part in PARTS:
         for name, value in found[part].items():
-            print(f"{name}: {value['ratio']:.2f} x ({value['portable_ms']['median']:.3f} ms)")
+            apart = value.get("ratios")
+            said = f" ({apart['min']:.2f}..{apart['max']:.2f})" if apart else ""
+            print(f"{name}: {value['ratio']:.2f} x{said}, {value['portable_ms']['median']:.3f} ms")
     write_json(options.out, found)
 
 

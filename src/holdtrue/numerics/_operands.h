@@ -6,7 +6,8 @@
  * Overflow. A diagonal d adds d+1 <= 6 products of digits over at most PIECE = 65536 values: at most
  * 6 * 64 * 64 * 65536 = 1,610,612,736 < 2^31, so int32 holds it. The kernels multiply (q+64) in 0..128 by q: the sum
  * with the offset may wrap, and subtracting 64 * (sum of q) wraps back, exactly, modulo 2^32. In the AVX2 kernel a pair
- * is at most 2 * 128 * 64 = 16384 in magnitude, below the 32767 at which vpmaddubsw saturates.
+ * is at most 2 * 128 * 64 = 16384 in magnitude, below the 32767 at which vpmaddubsw saturates; two pairs
+ * are added in int16, from -4 * 128 * 64 = -32768 to 4 * 128 * 64 - 1: the one sum beyond, of four digits of 64, goes another way.
  */
 #define PIECE 65536
 #define MR 12

@@ -21,22 +21,55 @@ static void diagonal_generic(const uint8_t *a, int64_t a_bytes, const uint8_t *b
 #define AVX2 __attribute__((target("avx2")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")))
 
+/* Whether a row of A has four digits of 64 where two steps that are added in int16 have them: the one sum that does not fit. */
+static AVX2 int has_four_64(const uint8_t *a, int64_t k4) {
+  const __m128i largest = _mm_set1_epi8(64);
+  __m128i found = _mm_setzero_si128();
+  for (int64_t k = 0; k + 2 <= k4; k += 2, a += 2 * MR * 4)
+    for (int i = 0; i < MR * 4; i += 16) {
+      __m128i first = _mm_loadu_si128((const __m128i *)(a + i)), second = _mm_loadu_si128((const __m128i *)(a + MR * 4 + i));
+      found = _mm_or_si128(found, _mm_cmpeq_epi16(_mm_and_si128(_mm_cmpeq_epi8(first, largest), _mm_cmpeq_epi8(second, largest)),
+                                                  _mm_set1_epi8(-1)));
+    }
+  return !_mm_testz_si128(found, found);
+}
+
+static inline __attribute__((always_inline)) AVX2 __m256i four_digits(const uint8_t *x) {
+  int32_t four;
+  memcpy(&four, x, 4);
+  return _mm256_set1_epi32(four);
+}
+
+/* `rows` of a diagonal, 16 columns. With `in_pairs` the int16 sums of two steps are added before they are widened. */
 static inline __attribute__((always_inline)) AVX2 void rows_avx2(const uint8_t *a, int64_t a_bytes, const uint8_t *b,
                                                                 int64_t b_bytes, int d, int64_t k4, const int rows,
-                                                                int32_t *acc) {
+                                                                const int in_pairs, int32_t *acc) {
   __m256i sum[4][2];
   const __m256i ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 4
   for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
   for (int s = 0; s <= d; s++) {
     const uint8_t *x = a + s * a_bytes, *y = b + (d - s) * b_bytes;
-    for (int64_t k = 0; k < k4; k++, x += MR * 4, y += NR * 4) {
+    int64_t k = 0;
+    if (in_pairs)
+      for (; k + 2 <= k4; k += 2, x += 2 * MR * 4, y += 2 * NR * 4) {
+#pragma GCC unroll 2
+        for (int c = 0; c < 2; c++) {
+          __m256i y0 = _mm256_loadu_si256((const __m256i *)(y + 32 * c));
+          __m256i y1 = _mm256_loadu_si256((const __m256i *)(y + NR * 4 + 32 * c));
+#pragma GCC unroll 4
+          for (int r = 0; r < rows; r++) {
+            __m256i first = _mm256_maddubs_epi16(y0, four_digits(x + 4 * r));
+            __m256i second = _mm256_maddubs_epi16(y1, four_digits(x + MR * 4 + 4 * r));
+            sum[r][c] = _mm256_add_epi32(sum[r][c], _mm256_madd_epi16(_mm256_add_epi16(first, second), ones));
+          }
+        }
+      }
+    for (; k < k4; k++, x += MR * 4, y += NR * 4) {
       __m256i y0 = _mm256_loadu_si256((const __m256i *)y), y1 = _mm256_loadu_si256((const __m256i *)(y + 32));
 #pragma GCC unroll 4
       for (int r = 0; r < rows; r++) {
-        int32_t four;
-        memcpy(&four, x + 4 * r, 4);
-        __m256i v = _mm256_set1_epi32(four);
+        __m256i v = four_digits(x + 4 * r);
         sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(_mm256_maddubs_epi16(y0, v), ones));
         sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(_mm256_maddubs_epi16(y1, v), ones));
       }
@@ -50,9 +83,12 @@ static inline __attribute__((always_inline)) AVX2 void rows_avx2(const uint8_t *
 }
 static AVX2 void diagonal_avx2(const uint8_t *a, int64_t a_bytes, const uint8_t *b, int64_t b_bytes, int d, int64_t k4,
                                int rows, int cols, int32_t *acc) {
+  int in_pairs = 1;
+  for (int s = 0; s <= d && in_pairs; s++) in_pairs = !has_four_64(a + s * a_bytes, k4);
   for (int c = 0; c < cols; c += 16)
     for (int r = 0; r < rows; r += 4)
-      rows_avx2(a + 4 * r, a_bytes, b + 4 * c, b_bytes, d, k4, 4, acc + r * NR + c);
+      if (in_pairs) rows_avx2(a + 4 * r, a_bytes, b + 4 * c, b_bytes, d, k4, 4, 1, acc + r * NR + c);
+      else rows_avx2(a + 4 * r, a_bytes, b + 4 * c, b_bytes, d, k4, 4, 0, acc + r * NR + c);
 }
 
 /* sum += the products of four digits of each row (x, `apart` bytes from row to row) and of each column (y). */

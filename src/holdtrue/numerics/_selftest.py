@@ -41,7 +41,7 @@ def check_engine() -> None:
 @lru_cache(maxsize=8)
 def _check(name: EngineName) -> None:
     for k4 in (1, 3, PIECE // 4):
-        for a_digit, b_digit in ((64, 64), (-64, 64), (64, -64), (-64, -64)):
+        for a_digit, b_digit in ((64, 64), (-64, 64), (64, -64), (-64, -64), (63, 64)):
             _check_products(name, k4, a_digit, b_digit)
     for (slices, sums), K in WHOLE.items():
         _check_tiles(name, slices, sums, K)
