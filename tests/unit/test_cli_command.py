@@ -204,6 +204,8 @@ def test_resume_takes_the_newest_run_of_that_name(tmp_path, monkeypatch) -> None
         "train-2-20270101-000000",
     ):
         (Path("runs") / name).mkdir(parents=True)
+        (Path("runs") / name / "plan.json").write_text("{}")
+    (Path("runs") / "train-20261124-000000" / "logs").mkdir(parents=True)  # its start was refused
     assert spec_of(request(resume=True), env={}, now=NOW).run_dir.name == "train-20261123-180509-2"
     assert newest_run_dir(Path("runs"), "train-2").name == "train-2-20270101-000000"
 

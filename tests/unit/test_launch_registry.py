@@ -14,7 +14,7 @@ import pytest
 
 from holdtrue.cli._status_view import describe_entry
 from holdtrue.errors import UsageError
-from holdtrue.launch import _registry
+from holdtrue.launch import JobSpec, _registry, launch_elastic_job
 from holdtrue.launch._registry import (
     JobEntry,
     Registration,
@@ -181,3 +181,18 @@ def test_who_knows_that_a_job_elsewhere_is_gone_ends_its_entry(
     assert (state, found.ending, found.exit_code) == ("ended", "It is gone.", None)
     check_run_dir(folder, run_dir)
     Registration(folder, "far").close()
+
+
+def test_a_start_that_is_refused_for_its_name_leaves_no_run_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty one would be the newest of that name for `--resume`."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    script, run_dir = tmp_path / "train.py", tmp_path / "runs" / "again"
+    script.touch()
+    living = Registration(jobs_folder(os.environ), "taken")
+    spec = JobSpec(script=str(script), run_dir=run_dir, name="taken", is_name_given=True)
+    with pytest.raises(UsageError, match="called 'taken'"):
+        launch_elastic_job(spec, SimpleNamespace())  # type: ignore[arg-type]
+    assert not run_dir.exists()
+    living.close()

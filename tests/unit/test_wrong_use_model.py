@@ -1,4 +1,7 @@
-"""Wrong use of models, optimizers and buffers: a sentence each; and every rule for buffers at work."""
+"""Wrong use of models, optimizers, their update and buffers: a sentence each; and every rule for buffers at work."""
+
+import math
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +53,50 @@ def test_an_optimizer_over_parameters_of_no_prepared_model_is_refused() -> None:
     )
     with refused(UsageError, *words):
         workers(main, 1)
+
+
+@pytest.mark.parametrize("norm", [-1.0, 0, math.nan, "1"])
+def test_a_largest_norm_that_is_not_above_0_is_refused(norm: Any) -> None:
+    def main() -> None:
+        run, model = start()
+        for step in run.steps(examples()):
+            for batch in step:
+                step.backward(loss_of(model, batch))
+            step.update(max_grad_norm=norm)
+
+    with refused(UsageError, f"max_grad_norm is {norm!r}", "above 0", "Leave it out"):
+        workers(main, 1)
+
+
+def test_gradients_cleared_after_the_passes_are_refused() -> None:
+    def main(is_cleared: bool) -> None:
+        run, model = start()
+        for step in run.steps(examples()):
+            for batch in step:
+                step.backward(loss_of(model, batch))
+            if is_cleared:
+                model.zero_grad()
+            step.update()
+
+    with refused(
+        UsageError, "no parameter of SGD has a gradient any more in step 0", "optimizer.zero_grad()"
+    ):
+        workers(lambda: main(True), 1)
+    workers(lambda: main(False), 1)
+
+
+def test_an_optimizer_for_which_the_passes_left_no_gradient_is_updated_all_the_same() -> None:
+    def main() -> None:
+        run, model = start()
+        unused = torch.nn.Linear(2, 1)
+        run.prepare(unused, torch.optim.SGD(unused.parameters(), lr=0.1))
+        for step in run.steps(examples()):
+            for batch in step:
+                step.backward(loss_of(model, batch))
+            unused.zero_grad()
+            step.update()
+
+    workers(main, 1)
 
 
 def test_an_optimizer_that_was_not_prepared_is_refused_at_the_update() -> None:

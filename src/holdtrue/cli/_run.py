@@ -39,7 +39,9 @@ _FOLDER = "Run directory"
 _HELP = (
     "The result does not depend on the number of workers: the plan says what is computed, the mapping only "
     "where. The script calls holdtrue.init.\n\n"
-    "Ctrl-C stops the job at the next step boundary with a checkpoint; --resume goes on from there."
+    "Ctrl-C stops the job at the next step boundary with a checkpoint; --resume goes on from there.\n\n"
+    "Exit status: 0 when all is done, 1 after an error, 2 for wrong input, 130 after Ctrl-C or `holdtrue stop`, otherwise "
+    "the script's own."
 )
 
 
@@ -98,7 +100,8 @@ def run(
         typer.Option(
             "--resume",
             metavar="",
-            help="Go on from the last checkpoint in --run-dir, or in the newest run of that name.",
+            help="Go on from the last checkpoint in --run-dir, or in the newest run of that name. A --run-dir without a run "
+            "begins one, with a note.",
             rich_help_panel=_FOLDER,
         ),
     ] = False,

@@ -6,6 +6,7 @@
 The engine never hears of membership: who is in the group, and why, is decided elsewhere.
 """
 
+from ._apply import has_gradient
 from ._checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, write_checkpoint
 from ._digest import digest_entries, flatten_state, hash_entry
 from ._engine import Engine
@@ -46,6 +47,7 @@ __all__ = [
     "digest_entries",
     "export_user_streams",
     "flatten_state",
+    "has_gradient",
     "hash_entry",
     "import_user_streams",
     "keep_freed_memory",

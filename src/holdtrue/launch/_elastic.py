@@ -60,7 +60,6 @@ def launch_elastic_job(
     """
     check_start(spec)
     devices = () if spec.is_elsewhere else _devices_here(spec)
-    make_run_dir(spec)
     started_s = time.monotonic()
     with ExitStack() as stack:
         interrupt_fd = stack.enter_context(catch_interrupts())
@@ -86,6 +85,7 @@ class _ElasticJob:
             jobs, spec.name, is_given=spec.is_name_given, join_token=spec.join_token
         )
         stack.callback(self._registration.close)
+        make_run_dir(spec)  # not before: a start that is refused leaves no folder
         self._spec = spec = replace(spec, name=name)
         self._observer = observer
         listener = stack.enter_context(listen(spec.listen, spec.listen_port))

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from holdtrue.errors import UsageError
 
+PLAN_FILE = "plan.json"
+"""Once it is there, a directory holds a run."""
+
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
 
 
@@ -44,7 +47,7 @@ def new_run_dir(root: Path, name: str, now: datetime) -> Path:
 
 
 def newest_run_dir(root: Path, name: str) -> Path:
-    """The newest run directory of the job `name` under `root`.
+    """The newest run directory of the job `name` under `root` that holds a run: a start that was refused leaves one without.
 
     Raises:
         UsageError: there is none.
@@ -53,7 +56,7 @@ def newest_run_dir(root: Path, name: str) -> Path:
     found = [
         (match[1], int(match[2] or 1), path)
         for path in (root.iterdir() if root.is_dir() else ())
-        if (match := pattern.fullmatch(path.name)) and path.is_dir()
+        if (match := pattern.fullmatch(path.name)) and (path / PLAN_FILE).is_file()
     ]
     if not found:
         raise UsageError(

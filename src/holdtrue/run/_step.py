@@ -12,7 +12,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils import _pytree as pytree
 
-from holdtrue.engine import Optimizer, RoundResult
+from holdtrue.engine import Optimizer, RoundResult, has_gradient
 from holdtrue.errors import HoldtrueError, UsageError
 
 from ._elastic import Regrouped
@@ -46,6 +46,8 @@ class Step:
         self._result: RoundResult | None = None
         self._round: object = None
         """The engine's round that the latest loop over the passes opened."""
+        self._with_gradient: list[Optimizer] = []
+        """Optimizers for which the passes left a gradient."""
         self._schedules: list[int | None] = []
         """Where the prepared schedulers stood when the script could last step them itself."""
         self.first_result: RoundResult | None = None
@@ -158,6 +160,7 @@ class Step:
         self._iterating = False
         self._reduced = True
         self._schedules = self._read_schedules()
+        self._with_gradient = [o for o in self._core.state.optimizers if has_gradient(o)]
 
     def _one_pass(self, virtual_node: int, batch: Any) -> Iterator[Any]:  # Any: the user's batch
         engine, mark = self._core.engine, self._core.mark
@@ -202,8 +205,10 @@ class Step:
             max_grad_norm: Largest total norm of the gradients of these optimizers' parameters.
 
         Raises:
-            UsageError: the passes of this round are not all done, or an optimizer was not prepared.
+            UsageError: the passes of this round are not all done, an optimizer was not prepared, the norm is not above 0, or the
+                gradients were cleared after the passes.
         """
+        check_norm(max_grad_norm)
         if not self._reduced:
             when = "in the middle of its passes" if self._iterating else "before its passes"
             if self._rounds and not self._iterating:
@@ -220,12 +225,18 @@ class Step:
                 f"resume. Pass it to run.prepare with its model."
             )
         self.check_schedules()
+        stepped = optimizers or tuple(state.optimizers)
+        if lost := [o for o in stepped if o in self._with_gradient and not has_gradient(o)]:
+            raise UsageError(
+                f"no parameter of {type(lost[0]).__name__} has a gradient any more in step {self._index}; the update would "
+                f"change nothing. Leave optimizer.zero_grad() out: each loop over the passes begins without gradients."
+            )
         if self._skipping:
             self._core.engine.skip_update()
         else:
             self._core.is_updating = True
             try:
-                grad_norm = self._core.engine.update(optimizers or state.optimizers, max_grad_norm)
+                grad_norm = self._core.engine.update(stepped, max_grad_norm)
             finally:
                 self._core.is_updating = False
             self.grad_norm = self._core.unlike.unify_update(grad_norm)
@@ -254,6 +265,20 @@ class Step:
             None if isinstance(each, ReduceLROnPlateau) else getattr(each, "last_epoch", None)
             for each in self._core.state.schedulers
         ]
+
+
+def check_norm(max_grad_norm: float | None) -> None:
+    """Refuse what cannot be the largest norm of a gradient: at 0 nothing is trained, below it the loss grows.
+
+    >>> check_norm(-1.0)
+    Traceback (most recent call last):
+    holdtrue.errors.UsageError: max_grad_norm is -1.0; it is a number above 0, or None. Leave it out for gradients as they are.
+    """
+    given: object = max_grad_norm
+    if given is not None and not (isinstance(given, int | float) and given > 0):
+        raise UsageError(
+            f"max_grad_norm is {max_grad_norm!r}; it is a number above 0, or None. Leave it out for gradients as they are."
+        )
 
 
 def refuse_own_steps(core: Core, optimizer: Optimizer) -> None:
