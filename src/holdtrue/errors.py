@@ -5,7 +5,8 @@
     |-- MappingError (ValueError)     virtual nodes without a worker, or with two
     |-- DataError (ValueError)        a data source that cannot be divided as the plan asks
     |-- UsageError (ValueError)       the user's loop or command breaks a rule of the API
-    |   `-- NumericsError             something that cannot be bit-identical at this level
+    |   |-- NumericsError             something that cannot be bit-identical at this level
+    |   `-- JoinRefusedError          a worker that came to a running job would do something else than the job does
     |-- CheckpointError               a checkpoint that is missing, damaged or of another plan
     |-- DivergenceError               replicas, or two runs, differ where they must not
     |-- NonFiniteError                a loss or gradient that is not a number, when that stops the run
@@ -42,6 +43,10 @@ class UsageError(HoldtrueError, ValueError):
 
 class NumericsError(UsageError):
     """Something in the model or the loop that cannot be bit-identical at this level of numerics."""
+
+
+class JoinRefusedError(UsageError):
+    """A worker that came to a running job would do something else than the job does: it ends, and the job goes on without it."""
 
 
 class CheckpointError(HoldtrueError):

@@ -97,7 +97,8 @@ class Agent(ABC):
         self, *, how: str, sentence: str = "", virtual_node: int | None = None, step: int | None = None
     ) -> None:
         """This worker ends by itself: `finished`, `left` (as a planned view asked), `interrupted` (as all do at this
-        boundary, with a checkpoint), or `failed` with a sentence.
+        boundary, with a checkpoint), `refused` (a newcomer that does something else than the others) with a sentence, or `failed`
+        with a sentence.
 
         Blocks:
             Until it is delivered, at most two seconds.

@@ -181,12 +181,13 @@ class ControllerAgent(Agent):
     def say_end(
         self, *, how: str, sentence: str = "", virtual_node: int | None = None, step: int | None = None
     ) -> None:
-        """This worker ends by itself: `finished`, `left`, or `failed` with a sentence and, if in a pass, its place.
+        """This worker ends by itself: `finished`, `left`, `interrupted`; or `refused` or `failed`, with a sentence and, if in a
+        pass, its place.
 
         Blocks:
             Until it is delivered, at most two seconds.
         """
-        assert how in ("finished", "left", "interrupted", "failed"), how
+        assert how in ("finished", "left", "interrupted", "failed", "refused"), how
         end = End(how=how, sentence=sentence[:4096], virtual_node=virtual_node, step=step)  # type: ignore[arg-type]  # asserted
         with self._link.changed:
             self._note(self._book.say_end(end))

@@ -208,6 +208,8 @@ def _hear_end(turn: Turn, worker: Worker, message: End) -> None:
         place = "" if message.virtual_node is None else f" in virtual node {message.virtual_node}"
         place += "" if message.step is None else f" of step {message.step}"
         _fail(turn, worker, f"worker {worker.number} failed{place}: {message.sentence}")
+    elif message.how == "refused":
+        _refuse(turn, worker, f"worker {worker.number}, which had come, is refused: {message.sentence}")
     elif worker.phase == "dismissed":
         turn.part_with(worker, "dismissed")
     elif message.how == "interrupted":
@@ -222,7 +224,20 @@ def _fail(turn: Turn, worker: Worker, sentence: str) -> None:
     """A script's error ends the job, unless it happened to one that was no member yet, or none any more."""
     if worker.phase == "member" or (worker.is_living and turn.state.phase == "founding"):
         fail_job(turn, sentence)
-        return
+    else:
+        _lose(turn, worker, sentence)
+
+
+def _refuse(turn: Turn, worker: Worker, sentence: str) -> None:
+    """A newcomer does something else than the job, or its script failed on the way; that ends a job that has no others."""
+    if any(w.phase == "member" and w.is_living and w is not worker for w in turn.state.workers):
+        _lose(turn, worker, sentence)
+    else:
+        fail_job(turn, sentence)
+
+
+def _lose(turn: Turn, worker: Worker, sentence: str) -> None:
+    """A worker is gone, and another in its place would fare as it did: the job is smaller."""
     was_counted = worker in turn.state.counted
     turn.note(sentence)
     turn.part_with(worker, "died")

@@ -20,8 +20,13 @@ from ._notice import Notice
 KINDS = ("weights", "buffers", "optimizer", "scheduler", "scaler", "registered", "position")
 
 
-def agree_on_call(core: Core, call: Call) -> None:
+def agree_on_call(core: Core, call: Call, *, steps: int | None = None) -> None:
     """Make sure that all workers are at the same call of the same job; before the first step, with equal models.
+
+    Args:
+        core: The run.
+        call: The call.
+        steps: How many steps it takes in all, where that is known.
 
     Raises:
         CallMismatchError: a worker is elsewhere.
@@ -44,7 +49,7 @@ def agree_on_call(core: Core, call: Call) -> None:
         if core.wishes.is_interrupted or core.must_stop:
             _heed_stop(core, call)
         return
-    everyone = _announce(core, call.number, call.kind, digest, f"all workers to come to {call}")
+    everyone = _announce(core, call.number, call.kind, digest, f"all workers to come to {call}", steps=steps)
     if any(announcement["stop"] for announcement in everyone):
         _heed_stop(core, call)
     if len({announcement["digest"] for announcement in everyone}) > 1:
@@ -66,15 +71,19 @@ def _is_one_by_kind(everyone: list[dict[str, Any]]) -> bool:  # Any: JSON values
     return len(found) == len({a["device_kind"] for a in everyone})
 
 
-def agree_on_entry(core: Core, *, place: str, call: int | None = None) -> None:
+def agree_on_entry(core: Core, *, place: str, call: int | None = None, steps: int | None = None) -> None:
     """At the boundary where a planned view was entered: those who stayed and those who came have one state.
+
+    A newcomer that is at another place or of another job ends by itself, and is a loss to the others.
 
     Args:
         core: The run.
         place: Where the boundary is, for messages: `before step 3`.
         call: Number of the call in whose middle it is; None in a loop over steps.
+        steps: How many steps the loop takes in all, where that is known.
 
     Raises:
+        JoinRefusedError: this worker is such a newcomer.
         DivergenceError: a joiner's state is not that of the others.
 
     Blocks:
@@ -83,10 +92,12 @@ def agree_on_entry(core: Core, *, place: str, call: int | None = None) -> None:
     position = core.calls.position
     core.place(f"the boundary {place}")
     if core.group.world_size == 1:
+        core.is_entering = False
         return
     digest, entries = core.state.digest(position.digested)
     number, kind = (position.step, "boundary") if call is None else (call, "boundary in a call")
-    everyone = _announce(core, number, kind, digest, f"all workers to meet {place}")
+    everyone = _announce(core, number, kind, digest, f"all workers to meet {place}", steps=steps)
+    core.is_entering = False
     if len({announcement["digest"] for announcement in everyone}) > 1:
         payload = json.dumps(entries).encode()
         maps = gather_anew(
@@ -96,7 +107,9 @@ def agree_on_entry(core: Core, *, place: str, call: int | None = None) -> None:
         raise DivergenceError(say_first_difference([json.loads(m) for m in maps], f"after joining {place}"))
 
 
-def _announce(core: Core, number: int, kind: str, digest: str, what: str) -> list[dict[str, Any]]:
+def _announce(
+    core: Core, number: int, kind: str, digest: str, what: str, *, steps: int | None
+) -> list[dict[str, Any]]:
     """What every worker says of itself, once it is sure that all are at the same place of the same job."""
 
     def gather() -> list[bytes]:
@@ -112,12 +125,14 @@ def _announce(core: Core, number: int, kind: str, digest: str, what: str) -> lis
             worker=core.unlike.number,
             device_kind=core.unlike.own,
             leading=core.unlike.leading,
+            steps=steps,
+            is_new=core.is_entering,
             stop=core.wishes.is_interrupted or core.must_stop,
         )
         return core.group.gather_calls(own.encode(), what=what)
 
-    everyone = [json.loads(part) for part in gather_anew(gather, core.take_up_mapping)]
-    check_announcements(everyone)
+    gathered = [json.loads(part) for part in gather_anew(gather, core.take_up_mapping)]
+    everyone = check_announcements(gathered, core.unlike.number)
     core.unlike.see_all({a["worker"]: a["device_kind"] for a in everyone}, [a["leading"] for a in everyone])
     return everyone
 

@@ -9,7 +9,12 @@ if TYPE_CHECKING:
 
 
 def enter_agreed(
-    core: "Core", agreed: tuple[int, int] | None, *, place: str, call: int | None = None
+    core: "Core",
+    agreed: tuple[int, int] | None,
+    *,
+    place: str,
+    call: int | None = None,
+    steps: int | None = None,
 ) -> bool:
     """Enter the planned view that all workers know, if there is one; this worker ends here if it is not in it.
 
@@ -17,7 +22,7 @@ def enter_agreed(
         core: The run.
         agreed: Generation of the latest round and the newest planned view that all of its workers knew, from what
             each of them said in it: so all decide alike.
-        place: See `agree_on_entry`, as `call`.
+        place: See `agree_on_entry`, as `call` and `steps`.
 
     Returns:
         Whether there was one.
@@ -35,5 +40,5 @@ def enter_agreed(
     if agreed[1] > group.generation and not group.enter_planned(agreed[1]):
         core.leave()
     core.take_up_mapping()
-    agree_on_entry(core, place=place, call=call)
+    agree_on_entry(core, place=place, call=call, steps=steps)
     return True

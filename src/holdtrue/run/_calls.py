@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from holdtrue.errors import CallMismatchError, CheckpointError
+from holdtrue.errors import CallMismatchError, CheckpointError, JoinRefusedError
 from holdtrue.plan import Plan
 
 
@@ -147,6 +147,10 @@ class Announcement:
     """What decides how its device rounds."""
     leading: str
     """The kind whose updates count, as far as it knows."""
+    steps: int | None = None
+    """Steps that the call takes from its first to its last, where that is known."""
+    is_new: bool = False
+    """Whether it has come to a running job, and the others have not."""
     stop: bool = False
 
     def encode(self) -> bytes:
@@ -154,31 +158,56 @@ class Announcement:
         return json.dumps(asdict(self) | {"plan": self.plan.to_dict()}, sort_keys=True).encode()
 
 
-def check_announcements(announcements: list[dict[str, Any]]) -> None:  # Any: JSON values
+_RULES = {
+    "plan": "all workers of a job have one plan; give each the same options and script",
+    "mapping": "all workers have one mapping; give each the same --mapping",
+    "generation": "all workers are of one generation; stop what is left of an earlier start",
+    "call": "every worker makes the same calls in the same order; decide by values that are the same everywhere",
+    "kind": "every worker makes the same calls in the same order; decide by values that are the same everywhere",
+    "step": "all workers are at the same step; resume them from the same checkpoint",
+    "steps": "all workers take the same steps; give each the same data, the same epochs and the same options",
+    "layout": "all workers train the same parameters; freeze and build alike on all of them",
+}
+"""What must be the same on all workers, and the way to it."""
+
+
+def _first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:  # Any: JSON values
+    """The first of what must be the same that is not."""
+    return next((name for name in _RULES if other[name] != one[name]), None)
+
+
+def check_announcements(
+    announcements: list[dict[str, Any]], own: int
+) -> list[dict[str, Any]]:  # Any: JSON values
     """Refuse to go on with workers that are not at the same call of the same job.
 
+    Args:
+        announcements: By rank.
+        own: Number of this worker.
+
+    Returns:
+        Those that go on: a newcomer that differs from those who were there does not.
+
     Raises:
-        CallMismatchError: they are not; the message says what differs.
+        CallMismatchError: workers that were there differ; the message says in what.
+        JoinRefusedError: this worker is a newcomer, and differs from them.
     """
-    first = announcements[0]
+    settled = [a for a in announcements if not a["is_new"]] or announcements
+    first = settled[0]
+    accepted = []
     for rank, other in enumerate(announcements):
-        for name, rule in (
-            ("plan", "all workers of a job have one plan; give each the same options and script"),
-            ("mapping", "all workers have one mapping; give each the same --mapping"),
-            ("generation", "all workers are of one generation; stop what is left of an earlier start"),
-            (
-                "call",
-                "every worker makes the same calls in the same order; decide by values that are the same everywhere",
-            ),
-            (
-                "kind",
-                "every worker makes the same calls in the same order; decide by values that are the same everywhere",
-            ),
-            ("step", "all workers are at the same step; resume them from the same checkpoint"),
-            ("layout", "all workers train the same parameters; freeze and build alike on all of them"),
-        ):
-            if other[name] != first[name]:
-                shown = "" if name == "layout" else f" ({first[name]!r} and {other[name]!r})"
-                raise CallMismatchError(
-                    f"worker 0 and worker {rank} differ in {name}{shown} at {first['kind']} (call {first['call']}); {rule}."
-                )
+        name = _first_difference(first, other)
+        if name is None:
+            accepted.append(other)
+            continue
+        shown = "" if name == "layout" else f" ({first[name]!r} and {other[name]!r})"
+        if other in settled:
+            raise CallMismatchError(
+                f"worker {announcements.index(first)} and worker {rank} differ in {name}{shown} at {first['kind']} "
+                f"(call {first['call']}); {_RULES[name]}."
+            )
+        if other["worker"] == own:
+            raise JoinRefusedError(
+                f"this worker differs from the job that it came to in {name}{shown}; {_RULES[name]}. The job goes on without it."
+            )
+    return accepted

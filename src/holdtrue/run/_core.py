@@ -1,6 +1,7 @@
 """What the parts of a run share: one mutable object with one owner, `Run`."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -403,13 +404,17 @@ class Core:
         return self.offer_to_leave("its host is gone")
 
     def tell_failure(self, sentence: str) -> None:
-        """Tell the membership that this worker's script has failed: the job fails with it."""
+        """Tell the membership that this worker's script has failed: the job fails with it.
+
+        A newcomer that has not yet shown that it does what the others do fails alone.
+        """
         if self.elastic is None or self.is_closed:
             return
         at = self._engine.open if self._engine is not None else None
         node = None if at is None else at.virtual_node
         step = self.calls.position.step
-        self.elastic.agent.say_end(how="failed", sentence=sentence, virtual_node=node, step=step)
+        how = "refused" if self.is_entering else "failed"
+        self.elastic.agent.say_end(how=how, sentence=sentence, virtual_node=node, step=step)
 
     def close(self) -> None:
         """Leave the group and give the run directory back."""
@@ -433,6 +438,14 @@ class Core:
     def _end_together(self, group: ElasticGroup) -> None:
         """Wait for the others at the end of the script: if the main worker died in its last task, another does it."""
         if not group.has_state:
+            return
+        if self.is_entering:
+            sentence = (
+                "the script of this worker ended before it came to where the job is; a worker that joins runs the job's script, "
+                "with the same data. The job goes on without it."
+            )
+            sys.stderr.write(f"holdtrue: {sentence}\n")  # not by the outlet: that is the main worker's
+            group.agent.say_end(how="refused", sentence=sentence)
             return
         self.place("the end of the script")
         while group.world_size > 1:

@@ -74,10 +74,9 @@ class Loop:
         position = core.calls.position
         specialise_compiled_shapes(core.plan.numerics)
         if core.is_entering:
-            core.is_entering = False
-            agree_on_entry(core, place=self._place)
+            agree_on_entry(core, place=self._place, steps=self._length)
         else:
-            agree_on_call(core, self._call)
+            agree_on_call(core, self._call, steps=self._length)
         self._feed.change_nodes(core.engine.held)
         self._start()
         core.engine.numerics.begin_training()
@@ -119,13 +118,19 @@ class Loop:
         """Between two steps: enter the planned view that all workers know, or even out what a loss left uneven."""
         core, group = self._core, self._core.elastic
         agreed, core.agreed = core.agreed, None
-        if not enter_agreed(core, agreed, place=self._place) and group is not None:
+        if not enter_agreed(core, agreed, place=self._place, steps=self._length) and group is not None:
             group.make_even(core.calls.position.step)
             core.take_up_mapping()
 
     @property
     def _place(self) -> str:
         return f"before step {self._core.calls.position.step}"
+
+    @property
+    def _length(self) -> int | None:
+        """Steps of the whole call, where the source says."""
+        per_epoch = self._feed.steps_in_epoch()
+        return None if per_epoch is None else per_epoch * self._epochs
 
     @property
     def place_in_call(self) -> tuple[int, int]:

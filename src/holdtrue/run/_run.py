@@ -374,7 +374,7 @@ class Run:
         if call.is_past:
             return outputs_if_whole(out)
         opened = open_for(core, source, collate_fn)
-        is_entering, core.is_entering = core.is_entering, False
+        is_entering = core.is_entering
         number = call.number
         if is_entering:  # the others are in the middle of it
             self._keeper.restore_in_call()

@@ -171,8 +171,9 @@ class End:
     """The worker ends by itself."""
 
     event: ClassVar[str] = "end"
-    how: Literal["finished", "left", "interrupted", "failed"]
-    """`left`: as a planned view asked. `interrupted`: all workers end at this boundary, after a checkpoint."""
+    how: Literal["finished", "left", "interrupted", "failed", "refused"]
+    """`left`: as a planned view asked. `interrupted`: all workers end at this boundary, after a checkpoint. `refused`: it came to
+    a running job, and would do something else than the others do."""
     sentence: str
     virtual_node: int | None = None
     """Where a failure happened, if in a pass."""
