@@ -1,6 +1,7 @@
 # What a checkout can do: `make help`. Everything lives in .venv; nothing else on the machine changes.
 PYTHON ?= python3
-PYTEST_WORKERS ?= 2
+# One more than the cores of a small machine: tests of processes mostly wait for them.
+PYTEST_WORKERS ?= 3
 EXTRAS := test,lint,demo,cluster
 # `make test-torch` has an environment of its own, so that .venv stays as constraints.txt says.
 OTHER_TORCH ?= 2.11.0
