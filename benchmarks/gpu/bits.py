@@ -32,7 +32,7 @@ MAPPINGS = {
     "2 interleaved": "0,2,4,6/1,3,5",
 }
 STEPS = 12
-TIMEOUT_S = 150.0
+TIMEOUT_S = 125.0
 
 
 def train(model_name: str, membership: Membership) -> list[str]:
@@ -69,7 +69,7 @@ def work(
         mapping=mapping,
         in_process=True,
         order=order_by_worker if control else None,
-        connect=(lambda d, s: GlooGroup(store, rank=rank, world_size=world_size, timeout_s=60, name="bits"))
+        connect=(lambda d, s: GlooGroup(store, rank=rank, world_size=world_size, timeout_s=100, name="bits"))
         if world_size > 1
         else None,
     )
