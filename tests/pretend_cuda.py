@@ -9,6 +9,7 @@ multiply-adds, sums, functions); a division by a number is what CUDA makes of it
 Operators that have a kernel of their own on CUDA and none on `meta`, such as mish's gradient, arrive taken apart.
 """
 
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -61,17 +62,27 @@ class Pretend(torch.Tensor):
 
 
 class PretendCuda(TorchDispatchMode):
-    """Makes what is asked for on the device there; opened before any other mode."""
+    """Makes what is asked for on the device there; opened before any other mode, in each thread that uses it."""
+
+    _lock = threading.Lock()
+    _open = 0
+    _made: Any = None
 
     def __enter__(self) -> "PretendCuda":
-        self._made = _factories()
-        self._made.__enter__()
+        with PretendCuda._lock:  # threads leave in another order than they came
+            if PretendCuda._open == 0:
+                PretendCuda._made = _factories()
+                PretendCuda._made.__enter__()
+            PretendCuda._open += 1
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self._made.__exit__(*error)
+        with PretendCuda._lock:
+            PretendCuda._open -= 1
+            if PretendCuda._open == 0:
+                PretendCuda._made.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, dict(kwargs or {}))
