@@ -41,7 +41,7 @@ def compiled(
         if kernel.fn.__name__ == "_cut" and name == "out":
             kind = BYTES
         signature[name] = "constexpr" if name in constants else kind
-        if name not in constants and (stem in POINTERS or name in ALIGNED):
+        if name not in constants and name not in _triton.VARYING and (stem in POINTERS or name in ALIGNED):
             aligned[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(
         fn=kernel,
@@ -81,7 +81,12 @@ def main() -> None:
         facts("_sort", compiled(_triton._sort, {"BLOCK": _triton.ORDER_BLOCK}, capability)),
         facts("_mark", compiled(_triton._mark, {"B": _triton.SPECIAL_TILE}, capability)),
     ]
-    for slices, is_long, is_small in ((4, False, False), (6, False, False), (4, True, True)):
+    for slices, is_long, is_small in (
+        (4, False, False),
+        (6, False, False),
+        (4, True, True),
+        (4, False, True),
+    ):
         tile = _triton.choose_tile(slices, is_long=is_long, is_small=is_small, has_room=has_room)
         constants = {
             "SLICES": slices, "WIDE": slices == 6, "LONG": is_long, "BM": tile.rows, "BN": tile.columns, "BK": tile.k,
@@ -89,23 +94,15 @@ def main() -> None:
         code = compiled(
             _triton._multiply, constants, capability, num_warps=tile.warps, num_stages=tile.stages
         )
-        found.append(facts(f"_multiply {slices}{' long' * is_long}", code))
-    # Triton compiles arguments of 1 as constants, which the interpreter does not.
-    ones = {"M", "N", "K", "vectors", "blocks_v", "blocks_k", "members_a", "members_b"}
-    small = _triton.choose_tile(4, is_long=False, is_small=True, has_room=has_room)
-    shape = {"BM": small.rows, "BN": small.columns, "BK": small.k, "SLICES": 4, "WIDE": False, "LONG": False}
-    of_ones = (
-        (_triton._look, look | {"COUNT": True, "RUN": _triton.LOOKS}),
-        (_triton._cut, look | {"SLICES": 4}),
-        (_triton._sort, {"BLOCK": _triton.ORDER_BLOCK}),
-        (_triton._mark, {"B": _triton.SPECIAL_TILE}),
-        (_triton._multiply, shape),
-    )
-    for kernel, constants in of_ones:
-        known = {name: 1 for name in kernel.arg_names if name in ones or name.startswith("step_")}
-        options = {"num_warps": small.warps} if kernel is _triton._multiply else {}
+        found.append(facts(f"_multiply {slices}{' long' * is_long}{' small' * is_small}", code))
+    # Triton compiles steps of 1 as constants, which the interpreter does not.
+    for kernel, constants in (
+        (_triton._look, {"COUNT": True, "RUN": _triton.LOOKS}),
+        (_triton._cut, {"SLICES": 4}),
+    ):
+        known = {"step_vector": 1, "step_k": 1}
         found.append(
-            facts(f"{kernel.fn.__name__} of ones", compiled(kernel, known | constants, capability, **options))
+            facts(f"{kernel.fn.__name__} of ones", compiled(kernel, look | known | constants, capability))
         )
     # The control: the same code with fusion allowed.
     found.append(facts("fusing _cut", compiled(_triton._cut, look | {"SLICES": 4}, capability, fuses=True)))

@@ -1,13 +1,19 @@
 """Bits after every step for 1, 2 and 3 workers that share one GPU, with a negative control.
 
-Workers on one GPU exchange through pinned host memory over gloo: nccl refuses two ranks on one device.
+Workers on one GPU exchange through pinned host memory over gloo: nccl refuses two ranks on one device. The runs of one model
+go on at the same time: each takes longer to start than to train.
 """
 
 import argparse
 import multiprocessing
 import os
+import queue as queues
 import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,6 +32,7 @@ MAPPINGS = {
     "2 interleaved": "0,2,4,6/1,3,5",
 }
 STEPS = 12
+TIMEOUT_S = 125.0
 
 
 def train(model_name: str, membership: Membership) -> list[str]:
@@ -50,8 +57,8 @@ def train(model_name: str, membership: Membership) -> list[str]:
 
 
 def work(
-    rank: int, port: int, world_size: int, mapping: str, model: str, device: str, control: bool, queue
-) -> None:  # type: ignore[no-untyped-def]  # a spawn context's queue
+    rank: int, port: int, world_size: int, mapping: str, model: str, device: str, control: bool, queue: Any
+) -> None:  # Any: a spawn context's queue
     """One worker's process."""
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, world_size, is_master=False, timeout=timedelta(seconds=120))
@@ -62,7 +69,7 @@ def work(
         mapping=mapping,
         in_process=True,
         order=order_by_worker if control else None,
-        connect=(lambda d, s: GlooGroup(store, rank=rank, world_size=world_size, timeout_s=60, name="bits"))
+        connect=(lambda d, s: GlooGroup(store, rank=rank, world_size=world_size, timeout_s=100, name="bits"))
         if world_size > 1
         else None,
     )
@@ -84,11 +91,63 @@ def digests_of(model: str, mapping: str, device: str, *, control: bool = False) 
     ]
     for process in processes:
         process.start()
-    found = [queue.get(timeout=150)[1] for _ in processes]
+    found = _answers(queue, processes, f"{model} under {mapping}")
     for process in processes:
         process.join(30)
     assert all(f == found[0] for f in found), f"replicas differ under {mapping}"
     return found[0]
+
+
+def _answers(queue: Any, processes: Sequence[Any], what: str) -> list[list[str]]:
+    """What every process sent; raises at once where one ended without. Any: a spawn context's."""
+    found: list[list[str]] = []
+    until = time.monotonic() + TIMEOUT_S
+    while len(found) < len(processes):
+        ended = [p.exitcode for p in processes]  # asked first: who has ended has sent
+        try:
+            found.append(queue.get(timeout=1.0)[1])
+        except queues.Empty:
+            if any(ended) or time.monotonic() > until:
+                for process in processes:
+                    process.kill()
+                raise SystemExit(f"{what}: processes ended with {ended}; see above for why") from None
+    return found
+
+
+def measure(model: str, device: str) -> tuple[list[dict[str, Any]], bool]:
+    """All mappings of one model and the control, and whether all is as it must be."""
+    results, ok = [], True
+    with ThreadPoolExecutor(len(MAPPINGS) + 1) as pool:
+        runs = {name: pool.submit(digests_of, model, mapping, device) for name, mapping in MAPPINGS.items()}
+        controlled = pool.submit(digests_of, model, MAPPINGS["2 workers"], device, control=True)
+    base = runs["1 worker"].result()
+    for name, run in runs.items():
+        digests = run.result()
+        same = digests == base
+        ok &= same and len(digests) == STEPS and len(set(digests)) == STEPS
+        results.append(
+            {
+                "model": model,
+                "mapping": MAPPINGS[name],
+                "steps": len(digests),
+                "equal": same,
+                "digests": digests,
+            }
+        )
+        print(
+            f"{model}  {name} ({MAPPINGS[name]}): {'equal after every step' if same else 'DIFFERS'}  {digests[-1][:16]}",
+            flush=True,
+        )
+    differs = controlled.result() != base
+    ok &= differs
+    results.append(
+        {"model": model, "mapping": MAPPINGS["2 workers"], "control": "order_by_worker", "differs": differs}
+    )
+    print(
+        f"{model}  negative control (sums by worker): {'differs, as it must' if differs else 'DOES NOT DIFFER'}",
+        flush=True,
+    )
+    return results, ok
 
 
 def main() -> None:
@@ -98,40 +157,16 @@ def main() -> None:
     parser.add_argument("--models", default="cnn,transformer")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    results, ok = [], True
+    results: list[dict[str, Any]] = []
+    ok = True
     for model in args.models.split(","):
-        base: list[str] = []
-        for name, mapping in MAPPINGS.items():
-            digests = digests_of(model, mapping, args.device)
-            base = base or digests
-            same = digests == base
-            ok &= same and len(digests) == STEPS and len(set(digests)) == STEPS
-            results.append(
-                {"model": model, "mapping": mapping, "steps": len(digests), "equal": same, "digests": digests}
-            )
-            print(
-                f"{model}  {name} ({mapping}): {'equal after every step' if same else 'DIFFERS'}  {digests[-1][:16]}",
-                flush=True,
-            )
-        control = digests_of(model, MAPPINGS["2 workers"], args.device, control=True)
-        differs = control != base
-        ok &= differs
-        results.append(
-            {
-                "model": model,
-                "mapping": MAPPINGS["2 workers"],
-                "control": "order_by_worker",
-                "differs": differs,
-            }
+        own, is_right = measure(model, args.device)
+        results += own
+        ok &= is_right
+        write_json(
+            args.out,
+            {**describe("benchmarks/gpu/run.sh"), "device_type": args.device, "ok": ok, "results": results},
         )
-        print(
-            f"{model}  negative control (sums by worker): {'differs, as it must' if differs else 'DOES NOT DIFFER'}",
-            flush=True,
-        )
-    write_json(
-        args.out,
-        {**describe("benchmarks/gpu/run.sh"), "device_type": args.device, "ok": ok, "results": results},
-    )
     sys.exit(0 if ok else 1)
 
 

@@ -1,6 +1,7 @@
 """Peak memory of the device by number of virtual nodes: the virtual-node batch stays, the global batch grows."""
 
 import argparse
+import gc
 
 import torch
 import torch.nn.functional as F
@@ -42,10 +43,13 @@ def peak_ours(V: int, device: torch.device) -> int:
         for x, y in step:
             step.backward(F.cross_entropy(model(x), y))
         step.update()
-    return _peak(device)
+    peak = _peak(device)
+    run.close()
+    return peak
 
 
 def _reset(device: torch.device) -> None:
+    gc.collect()  # a run's parts know each other: what the one before left would count as this one's
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -66,6 +70,7 @@ def main() -> None:
     base = peak_plain(device)
     results = []
     for V in map(int, args.virtual_nodes.split(",")):
+        gc.collect()
         peak = peak_ours(V, device)
         results.append({"virtual_nodes": V, "global_batch_size": V * B_NODE, "peak_bytes": peak})
         print(

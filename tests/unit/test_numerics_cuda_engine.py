@@ -93,6 +93,16 @@ def test_kernels_that_cannot_be_built_are_named_once_and_torch_operations_multip
         cuda_engine(CUDA)
 
 
+@pytest.mark.parametrize("words", ["libcuda.so cannot found!\nPossible files are located at [].", ""])
+def test_where_triton_finds_no_driver_or_has_no_words_torch_operations_multiply(
+    words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton asserts that it finds libcuda, in `ldconfig -p` or `LD_LIBRARY_PATH`."""
+    fail_with(AssertionError(words), monkeypatch)
+    with pytest.warns(RuntimeWarning, match=r"AssertionError: (libcuda\.so cannot found!|no message)\)"):
+        assert cuda_engine(CUDA) == "reference"
+
+
 def test_a_layout_that_cannot_be_built_leaves_its_products_alone_to_torch_operations(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

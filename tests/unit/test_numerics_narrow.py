@@ -94,3 +94,14 @@ def test_a_bfloat16_training_has_one_set_of_bits_and_learns(name: str, with_auto
 def test_the_checker_takes_narrow_inputs() -> None:
     x = torch.randn(40, generator=G).bfloat16()
     assert check_portable(lambda v: (v * v).exp().sum(), x) > 2
+
+
+@pytest.mark.parametrize("name", ["_softmax", "_log_softmax"])
+def test_a_float32_result_that_cuda_asks_of_float16_is_not_rounded_again(name: str) -> None:
+    """`x.softmax(1, dtype=torch.float32)` of float16 is one operator there, and a conversion before it on a CPU."""
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)).half()
+    operator = getattr(torch.ops.aten, name)
+    with portable_mode():
+        found, wide = operator(x, 1, True), operator(x.float(), 1, False)
+        assert operator(x, 1, False).dtype == torch.float16
+    assert torch.equal(found, wide)

@@ -298,7 +298,8 @@ def settle_family(
     combined: torch.Tensor | None = None
     if total is not None:
         total = total.to(family.start.device)
-        combined = total / weight if family.rule == "mean" else total + family.start
+        # By a tensor: CUDA would multiply by the reciprocal of a number, and a CPU's replica divides.
+        combined = total / torch.full_like(total, weight) if family.rule == "mean" else total + family.start
         combined = combined.to(family.start.dtype)
     for extreme in extremes:
         fold = torch.maximum if family.rule == "max" else torch.minimum

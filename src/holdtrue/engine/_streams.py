@@ -59,10 +59,11 @@ class PassStreams:
 
 
 def export_user_streams() -> dict[str, Any]:  # Any: values of torch.save(weights_only)
-    """The user's own CPU streams, as values for a checkpoint."""
+    """The user's own streams, of the CPU and of a CUDA device that this process drives, as values for a checkpoint."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
+    own = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {}
+    return own | {
         "torch": torch.get_rng_state(),
         "python": {"version": version, "words": list(words), "gauss": gauss},
         "numpy": {
@@ -78,6 +79,8 @@ def export_user_streams() -> dict[str, Any]:  # Any: values of torch.save(weight
 def import_user_streams(saved: dict[str, Any]) -> None:  # Any: as above
     """Put back what `export_user_streams` gave."""
     torch.set_rng_state(saved["torch"])
+    if "cuda" in saved and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(saved["cuda"])
     random.setstate((saved["python"]["version"], tuple(saved["python"]["words"]), saved["python"]["gauss"]))
     numpy = saved["numpy"]
     np.random.set_state(

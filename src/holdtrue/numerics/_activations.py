@@ -42,33 +42,35 @@ def prelu_backward(
 @form("celu")
 def celu(x: torch.Tensor, alpha: Number = 1) -> torch.Tensor:
     """Continuous exponential linear unit."""
-    return through64(x, lambda y: torch.where(y > 0, y, f.expm164(y / float(alpha)) * float(alpha)))
+    return through64(x, lambda y: torch.where(y > 0, y, f.expm164(f.divided(y, float(alpha))) * float(alpha)))
 
 
 @form("hardswish")
 def hardswish(x: torch.Tensor) -> torch.Tensor:
     """x * clamp(x + 3, 0, 6) / 6, in float64, rounded once."""
-    return through64(x, lambda y: y * _held(y + 3.0, 0.0, 6.0) / 6.0)
+    return through64(x, lambda y: f.divided(y * _held(y + 3.0, 0.0, 6.0), 6.0))
 
 
 @form("hardswish_backward")
 def hardswish_backward(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Gradient of `hardswish`."""
     y = x.double()
-    slope = torch.where(y < -3.0, 0.0, torch.where(y <= 3.0, y / 3.0 + 0.5, 1.0))
+    slope = torch.where(y < -3.0, 0.0, torch.where(y <= 3.0, f.divided(y, 3.0) + 0.5, 1.0))
     return (grad.double() * slope).to(grad.dtype)
 
 
 @form("hardsigmoid")
 def hardsigmoid(x: torch.Tensor) -> torch.Tensor:
     """clamp(x + 3, 0, 6) / 6, in float64, rounded once."""
-    return through64(x, lambda y: _held(y + 3.0, 0.0, 6.0) / 6.0)
+    return through64(x, lambda y: f.divided(_held(y + 3.0, 0.0, 6.0), 6.0))
 
 
 @form("hardsigmoid_backward")
 def hardsigmoid_backward(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Gradient of `hardsigmoid`."""
-    return torch.where((x > -3) & (x < 3), (grad.double() / 6.0).to(grad.dtype), torch.zeros_like(grad))
+    return torch.where(
+        (x > -3) & (x < 3), f.divided(grad.double(), 6.0).to(grad.dtype), torch.zeros_like(grad)
+    )
 
 
 def _held(y: torch.Tensor, low: float, high: float) -> torch.Tensor:

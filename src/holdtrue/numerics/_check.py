@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import cloudpickle
 import torch
 from torch.utils import _pytree as pytree
 
@@ -155,6 +154,8 @@ def _run_elsewhere(
     function: Callable[..., Any], inputs: tuple[Any, ...], key: int, setting: dict[str, str]
 ) -> list[torch.Tensor]:  # Any: as above
     """The results of the function in a process of its own."""
+    import cloudpickle  # only here: training needs torch, numpy and safetensors alone
+
     with tempfile.TemporaryDirectory(prefix="holdtrue-check-") as folder:
         question, answer = Path(folder) / "question", Path(folder) / "answer"
         try:
@@ -189,7 +190,7 @@ def _run_elsewhere(
 
 def answer_probe(question: Path, answer: Path) -> None:
     """The other side of `_run_elsewhere`: read a question that this check wrote, run it, write the results."""
-    added, function, inputs, key = cloudpickle.loads(question.read_bytes())
+    added, function, inputs, key = pickle.loads(question.read_bytes())
     FORMS.update(added)
     with portable_mode(key=key):
         found = _bits(function(*inputs))

@@ -106,9 +106,13 @@ def _why_not(index: int, slices: int, *, is_long: bool, is_small: bool) -> str |
         check_products(index, slices, is_long=is_long, is_small=is_small)
     except NumericsError:
         raise
-    except (TritonError, ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+    except (
+        *(TritonError, ImportError, RuntimeError, OSError, subprocess.SubprocessError),
+        AssertionError,  # Triton's, where it finds no libcuda
+    ) as error:
         # Wrong bits are refused; what cannot be built gives none.
-        reason = f"its kernels cannot be built ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        reason = f"its kernels cannot be built ({type(error).__name__}: {first[:200]})"
         warnings.warn(
             f"matrix products on cuda:{index} are computed by torch operations, with the same bits and slower: {reason}. "
             f"Install what is missing, or set {VARIABLE}=reference.",

@@ -308,7 +308,8 @@ def sigmoid_backward(grad: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def softplus(x: torch.Tensor, beta: Number = 1, threshold: Number = 20) -> torch.Tensor:
     """log(1 + exp(beta x)) / beta."""
     return through64(
-        x, lambda y: torch.where(y * beta > threshold, y, f.log1p64(f.exp64(y * beta)) / float(beta))
+        x,
+        lambda y: torch.where(y * beta > threshold, y, f.divided(f.log1p64(f.exp64(y * beta)), float(beta))),
     )
 
 

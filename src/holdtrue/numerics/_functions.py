@@ -30,6 +30,13 @@ def poly64(u: torch.Tensor, coefficients: Sequence[float]) -> torch.Tensor:
     return p
 
 
+def divided(x: torch.Tensor, number: float) -> torch.Tensor:
+    """x / number by IEEE division; CUDA would multiply by the reciprocal of a number, so it becomes a tensor there."""
+    if x.device.type == "cpu":
+        return x / number
+    return x / torch.full((), number, dtype=x.dtype, device=x.device)
+
+
 def _whole(shifted: torch.Tensor) -> torch.Tensor:
     """The integer in a number to which MAGIC was added."""
     return shifted.view(torch.int64) - _bits_of_magic(shifted)

@@ -17,13 +17,13 @@ def _reduce(values: torch.Tensor, reduction: int, dtype: torch.dtype) -> torch.T
     if reduction == NONE:
         return values.to(dtype)
     whole = sum64(values)
-    return (whole / float(values.numel()) if reduction == MEAN else whole).to(dtype)
+    return (f.divided(whole, float(values.numel())) if reduction == MEAN else whole).to(dtype)
 
 
 def _share(grad: torch.Tensor, reduction: int, numbers: int) -> torch.Tensor:
     """Gradient that reaches each element, float64."""
     g = grad.double()
-    return g / float(numbers) if reduction == MEAN else g
+    return f.divided(g, float(numbers)) if reduction == MEAN else g
 
 
 def _chosen(
@@ -108,8 +108,8 @@ _pointwise(
 )
 _pointwise(
     "smooth_l1_loss",
-    lambda x, y, beta=1.0: _huber(x - y, beta) / beta if beta else (x - y).abs(),
-    lambda x, y, beta: torch.where((x - y).abs() < beta, (x - y) / (beta or 1.0), torch.sign(x - y)),
+    lambda x, y, beta=1.0: f.divided(_huber(x - y, beta), beta) if beta else (x - y).abs(),
+    lambda x, y, beta: torch.where((x - y).abs() < beta, f.divided(x - y, beta or 1.0), torch.sign(x - y)),
 )
 
 

@@ -29,6 +29,10 @@ KEEPS_STATISTICS = frozenset(
 """Operators whose results after the first are float32 statistics."""
 
 
+MADE_WIDE = frozenset(("_softmax", "_log_softmax"))
+"""Operators that CUDA asks for a float32 result of float16, by their third argument."""
+
+
 def has_unusual(args: tuple[Any, ...]) -> bool:
     """Whether an argument is narrow or complex. Any: arguments of an operator."""
     for x in args:
@@ -59,7 +63,7 @@ def run_widened(
     if name.endswith("_"):
         return args[0].copy_(found)
     dtype = kwargs.get("dtype") or _dtype_of_result(tensors)
-    if dtype is None:
+    if dtype is None or (name in MADE_WIDE and args[2:3] == (True,)):
         return found
     if name in KEEPS_STATISTICS:
         return (_narrowed(found[0], dtype), *found[1:])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from . import _rows as rows
-from ._functions import sqrt64
+from ._functions import divided, sqrt64
 from ._reductions import moments
 from ._registry import form
 from ._sums import sum64
@@ -22,8 +22,8 @@ def _gradient_through_norm(
     g: torch.Tensor, hat: torch.Tensor, scale: torch.Tensor, dims: Sequence[int], n: float
 ) -> torch.Tensor:
     """Gradient of a normalised value with respect to its input: all float64."""
-    about = sum64(g, dims, keepdim=True) / n
-    along = sum64(g * hat, dims, keepdim=True) / n
+    about = divided(sum64(g, dims, keepdim=True), n)
+    along = divided(sum64(g * hat, dims, keepdim=True), n)
     return (g - about - hat * along) * scale
 
 
@@ -107,7 +107,8 @@ def rms_norm(
     dims = list(range(x.dim() - len(normalized_shape), x.dim()))
     y = x.double()
     eps = torch.finfo(x.dtype).eps if eps is None else eps
-    scale = _reciprocal_root(sum64(y * y, dims, keepdim=True) / float(math.prod(normalized_shape)) + eps)
+    square = divided(sum64(y * y, dims, keepdim=True), float(math.prod(normalized_shape)))
+    scale = _reciprocal_root(square + eps)
     out = y * scale
     return (out if weight is None else out * weight.double()).to(x.dtype), scale.to(x.dtype)
 
@@ -127,7 +128,7 @@ def rms_norm_backward(
     g, scale = grad.double(), rstd.double()
     hat = x.double() * scale
     into = g if weight is None else g * weight.double()
-    along = sum64(into * hat, inner, keepdim=True) / float(math.prod(normalized_shape))
+    along = divided(sum64(into * hat, inner, keepdim=True), float(math.prod(normalized_shape)))
     gx = ((into - hat * along) * scale).to(x.dtype) if output_mask[0] else None
     gw = _over(g * hat, outer).to(x.dtype) if output_mask[1] and weight is not None else None
     return gx, gw

@@ -168,7 +168,7 @@ def exponential(x: torch.Tensor, lambd: float = 1, *, generator: Any = None) -> 
     )
     _check(lambd > 0, f"exponential numbers with lambd {lambd}; it is above 0. Pass such a number.")
     u = stream().uniform(x.shape, x.device, torch.float64)
-    return (-f.log1p64(-u) / float(lambd)).to(x.dtype)
+    return f.divided(-f.log1p64(-u), float(lambd)).to(x.dtype)
 
 
 @form("bernoulli")

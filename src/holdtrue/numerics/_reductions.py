@@ -71,15 +71,15 @@ def mean(
     """Mean in float64, rounded once."""
     if dtype is None:
         _refuse_integers(x, "the mean")
-    return (sum64(x, _dims(x, dim), keepdim=keepdim) / float(_count(x, dim))).to(_kind(x, dtype))
+    return f.divided(sum64(x, _dims(x, dim), keepdim=keepdim), float(_count(x, dim))).to(_kind(x, dtype))
 
 
 def moments(x: torch.Tensor, dims: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean, mean square about it, and the differences from it; all float64, dimensions kept."""
     n = float(_count(x, dims))
-    middle = sum64(x, dims, keepdim=True) / n
+    middle = f.divided(sum64(x, dims, keepdim=True), n)
     apart = x.double() - middle
-    return middle, sum64(apart * apart, dims, keepdim=True) / n, apart
+    return middle, f.divided(sum64(apart * apart, dims, keepdim=True), n), apart
 
 
 def _spread(x: torch.Tensor, dim: Any, arguments: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,7 +94,7 @@ def _spread(x: torch.Tensor, dim: Any, arguments: dict[str, Any]) -> tuple[torch
     middle, square, _ = moments(x, axes)
     n = float(_count(x, axes))
     free = n - float(1 if correction is None else correction)
-    variance = square * n / (free if free > 0 else 0.0) if free > 0 else torch.full_like(square, math.nan)
+    variance = f.divided(square * n, free) if free > 0 else torch.full_like(square, math.nan)
     if not keepdim:
         shape = [s for d, s in enumerate(x.shape) if d not in axes]
         variance, middle = variance.reshape(shape), middle.reshape(shape)

@@ -46,6 +46,15 @@ GROUP_TILES = tl.constexpr(8)
 DIGIT_BYTES = 2**30
 """Digits of so many bytes at most exist at a time, if one member has no more."""
 
+VARYING = (
+    "M", "N", "K", "vectors", "blocks_v", "blocks_k", "members_a", "members_b", "out", "step_member",
+    "step_x_member", "step_x_vector", "step_x_k", "step_y_member", "step_y_vector", "step_y_k",
+)  # fmt: skip
+"""Arguments whose values no code is made for. Triton would compile a kernel anew where one is 1 or a multiple of 16, which
+takes seconds in the middle of a job and gains nothing; and the self-test would not have run that code."""
+STEPS = ("step_vector", "step_k")
+"""Those of which it is known where they are 1, and no more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
@@ -106,7 +115,7 @@ def _power_of_two(e):
     return ((e + 1023) << 52).to(tl.float64, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=STEPS)
 def _look(x, facts, vectors, K, step_member, step_vector, step_k, blocks_v, blocks_k,
           COUNT: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr, RUN: tl.constexpr):  # fmt: skip
     """One look at blocks of vectors: for the largest magnitude, or with COUNT for how values spread below it."""
@@ -156,7 +165,7 @@ def _wide(facts, is_vector):
     return ((some > 0) & ((8 * large <= some) | (16 * tiny > some) | (some < 8))).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=STEPS)
 def _sort(facts, order, wides, totals, vectors, BLOCK: tl.constexpr):
     """Orders the vectors of one member, usual ones first; counts wide ones and, over all members, wide and special ones."""
     member = tl.program_id(0).to(tl.int64)
@@ -183,7 +192,7 @@ def _sort(facts, order, wides, totals, vectors, BLOCK: tl.constexpr):
     tl.atomic_add(totals + 1, tl.sum(special, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=STEPS)
 def _cut(x, facts, order, totals, out, vectors, places, K, K_padded, step_member, step_vector, step_k, blocks_v, blocks_k,
          SLICES: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr):  # fmt: skip
     """Digits of a block of places; the last ones only if some vector of the call is wide, else nobody reads them."""
@@ -283,7 +292,7 @@ def _tile_of(pid, tiles_m, tiles_n):
     return first + pid % in_group % size, pid % in_group // size
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=STEPS)
 def _multiply(a, b, facts_a, facts_b, order_a, order_b, wides_a, wides_b, out, M, N, rows, columns, K_padded, members_a,
               members_b, SLICES: tl.constexpr, WIDE: tl.constexpr, LONG: tl.constexpr,
               BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
@@ -340,7 +349,7 @@ def _multiply(a, b, facts_a, facts_b, order_a, order_b, wides_a, wides_b, out, M
     tl.store(out + member * M * N + row[:, None] * N + column[None, :], whole.to(tl.float32), mask=mine)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=STEPS)
 def _mark(x, y, facts_x, facts_y, totals, out, M, N, K, step_x_member, step_x_vector, step_x_k, step_y_member, step_y_vector,
           step_y_k, members_a, members_b, B: tl.constexpr):  # fmt: skip
     """What infinite terms and NaN make of elements: the sum of those terms alone, for which any order has one answer."""

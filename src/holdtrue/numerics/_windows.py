@@ -7,6 +7,7 @@ import torch
 from holdtrue.errors import NumericsError
 
 from . import _transposed as transpose
+from ._functions import divided
 from ._matmul import matmul
 from ._registry import form
 from ._sums import sum64
@@ -338,7 +339,7 @@ def adaptive_avg_pool(x: torch.Tensor, output_size: Sequence[int]) -> torch.Tens
     rows = [
         torch.stack(
             [
-                sum64(x[..., a:b, c:d], [-2, -1]) / float((b - a) * (d - c))
+                divided(sum64(x[..., a:b, c:d], [-2, -1]), float((b - a) * (d - c)))
                 for c, d in _bounds(x.shape[-1], size[1])
             ],
             -1,
@@ -358,5 +359,5 @@ def adaptive_avg_pool_backward(grad: torch.Tensor, x: torch.Tensor) -> torch.Ten
     out, g = torch.zeros(x.shape, dtype=torch.float64, device=x.device), grad.double()
     for i, (a, b) in enumerate(_bounds(x.shape[-2], size[0])):
         for j, (c, d) in enumerate(_bounds(x.shape[-1], size[1])):
-            out[..., a:b, c:d] += (g[..., i, j] / float((b - a) * (d - c)))[..., None, None]
+            out[..., a:b, c:d] += divided(g[..., i, j], float((b - a) * (d - c)))[..., None, None]
     return out.to(x.dtype)

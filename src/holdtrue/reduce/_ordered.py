@@ -50,7 +50,8 @@ class _BucketExchange:
         self._is_direct = group.world_size == 2 and bucket.elements * bucket.dtype.itemsize <= DIRECT_BYTES
         if self._is_direct:
             self._slice = 0, bucket.elements
-        pinned = group.device.type == "cpu" and torch.cuda.is_available()
+        # Not where a device is merely there: pinning takes hold of it, half a gigabyte for a worker on the CPU.
+        pinned = group.device.type == "cpu" and torch.cuda.is_initialized()
 
         def buffer(elements: int) -> torch.Tensor:
             return torch.empty(elements, dtype=bucket.dtype, device=group.device, pin_memory=pinned)
