@@ -1,7 +1,9 @@
 """`predict_file`, what workers of `holdtrue predict` run: one array in a file, also if the worker that writes it dies."""
 
 import functools
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 import torch
 
 from elastic_job import ElasticJob, Fault
+from holdtrue.errors import UsageError
 from holdtrue.inference import _predict
 from holdtrue.run import _outputs, _rounds
+from holdtrue.testing import run_in_process
 
 MODEL = """
 import torch
@@ -80,3 +84,53 @@ def test_the_array_is_whole_if_the_worker_that_writes_it_dies(
     assert job.state.how_over == "finished"
     assert torch.equal(torch.from_numpy(np.load(tmp_path / "out.npy")), expected(tmp_path))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.py", "out.npy", "x.npy"]
+
+
+def change(folder: Path) -> None:
+    rows: Any = np.lib.format.open_memmap(folder / "x.npy", mode="r+")
+    rows[-1] += 1
+    rows.flush()
+
+
+def touch(folder: Path) -> None:
+    os.utime(folder / "x.npy", (1, 1))
+
+
+@pytest.mark.parametrize("act", [change, touch])
+def test_outputs_of_a_file_that_changes_meanwhile_are_refused(
+    act: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.py").write_text(MODEL)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(ROWS, 4)))
+    own = _outputs.ShardFolder.write
+
+    def write(folder: Any, start: int, *rest: Any) -> None:
+        own(folder, start, *rest)
+        if start == 0:
+            act(tmp_path)
+
+    monkeypatch.setattr(_outputs.ShardFolder, "write", write)
+
+    def main() -> None:
+        _predict.predict_file(
+            f"{tmp_path}/net.py:Net",
+            f"{tmp_path}/x.npy",
+            f"{tmp_path}/out.npy",
+            weights=None,
+            pass_size=3,
+            pad_value=None,
+        )
+
+    if act is touch:  # the control
+        run_in_process(main)
+        assert torch.equal(torch.from_numpy(np.load(tmp_path / "out.npy")), expected(tmp_path))
+        return
+    with pytest.raises(
+        UsageError, match=r"x.npy changed while it was being predicted; .*out.npy.parts may hold"
+    ):
+        run_in_process(main)
+    assert not (tmp_path / "out.npy").exists()
+    with pytest.raises(
+        UsageError, match=r"out.npy.parts holds outputs of another prediction, with other data;"
+    ):
+        run_in_process(main)

@@ -17,6 +17,8 @@ from holdtrue.testing import run_in_process
 
 DATA = [torch.tensor([float(i), 1.0]) for i in range(40)]
 Options = dict[str, Any]
+computed: dict[int, int] = {}
+"""What each worker says that the latest call computed."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +43,9 @@ def predict(options: Callable[[int], Options], at: Callable[[int], None] = lambd
         at(int(x[0, 0]))
         return {"example": x[:, 0], "logits": model(x)}
 
-    found = run.predict(outputs, chosen.pop("source"), **chosen).load()
+    written = run.predict(outputs, chosen.pop("source"), **chosen)
+    computed[worker_here()] = written.computed
+    found = written.load()
     run.close()
     examples: list[float] = found["example"].tolist()
     return examples
@@ -68,6 +72,8 @@ def in_folder(out: Path, _: int) -> Options:
 OTHERS: list[tuple[Options, str]] = [
     ({"source": DATA[:36]}, r"examples \(40 and 36\)"),
     ({"batch_size": 3}, r"pass_size \(2 and 3\)"),
+    ({"source": [*DATA[:-1], DATA[0]]}, r"data \(\w{32} and \w{32}\)"),
+    ({"identity": {"code": "b"}}, r"code \(None and b\)"),
 ]
 
 
@@ -93,6 +99,7 @@ def test_a_joiner_that_predicts_something_else_is_refused_before_it_writes(
 def test_a_joiner_with_the_same_goes_on(tmp_path: Path) -> None:
     """The control."""
     assert grow(lambda worker: {"out": str(tmp_path)}).run()[1].result == list(range(40))
+    assert computed == {0: 40, 1: 40}, "also what was written before it joined"
 
 
 def test_without_the_comparison_the_files_are_found_to_be_of_another_prediction(

@@ -111,7 +111,7 @@ def test_a_torn_shard_is_computed_again(tmp_path: Path) -> None:
 
 def test_outputs_of_another_model_are_not_mixed_in(tmp_path: Path) -> None:
     run_in_process(lambda: predict(tmp_path, []))
-    with pytest.raises(UsageError, match=r"with other seed, weights"):
+    with pytest.raises(UsageError, match=r"with other seed \(0 there, 1 asked for\) and weights;"):
         run_in_process(lambda: predict(tmp_path, [], seed=1))
 
 
@@ -217,7 +217,7 @@ def test_outputs_of_another_numerics_level_or_padding_are_not_mixed_in(
     first: dict[str, Any], then: dict[str, Any], differing: str, tmp_path: Path
 ) -> None:
     returned_by(torch.clone, tmp_path, **first)
-    with pytest.raises(UsageError, match=f"with other {differing};"):
+    with pytest.raises(UsageError, match=rf"with other {differing} \(\S+ there, \S+ asked for\);"):
         returned_by(torch.clone, tmp_path, **then)
 
 

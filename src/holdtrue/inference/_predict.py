@@ -15,6 +15,7 @@ from holdtrue.errors import UsageError
 from holdtrue.run import Outputs
 
 from ._data import Rows, load_data
+from ._identity import digest_of, identity_of
 from ._models import LoadedModel, ask, check_row, load_model
 
 VIRTUAL_NODES = 64
@@ -49,17 +50,58 @@ def predict_file(
     size = loaded.pass_size or pass_size
     run.prepare(loaded.module)
     is_file = is_array(out)
+    folder = f"{out}.parts" if is_file else out
     answer = ask(loaded, data)
+    before, identity = os.stat(data), identity_of(model, data)
     outputs = run.predict(
         one_array(answer, out, is_padded=pad_value is not None) if is_file else answer,
         rows,
         batch_size=size,
         pad_value=pad_value,
-        out=f"{out}.parts" if is_file else out,
+        out=folder,
+        identity=identity,
     )
+    refuse_changed(data, before, identity["data"], folder)
     if is_file:
         write_together(run, outputs, out, pad_value)
-    run.print(f"{outputs.examples} predictions in {out}")
+    run.print(say_done(outputs, out, folder))
+
+
+def refuse_changed(data: str, before: os.stat_result, digest: str, folder: str) -> None:
+    """Refuse outputs whose rows were read from a file that changed meanwhile.
+
+    Args:
+        data: The data file; one that is no `.npy` is read whole before the first pass.
+        before: Its facts at the start, as `digest`, which is that of its bytes.
+        folder: Where the outputs are.
+
+    Raises:
+        UsageError: it has changed.
+    """
+    now = os.stat(data)
+    is_touched = (now.st_mtime_ns, now.st_size) != (before.st_mtime_ns, before.st_size)
+    if data.endswith(".npy") and is_touched and digest_of(data) != digest:
+        raise UsageError(
+            f"{data} changed while it was being predicted; {folder} may hold outputs of old and of new rows. Remove that folder, "
+            f"and give the command again."
+        )
+
+
+def say_done(outputs: Outputs, out: str, folder: str) -> str:
+    """What was done, in a line.
+
+    Args:
+        outputs: What the prediction gave.
+        out: Where the user finds them.
+        folder: Where they were written while they came.
+    """
+    there, line = outputs.examples - outputs.computed, f"{outputs.examples} predictions in {out}"
+    if not there:
+        return line
+    where = "there" if folder == out else f"in {folder}"
+    if outputs.computed:
+        return f"{line} ({there} were {where} already)"
+    return f"{line}; all {there} were {where} already, and nothing was computed"
 
 
 def is_array(out: str) -> bool:

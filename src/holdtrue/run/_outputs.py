@@ -20,18 +20,16 @@ import safetensors.torch
 import torch
 from torch.utils import _pytree as pytree
 
-from holdtrue.errors import CallMismatchError, UsageError
+from holdtrue.errors import UsageError
 from holdtrue.record import sync_folder
 
+from ._identity import Identity, say_differences
 from ._predict import fill_up, join_passes, longest_row, one_structure
 
 PASSES_IN_SHARD = 32
 """Passes whose outputs are in memory at once, and in one file."""
-FORMAT = 1
+FORMAT = 2
 """Version of the layout above."""
-
-Identity = dict[str, str | int]
-"""What two predictions have in common if one may go on where the other was cut off."""
 
 
 class ShardFolder:
@@ -66,7 +64,8 @@ class ShardFolder:
             shards: Examples of each, half open.
 
         Returns:
-            Numbers of the shards that are not there, and the mark by which the others know the folder.
+            Numbers of the shards that are not there, and the mark by which the others know the folder. `identity` is
+            the folder's own from then on.
 
         Raises:
             UsageError: the folder holds something else.
@@ -77,12 +76,13 @@ class ShardFolder:
             raise UsageError(
                 f"{self.path} holds files and no manifest of a prediction; outputs have a folder of their own. Name another."
             )
-        if found is not None and found["identity"] != self.identity:
-            names = [n for n in self.identity if found["identity"].get(n) != self.identity[n]]
+        if found is not None and (differences := say_differences(found["identity"], self.identity)):
             raise UsageError(
-                f"{self.path} holds outputs of another prediction, with other {', '.join(names)}; what is there can only be "
-                f"completed by the same model, data and sizes. Name another folder, or remove that one."
+                f"{self.path} holds outputs of another prediction, with other {differences}; what is there can only be "
+                f"completed by the same data, model, sizes and options. Give another out, or remove that folder."
             )
+        if found is not None:
+            self.identity = found["identity"]  # may have data as they were seen on another kind of device
         mark = "" if found is None else found.get("mark", "")
         missing = [i for i, (start, stop) in enumerate(shards) if not self.has(start, stop)]
         if missing and not mark:
@@ -222,8 +222,10 @@ def read_manifest(path: Path) -> dict[str, Any] | None:  # Any: JSON values
     except ValueError as error:
         raise UsageError(f"{path}/manifest.json is no JSON ({error}). Name another folder.") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT or "identity" not in values:
+        found = values.get("format") if isinstance(values, dict) else None
         raise UsageError(
-            f"{path}/manifest.json is not of format {FORMAT}, which this version of holdtrue reads. Name another folder."
+            f"{path}/manifest.json is of format {found}, and this version of holdtrue reads format {FORMAT} alone. Name "
+            f"another folder, or remove that one and predict anew."
         )
     return values
 
@@ -235,31 +237,6 @@ def is_marked(path: str | Path, identity: Identity, mark: str) -> bool:
     except (OSError, UsageError):
         return False
     return found is not None and found["identity"] == identity and found.get("mark", "") == mark
-
-
-def check_identities(identities: Sequence[Identity], where: str) -> None:
-    """Refuse to predict together what is not one prediction. Pure.
-
-    Args:
-        identities: Of each worker, by rank.
-        where: The call.
-
-    Raises:
-        CallMismatchError: they differ.
-
-    >>> check_identities([{"examples": 320}, {"examples": 300}], "predict (call 0)")
-    Traceback (most recent call last):
-    ...
-    holdtrue.errors.CallMismatchError: worker 0 and worker 1 differ in examples (320 and 300) in predict (call 0); workers \
-predict one data set with one model and the same options. Give all of them the same files.
-    """
-    for rank, other in enumerate(identities):
-        for name, value in identities[0].items():
-            if other.get(name) != value:
-                raise CallMismatchError(
-                    f"worker 0 and worker {rank} differ in {name} ({value} and {other.get(name)}) in {where}; workers predict "
-                    f"one data set with one model and the same options. Give all of them the same files."
-                )
 
 
 def outputs_if_whole(path: str) -> "Outputs | None":
@@ -291,6 +268,9 @@ class Outputs:
         self._spec = pytree.treespec_loads(manifest["tree"])
         self.examples = int(manifest["identity"]["examples"])
         """Examples of the data set."""
+        self.computed = 0
+        """Examples that the call of `run.predict` which gave this computed, all its workers together; the others' outputs
+        were in the folder before it."""
 
     def __iter__(self) -> Iterator[Any]:  # Any: what the function returned, for many examples
         """What the function returned for each file's examples, in order: one file in memory at a time."""

@@ -92,7 +92,7 @@ def run_passes(
         return chunk_at(index, len(order), size, plan.virtual_nodes)
 
     specialise_compiled_shapes(plan.numerics)
-    with _inference(core):
+    with inference(core):
         for fetch, batch in loader.load(chunk(i).fetch(order) for i in indices):
             engine.streams.set(stream_key(plan.seed, "evaluate", number, fetch.step_in_epoch))
             torch.clear_autocast_cache()
@@ -101,7 +101,7 @@ def run_passes(
 
 
 @contextmanager
-def _inference(core: Core) -> Iterator[None]:
+def inference(core: Core) -> Iterator[None]:
     """Eval mode without gradients; modes, buffers of the modules and the user's streams are put back."""
     modes = [(m, m.training) for model in core.state.models for m in model.modules()]
     streams = core.engine.streams

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, final
@@ -29,15 +29,8 @@ from holdtrue.units import format_ids
 from ._agree import end_interrupted, say_first_difference
 from ._boundary import enter_agreed
 from ._elastic import gather_anew
-from ._outputs import (
-    PASSES_IN_SHARD,
-    Identity,
-    Outputs,
-    ShardFolder,
-    check_identities,
-    is_marked,
-    name_writer,
-)
+from ._identity import Identity, check_identities, look_at_data
+from ._outputs import PASSES_IN_SHARD, Outputs, ShardFolder, is_marked, name_writer
 from ._passes import as_rows, call_with, check_structure, open_in_order, run_passes, size_of
 
 if TYPE_CHECKING:
@@ -70,6 +63,8 @@ class Word:
     """Shards that are not on disk, where the worker has looked: rank 0 does, once in each generation."""
     mark: str = ""
     """Mark of the folder in which it looked."""
+    there: int | None = None
+    """Examples whose outputs were on disk when the call began, where the worker knows."""
 
     def encode(self) -> bytes:
         """As JSON."""
@@ -138,6 +133,7 @@ class Prediction:
         core: The run.
         fn: See `Run.predict`, as `source`, `batch_size`, `pad_value` and `out`.
         number: The call's.
+        identity: What the caller names of it.
     """
 
     def __init__(
@@ -150,9 +146,10 @@ class Prediction:
         number: int,
         pad_value: float | None,
         out: str,
+        identity: Mapping[str, str],
     ) -> None:
         self._core, self._fn, self._number, self._pad_value, self._out = core, fn, number, pad_value, out
-        source = open_in_order(source)
+        source = self._source = open_in_order(source)
         # Loading processes live as long as the call, and not for a round.
         workers = replace(source.workers, persistent=source.workers.count > 0)
         self._loader = Loader(
@@ -167,6 +164,10 @@ class Prediction:
         self._span = self._size * PASSES_IN_SHARD
         self._examples = len(self._order)
         self._weights = ""
+        self._given: dict[str, str] = {"data": ""} | dict(identity)
+        """What is known of the data, and what the caller names."""
+        self._there: int | None = None
+        """Examples whose outputs were there when the call began, on any worker."""
         self._structure: pytree.TreeSpec | None = None
         """Of the outputs of every pass, once there was one."""
         self._wrote: list[int] = []
@@ -188,6 +189,8 @@ class Prediction:
         core = self._core
         core.is_predicting = not core.is_looping
         try:
+            if not self._given["data"]:
+                self._given["data"] = look_at_data(core, self._source, self._order)
             self._weights = self._digest()[0] if is_entering else self._agree_on_weights()
             while self._meet():
                 self._write_share()
@@ -195,7 +198,9 @@ class Prediction:
         finally:
             core.is_predicting = False
             self._loader.close()
-        return Outputs(self._out)
+        outputs = Outputs(self._out)
+        outputs.computed = self._examples - (self._there or 0)
+        return outputs
 
     @property
     def _name(self) -> str:
@@ -260,8 +265,10 @@ class Prediction:
         core, group = self._core, self._core.elastic
         missing, mark = None, ""
         if core.group.rank == 0 and self._seen_in != core.generation:
-            found, mark = self._folder().begin(self._ranges)
+            folder = self._folder()
+            found, mark = folder.begin(self._ranges)
             missing = runs_of(found)
+            self._given["data"] = str(folder.identity["data"])
         word = Word(
             call=self._number,
             generation=core.generation,
@@ -272,6 +279,7 @@ class Prediction:
             identity=self._identity,
             missing=missing,
             mark=mark,
+            there=self._there,
         )
         return core.group.gather_bytes(word.encode(), what=f"all workers to end a round of {self._name}")
 
@@ -303,7 +311,11 @@ class Prediction:
                 f"makes the same calls in the same order. Decide by values that are the same everywhere."
             )
         check_identities([word.identity for word in words], self._name)
+        # Of those who were here before: a joiner of another kind may see the data otherwise.
+        leading = next((word for word in words if word.there is not None), words[0])
+        self._given["data"] = str(leading.identity["data"])
         self._missing = what_is_missing(self._missing, words)
+        self._there = self._done if leading.there is None else leading.there
         if words[0].missing is not None:
             self._seen_in = words[0].generation
         self._wrote.clear()
@@ -406,6 +418,7 @@ class Prediction:
             "weights": self._weights,
             "numerics": self._core.plan.numerics,
             "pad_value": str(self._pad_value),  # as text: nan is not equal to itself
+            **self._given,
         }
 
     def _folder(self) -> ShardFolder:

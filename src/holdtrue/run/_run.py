@@ -19,6 +19,7 @@ from ._core import Core
 from ._edge import install_edge, join_launcher, watch_run
 from ._elastic import gather_anew
 from ._evaluate import evaluate_chunks
+from ._identity import check_given
 from ._join import Membership, find_membership, is_placed
 from ._keeper import Keeper
 from ._loop import Loop
@@ -307,6 +308,7 @@ class Run:
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pad_value: float | None = None,
         out: str,
+        identity: Dictionary[str, str] | None = None,
     ) -> Outputs: ...
 
     def predict(
@@ -318,6 +320,7 @@ class Run:
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pad_value: float | None = None,
         out: str | None = None,
+        identity: Dictionary[str, str] | None = None,
     ) -> T | Outputs:
         """What `fn` returns over a data source, in its order, every example exactly once.
 
@@ -326,33 +329,33 @@ class Run:
             source: A map-style dataset or DataLoader, read in its order.
             batch_size: Examples in a pass; the plan's virtual-node batch size by default.
             collate_fn: Makes a batch of a list of examples.
-            pad_value: Where passes give outputs of unlike lengths in a later axis, fill up to the longest
-                with this; without it that is an error.
+            pad_value: Fills up outputs of unlike lengths in a later axis to the longest; without it that is an error.
             out: A folder to write outputs into while they come, so that they need not fit in memory. A call
                 that was cut off goes on there: the same call again computes what is missing. Outside a loop
                 workers may also join and leave meanwhile, between two rounds of about two seconds.
+            identity: With `out`, what outputs depend on and the run does not see, as texts by name, such as a digest of code:
+                a folder with others is refused. One named `data` takes the place of the run's own look at the data.
 
         Returns:
             The outputs of all passes joined along their first axis, on the CPU, on every worker; with
-            `out`, an `Outputs` that reads them from disk in the order of the data set.
-            While a resumed run catches up, calls that were finished before give None, or the `Outputs` that
-            are in `out`.
+            `out`, an `Outputs` that reads them from disk in the order of the data set. While a resumed run
+            catches up, calls that were finished before give None, or the `Outputs` that are in `out`.
 
         Blocks:
-            Until every worker has predicted its share, at most the group's time-out; with `out`, its share of
-            each round.
+            Until every worker has predicted its share (with `out`, of each round), at most the group's time-out.
 
         Raises:
             UsageError: the function returns something else, or another structure for another batch; `batch_size` is not
-                positive; `out` holds another prediction, or the workers do not share it.
-            CallMismatchError: with `out`, workers have data of unlike lengths, or other options.
+                positive; `out` holds another prediction, or the workers do not share it; `identity` is not texts by name.
+            CallMismatchError: with `out`, workers have other data, as far as that is seen, or other options.
         """
         self._core.refuse_in_pass("run.predict")
+        given = check_given(identity, out)
         self._core.settle()
         self._core.enter()
         call = self._core.calls.begin("predict", is_in_loop=self._core.is_looping)
         if out is not None:
-            return self._predict_to_disk(call, fn, source, batch_size, collate_fn, pad_value, out)  # type: ignore[return-value]  # said in the docstring
+            return self._predict_to_disk(call, fn, source, batch_size, collate_fn, pad_value, out, given)  # type: ignore[return-value]  # said in the docstring
         if call.is_past or self._core.calls.is_catching_up:
             return None  # type: ignore[return-value]  # said in the docstring
         opened = open_for(self._core, source, collate_fn)  # read unshuffled; a sampler stays in force
@@ -369,6 +372,7 @@ class Run:
         collate_fn: Callable[[list[Any]], Any] | None,
         pad_value: float | None,
         out: str,
+        identity: Dictionary[str, str],
     ) -> Outputs | None:
         core = self._core
         if call.is_past:
@@ -384,7 +388,9 @@ class Run:
             if call.place is not None:
                 core.calls.position.call = call.place
             agree_on_call(core, call)
-        prediction = Prediction(core, fn, opened, batch_size, number=number, pad_value=pad_value, out=out)
+        prediction = Prediction(
+            core, fn, opened, batch_size, number=number, pad_value=pad_value, out=out, identity=identity
+        )
         return prediction.run(is_entering=is_entering)
 
     def share(self, value: Any) -> Any:  # Any: JSON values
