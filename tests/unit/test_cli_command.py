@@ -26,7 +26,7 @@ from holdtrue.cli._trials import trials_of
 from holdtrue.errors import MappingError, UsageError
 from holdtrue.launch import Failure, JobEntry, check_name, name_of_script, new_run_dir, newest_run_dir
 from holdtrue.mapping import parse_mapping
-from holdtrue.wire import StepReport
+from holdtrue.wire import CONFIG_KEYS, StepReport
 
 OPTIONS_OF_RUN = [
     *("workers", "device", "threads", "mapping", "virtual-nodes", "global-batch-size", "seed", "numerics"),
@@ -186,6 +186,21 @@ def test_a_config_file_that_is_no_toml_is_refused(tmp_path) -> None:
     config.write_text("seed: 1")
     with pytest.raises(UsageError, match="is not TOML"):
         settings_in_force({"config": str(config)}, {})
+
+
+def test_a_time_out_that_is_not_above_0_is_refused_before_anything_is_started(tmp_path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("timeout = 0")
+    for cli, env in (({"config": str(config)}, {}), ({}, {"HOLDTRUE_TIMEOUT_S": "nan"})):
+        with pytest.raises(UsageError, match=r"timeout_s is (0|nan); .* above 0"):
+            settings_in_force(cli, env)
+
+
+@pytest.mark.parametrize("command", ["run", "verify"])
+def test_the_help_of_config_names_its_keys(capsys, command: str) -> None:
+    _, out, _ = run(capsys, command, "--help")
+    text = " ".join(word for word in out.split() if word != "│")
+    assert f"one `key = value` a line: {', '.join(CONFIG_KEYS)}." in text
 
 
 def test_a_run_without_a_folder_gets_one_by_name_and_time(tmp_path, monkeypatch) -> None:

@@ -68,6 +68,23 @@ def test_an_unknown_key_of_the_config_file_is_refused_with_those_there_are(tmp_p
         workers(start, 1)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"checkpoint_every = 'x'", ("checkpoint_every = 'x'", "a whole number", "Write it so")),
+        (b"trace = 'no'", ("trace = 'no'", "true or false", "Write it so")),
+        (b"# \xff", ("is not TOML", "UTF-8", "Write it so")),
+    ],
+)
+def test_a_value_of_another_kind_in_the_config_file_is_refused_in_a_worker_too(
+    tmp_path, monkeypatch, text, words
+) -> None:
+    (tmp_path / "run.toml").write_bytes(text)
+    monkeypatch.setenv("HOLDTRUE_CONFIG", str(tmp_path / "run.toml"))
+    with refused(UsageError, "run.toml", *words):
+        workers(start, 1)
+
+
 def test_cuda_is_refused_where_there_is_none(monkeypatch) -> None:
     from holdtrue.run._join import Membership, choose_device
     from holdtrue.run._settings import Settings

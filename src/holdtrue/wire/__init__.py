@@ -9,6 +9,7 @@ No torch here, and nothing that was received is unpickled.
 """
 
 from ._codec import MOST_MAPPING
+from ._config import CONFIG_KEYS, OPTION_KEYS, read_config
 from ._control import (
     CONTROL_VERSION,
     FROM_HOST,
@@ -77,11 +78,13 @@ from ._text import escape_text
 
 __all__ = [
     "CLI_VARIABLE",
+    "CONFIG_KEYS",
     "CONTROL_VERSION",
     "FROM_HOST",
     "FROM_WORKER",
     "MOST_MAPPING",
     "MOST_MESSAGE_BYTES",
+    "OPTION_KEYS",
     "ORPHAN_WAIT_S",
     "SETTING_VARIABLES",
     "SURVEY_VARIABLE",
@@ -137,6 +140,7 @@ __all__ = [
     "escape_text",
     "held_note",
     "parse_setting",
+    "read_config",
     "redirect_output",
     "watch_life",
 ]
