@@ -11,6 +11,7 @@ from holdtrue.errors import UsageError
 
 from . import _options as options
 from ._commands import help_of
+from ._places import write_text
 from ._say import say
 
 Folder = Annotated[
@@ -216,10 +217,7 @@ def log(
     if out is None:
         typer.echo(text, nl=False)
         return
-    try:
-        out.write_text(text)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error}). Name a file in a folder that exists.") from None
+    write_text(out, text)
     say(f"wrote {len(records)} events to {out}")
 
 

@@ -280,7 +280,9 @@ class Core:
     @property
     def group(self) -> Group:
         """The workers of the present generation."""
-        assert self._group is not None, "the run has not joined, or has left"
+        if self._group is None:
+            self.refuse_closed("a step of the loop")
+        assert self._group is not None, "the run has not joined"
         return self._group
 
     @property
@@ -327,12 +329,25 @@ class Core:
         if act is not None:
             act()
 
+    def refuse_closed(self, what: str) -> None:
+        """Refuse a call that needs the group.
+
+        Raises:
+            UsageError: the run was closed.
+        """
+        if self.is_closed:
+            raise UsageError(
+                f"{what} came after run.close; this worker has left its group. Close the run after it, or begin another with "
+                f"holdtrue.init."
+            )
+
     def refuse_in_pass(self, what: str) -> None:
         """Refuse a collective call from within the loop over passes.
 
         Raises:
-            UsageError: a round is open.
+            UsageError: a round is open, or the run was closed.
         """
+        self.refuse_closed(what)
         if self._engine is not None and self._engine.round is not None:
             raise UsageError(
                 f"{what} was called in the loop over the passes of step {self._engine.round.step}; every worker makes it once, "
