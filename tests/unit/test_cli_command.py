@@ -97,6 +97,8 @@ def test_the_version_is_told(capsys) -> None:
         (["run"], "Missing argument"),
         (["go"], "No such command 'go'"),
         (["run", "--workers", "4:2", "t.py"], "'4:2' is not MIN:MAX"),
+        (["run", "--workers", "1:2:3", "t.py"], "'1:2:3' is not MIN:MAX, with 1 or more"),
+        (["run", "--workers", "1:", "t.py"], "'1:' is not MIN:MAX"),
         (["run", "--timeout", "soon", "t.py"], "'soon' is not a number"),
         (["run", "--device-list", "cpu:2", "t.py"], "No such option: --device-list"),
         (["run", "--device", "tpu", "t.py"], "--device is 'tpu'; the choices are cpu, cuda, auto."),
@@ -153,6 +155,25 @@ def test_each_command_is_where_the_table_says(name: str) -> None:
     command = load_command(name)
     assert command.name == name
     assert command.help.startswith(COMMANDS[name].summary)
+
+
+def test_no_option_shows_its_default_twice() -> None:
+    twice = []
+    for name in COMMANDS:
+        command = load_command(name)
+        for each in [command, *getattr(command, "commands", {}).values()]:
+            twice += [
+                (each.name, option.name)
+                for option in each.params
+                if "default:" in (option.help or "") and option.show_default and option.default is not None
+            ]
+    assert twice == []
+
+
+@pytest.mark.parametrize("command", ["compare", "digest"])
+def test_the_help_says_that_what_is_not_shown_to_be_equal_ends_with_1_too(capsys, command: str) -> None:
+    _, out, _ = run(capsys, command, "--help")
+    assert "1 if they differ or too little is recorded to show that they are equal" in " ".join(out.split())
 
 
 def test_a_command_that_is_nearly_right_is_suggested(capsys) -> None:

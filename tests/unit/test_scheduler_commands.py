@@ -49,6 +49,11 @@ def test_a_cluster_in_a_file_is_refused_by_the_command_and_by_the_scheduler(
         (("cancel", "a"), "no cluster is running in"),
         (("cluster", "policy", "wfs"), "no cluster is running in"),
         (("cluster", "stop"), "no cluster is running in"),
+        (
+            ("cluster", "log", "--out", "log.jsonl"),
+            "its scheduler takes jobs, and tells of them, while it runs",
+        ),
+        (("cluster", "log", "--replay", "a", "--out", "b"), "--replay and --out were both given"),
         (("submit", "none.toml"), "none.toml cannot be read"),
         (("cluster", "start", "--devices", "tpu:2"), "runs jobs on CPU slots of this machine"),
         (("cluster", "start", "--devices", "cuda:99"), "--devices is cuda:99, and this machine shows"),

@@ -143,13 +143,15 @@ def read_worker_range(text: str) -> WorkerRange:
     >>> read_worker_range("1:4")
     WorkerRange(least=1, start=None, most=4)
     """
-    first, colon, last = str(text).partition(":")
-    least = read_whole_number(first)
-    if not colon:
-        if least < 1:
-            raise typer.BadParameter(f"workers is {least}; a job has at least 1")
-        return WorkerRange(least=1, start=least)
-    most = read_whole_number(last)
+    if ":" not in str(text):
+        start = read_whole_number(text)
+        if start < 1:
+            raise typer.BadParameter(f"workers is {start}; a job has at least 1")
+        return WorkerRange(least=1, start=start)
+    try:
+        least, most = map(int, text.split(":"))
+    except ValueError:
+        least, most = 0, 0
     if not 1 <= least <= most:
         raise typer.BadParameter(f"{text!r} is not MIN:MAX, with 1 or more and MIN at most MAX")
     return WorkerRange(least=least, start=None, most=most)

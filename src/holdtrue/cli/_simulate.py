@@ -15,6 +15,7 @@ from holdtrue.errors import UsageError
 
 from ._commands import help_of
 from ._places import check_place, unwritable, write_text
+from ._policies import POLICIES
 from ._say import say
 from ._simulate_view import show_progress, show_table
 
@@ -44,7 +45,12 @@ def simulate(
         ),
     ],
     policy: Annotated[
-        str, typer.Option("--policy", metavar="NAMES", help="Policies; changes are against the first.")
+        str,
+        typer.Option(
+            "--policy",
+            metavar="NAMES",
+            help=f"Policies, of {', '.join(POLICIES)}; changes are against the first.",
+        ),
     ] = "priority,wfs,fifo,srtf",
     trace_format: Annotated[
         str,

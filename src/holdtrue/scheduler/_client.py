@@ -65,8 +65,9 @@ class ClusterClient:
         address = read_address(self._place)
         if address is None:
             raise UsageError(
-                f"no cluster is running in {folder}; jobs are submitted to one that is. Start it with "
-                f"`holdtrue cluster start --devices cpu:2`, or name its --dir."
+                f"no cluster is running in {folder}; its scheduler takes jobs, and tells of them, while it runs. Start it with "
+                f"`holdtrue cluster start --devices cpu:2` - one that was stopped has its jobs and its log again - or name its "
+                f"--dir."
             )
         self.address = address
         token = read_tokens(Path(address.token_file)).by_scope[scope]
