@@ -157,6 +157,16 @@ def test_each_command_is_where_the_table_says(name: str) -> None:
     assert command.help.startswith(COMMANDS[name].summary)
 
 
+def test_a_variable_that_is_none_of_ours_is_a_warning_once_and_no_error(
+    capsys, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("HOLDTRUE_SEDE", "1")
+    status, _, err = run(capsys, "status")
+    assert (status, err.count("HOLDTRUE_SEDE"), err.count("did you mean HOLDTRUE_SEED?")) == (0, 1, 1)
+    assert err.startswith("warning: ")
+
+
 def test_no_option_shows_its_default_twice() -> None:
     twice = []
     for name in COMMANDS:

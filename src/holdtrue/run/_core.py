@@ -25,7 +25,7 @@ from holdtrue.numerics import close_initial
 from holdtrue.plan import Plan, stream_key
 from holdtrue.record import RunDirectory
 from holdtrue.reduce import Group
-from holdtrue.wire import FinishedReport, JoinedReport, ReportSender
+from holdtrue.wire import FinishedReport, JoinedReport, ReportSender, describe_unknown_variables
 
 from ._account import Account
 from ._calls import CallBook
@@ -136,6 +136,9 @@ class Core:
     def join(self) -> None:
         """Open the run directory (the main worker), join the group, seed the user's streams."""
         self.outlet.send(JoinedReport(rank=self.number, pid=os.getpid()))
+        if self.membership.worker is None and not self.membership.in_process:  # else the launcher has said it
+            for sentence in describe_unknown_variables(os.environ):
+                self.outlet.say(sentence)
         if self.membership.agent is None and self.membership.rank == 0:
             self._open_directory(range(self.membership.world_size))  # first: it may be taken
         group = connect(self.membership, self.plan, self.device, self.settings)

@@ -75,6 +75,7 @@ from ._settings import (
     parse_setting,
 )
 from ._text import escape_text
+from ._variables import KNOWN_PREFIXES, KNOWN_VARIABLES, describe_unknown_variables
 
 __all__ = [
     "CLI_VARIABLE",
@@ -82,6 +83,8 @@ __all__ = [
     "CONTROL_VERSION",
     "FROM_HOST",
     "FROM_WORKER",
+    "KNOWN_PREFIXES",
+    "KNOWN_VARIABLES",
     "MOST_MAPPING",
     "MOST_MESSAGE_BYTES",
     "OPTION_KEYS",
@@ -134,6 +137,7 @@ __all__ = [
     "decode_cli_settings",
     "decode_control",
     "decode_report",
+    "describe_unknown_variables",
     "encode_control",
     "encode_report",
     "encode_settings",
