@@ -56,11 +56,12 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         job.close()
 
 
-def check_stopped(job: ElasticJob) -> Ended:
-    """The job ended in order, with a checkpoint of the very step that it names."""
+def check_stopped(job: ElasticJob, *, asked: str = "") -> Ended:
+    """The job ended in order, with a checkpoint of the very step that it names, and says who asked."""
     ended = job.end()
     assert ended.status == 130, ended.text
     (interrupted,) = [event for event in read_events(job.folder) if event["kind"] == "interrupted"]
+    assert interrupted["reason"].startswith(f"the job was asked to end: {asked}")
     kept = sorted((job.folder / "run" / "checkpoints").iterdir())
     assert kept[-1].name == f"step-{interrupted['step']:08}", ended.text
     assert "error" not in ended.text
@@ -71,7 +72,7 @@ def test_a_stop_of_a_script_that_evaluates_in_every_step_keeps_a_checkpoint(begi
     job = begin("--workers", "2")
     job.wait_for_workers(2, step=3)
     job.client().stop("a test asks")
-    check_stopped(job)
+    check_stopped(job, asked="a test asks")
 
 
 def test_a_stop_that_a_killed_controller_had_accepted_still_ends_the_job(begin: Begin) -> None:

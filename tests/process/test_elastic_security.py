@@ -15,7 +15,7 @@ import websockets.exceptions
 from websockets.sync.client import connect
 
 from control_plane import TOKENS, WAIT_S, Service, listening, serving
-from holdtrue.elastic import ControllerAgent
+from holdtrue.elastic import ControlClient, ControllerAgent
 from holdtrue.errors import GroupError, UsageError, WaitTimeoutError
 from holdtrue.wire import MOST_MESSAGE_BYTES, Leaving, encode_control
 
@@ -64,6 +64,14 @@ def ask(
         return answer.status, json.loads(answer.read() or b"{}")
     finally:
         connection.close()
+
+
+def test_a_token_that_is_not_the_jobs_is_the_error_of_who_gave_it_with_the_way_out(service: Service) -> None:
+    url, wrong = f"http://127.0.0.1:{service.port}", "0" * 32
+    with pytest.raises(UsageError, match=r"does not know the token; .* of its own\. Take another\.$"):
+        ControlClient(url=url, token=wrong, token_way_out="Take another.").description()
+    with pytest.raises(GroupError, match="the request has no token of this service"):
+        ControlClient(url=url, token=wrong).description()
 
 
 def check_undisturbed(service: Service, job: ControllerAgent) -> None:

@@ -26,7 +26,7 @@ from holdtrue.cli._trials import trials_of
 from holdtrue.errors import MappingError, UsageError
 from holdtrue.launch import Failure, JobEntry, check_name, name_of_script, new_run_dir, newest_run_dir
 from holdtrue.mapping import parse_mapping
-from holdtrue.wire import StepReport
+from holdtrue.wire import CONFIG_KEYS, StepReport
 
 OPTIONS_OF_RUN = [
     *("workers", "device", "threads", "mapping", "virtual-nodes", "global-batch-size", "seed", "numerics"),
@@ -97,6 +97,8 @@ def test_the_version_is_told(capsys) -> None:
         (["run"], "Missing argument"),
         (["go"], "No such command 'go'"),
         (["run", "--workers", "4:2", "t.py"], "'4:2' is not MIN:MAX"),
+        (["run", "--workers", "1:2:3", "t.py"], "'1:2:3' is not MIN:MAX, with 1 or more"),
+        (["run", "--workers", "1:", "t.py"], "'1:' is not MIN:MAX"),
         (["run", "--timeout", "soon", "t.py"], "'soon' is not a number"),
         (["run", "--device-list", "cpu:2", "t.py"], "No such option: --device-list"),
         (["run", "--device", "tpu", "t.py"], "--device is 'tpu'; the choices are cpu, cuda, auto."),
@@ -155,6 +157,35 @@ def test_each_command_is_where_the_table_says(name: str) -> None:
     assert command.help.startswith(COMMANDS[name].summary)
 
 
+def test_a_variable_that_is_none_of_ours_is_a_warning_once_and_no_error(
+    capsys, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("HOLDTRUE_SEDE", "1")
+    status, _, err = run(capsys, "status")
+    assert (status, err.count("HOLDTRUE_SEDE"), err.count("did you mean HOLDTRUE_SEED?")) == (0, 1, 1)
+    assert err.startswith("warning: ")
+
+
+def test_no_option_shows_its_default_twice() -> None:
+    twice = []
+    for name in COMMANDS:
+        command = load_command(name)
+        for each in [command, *getattr(command, "commands", {}).values()]:
+            twice += [
+                (each.name, option.name)
+                for option in each.params
+                if "default:" in (option.help or "") and option.show_default and option.default is not None
+            ]
+    assert twice == []
+
+
+@pytest.mark.parametrize("command", ["compare", "digest"])
+def test_the_help_says_that_what_is_not_shown_to_be_equal_ends_with_1_too(capsys, command: str) -> None:
+    _, out, _ = run(capsys, command, "--help")
+    assert "1 if they differ or too little is recorded to show that they are equal" in " ".join(out.split())
+
+
 def test_a_command_that_is_nearly_right_is_suggested(capsys) -> None:
     status, _, err = run(capsys, "stat")
     assert (status, err) == (
@@ -186,6 +217,21 @@ def test_a_config_file_that_is_no_toml_is_refused(tmp_path) -> None:
     config.write_text("seed: 1")
     with pytest.raises(UsageError, match="is not TOML"):
         settings_in_force({"config": str(config)}, {})
+
+
+def test_a_time_out_that_is_not_above_0_is_refused_before_anything_is_started(tmp_path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text("timeout = 0")
+    for cli, env in (({"config": str(config)}, {}), ({}, {"HOLDTRUE_TIMEOUT_S": "nan"})):
+        with pytest.raises(UsageError, match=r"timeout_s is (0|nan); .* above 0"):
+            settings_in_force(cli, env)
+
+
+@pytest.mark.parametrize("command", ["run", "verify"])
+def test_the_help_of_config_names_its_keys(capsys, command: str) -> None:
+    _, out, _ = run(capsys, command, "--help")
+    text = " ".join(word for word in out.split() if word != "│")
+    assert f"one `key = value` a line: {', '.join(CONFIG_KEYS)}." in text
 
 
 def test_a_run_without_a_folder_gets_one_by_name_and_time(tmp_path, monkeypatch) -> None:

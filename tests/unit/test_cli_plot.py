@@ -88,6 +88,13 @@ def test_a_picture_of_two_runs_is_written(runs: Path, ending: str) -> None:
 def test_wrong_use_is_a_sentence(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("one", "--out", "both.gif") == 2
     assert "ends in .png or .svg" in capsys.readouterr().err
+    assert call("one", "--out", "nodir/both.png") == 2
+    assert (
+        "nodir/both.png cannot be written (there is no such folder). Name a file" in capsys.readouterr().err
+    )
+    (runs / "folder.png").mkdir()
+    assert call("one", "--out", "folder.png") == 2
+    assert "folder.png cannot be written (it is a folder)" in capsys.readouterr().err
     assert call("three") == 2
     assert "holds no run" in capsys.readouterr().err
     assert call("one", "--smooth", "0") == 2

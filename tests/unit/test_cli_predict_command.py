@@ -3,6 +3,7 @@
 import math
 import shlex
 import subprocess
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,16 @@ def test_who_looks_is_told_examples_and_after_them_steps_again() -> None:
     facts: dict[str, Any] = {"phase": "running", "generation": 1, "target": 0, "unplaced": 0, "step": 0}
     facts |= {"workers": [], "reason": "", "cause": "", "progress": {"predicted": 64, "examples": 500}}
     assert describe_job(ENTRY, facts)[0] == "p: running · predicted 64 of 500 examples"
+
+
+def test_status_says_where_devices_join_and_where_the_token_is() -> None:
+    facts: dict[str, Any] = {"phase": "running", "generation": 1, "target": 0, "unplaced": 0, "step": 0}
+    facts |= {"workers": [], "reason": "", "cause": "", "progress": {}}
+    entry = replace(ENTRY, url="http://10.1.0.1:4100", join_file="jobs/p.join")
+    place = "  devices join at http://10.1.0.1:4100 with the token in jobs/p.join"
+    assert describe_job(entry, facts)[-1] == place
+    server = facts | {"progress": {"serves": "m", "passes": "", "waiting": 0}}
+    assert place not in describe_job(entry, server)
 
 
 def test_what_trainings_and_predictions_are_told_alike_is_true_for_both() -> None:

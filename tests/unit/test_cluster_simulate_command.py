@@ -107,6 +107,18 @@ def test_wrong_use_ends_in_a_sentence(arguments: tuple[str, ...], sentence: str)
     assert sentence in _refused(MADE, "--cluster", "v100:8", *arguments)
 
 
+def test_a_cluster_without_devices_of_a_type_is_refused_as_it_was_written() -> None:
+    assert "the cluster is 'v100:0'; it needs" in _refused(MADE, "--cluster", "v100:0")
+
+
+def test_the_help_pages_name_every_policy_and_for_live_jobs_those_that_decide_about_them() -> None:
+    from holdtrue.cli import _policies
+
+    assert tuple(POLICIES) == _policies.POLICIES
+    live = tuple(name for name, policy in POLICIES.items() if policy.answers == "devices")
+    assert live == _policies.LIVE_POLICIES
+
+
 def test_impossible_demands_are_said_before_anything_runs() -> None:
     assert "asks for 8 devices of one type and the cluster has at most 4" in _refused(
         "generate:jobs=60", "--cluster", "v100:4"

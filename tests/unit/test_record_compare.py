@@ -79,6 +79,8 @@ def test_equal_runs_are_said_to_be_equal_with_what_was_compared() -> None:
     assert comparison.equal
     assert comparison.sentences == ("The runs are equal: 4 losses and 4 digests of the state.",)
     assert (comparison.first_step, comparison.entries, comparison.phase) == (None, (), None)
+    one = replace(run(), steps={0: run().steps[0]}, digests={0: run().digests[0]})
+    assert text(compare_runs(one, one)) == "The runs are equal: 1 loss and 1 digest of the state."
 
 
 def test_the_first_step_and_the_first_entries_are_named_in_the_order_of_families_and_numbers() -> None:

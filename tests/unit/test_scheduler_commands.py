@@ -27,6 +27,21 @@ def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     return int(ended.value.code or 0), out + err
 
 
+@pytest.mark.parametrize("words", [(), ("--foreground",)])
+@pytest.mark.parametrize(("name", "reason"), [("afile", "it is a file"), ("afile/in", "Not a directory")])
+def test_a_cluster_in_a_file_is_refused_by_the_command_and_by_the_scheduler(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], name: str, reason: str
+) -> None:
+    (tmp_path / "afile").write_text("mine")
+    status, said = call(
+        capsys, "cluster", "start", "--devices", "cpu:1", "--dir", str(tmp_path / name), *words
+    )
+    assert status == 2
+    assert f"the cluster's folder {tmp_path / name} cannot be used ({reason}); the scheduler" in said
+    assert "Name another --dir." in said
+    assert (tmp_path / "afile").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -34,6 +49,11 @@ def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("cancel", "a"), "no cluster is running in"),
         (("cluster", "policy", "wfs"), "no cluster is running in"),
         (("cluster", "stop"), "no cluster is running in"),
+        (
+            ("cluster", "log", "--out", "log.jsonl"),
+            "its scheduler takes jobs, and tells of them, while it runs",
+        ),
+        (("cluster", "log", "--replay", "a", "--out", "b"), "--replay and --out were both given"),
         (("submit", "none.toml"), "none.toml cannot be read"),
         (("cluster", "start", "--devices", "tpu:2"), "runs jobs on CPU slots of this machine"),
         (("cluster", "start", "--devices", "cuda:99"), "--devices is cuda:99, and this machine shows"),

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from holdtrue.elastic import ControlClient
 from holdtrue.elastic._service import build_app as build_controller
+from holdtrue.errors import UsageError
 from holdtrue.scheduler._service import build_app as build_scheduler
 from holdtrue.serving._app import build_app as build_server
 
@@ -35,6 +37,28 @@ async def ask(app: Any, method: str, path: str, body: bytes = b"") -> tuple[int,
     await app(scope, receive, send)
     headers = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
     return sent[0]["status"], headers, b"".join(m.get("body", b"") for m in sent[1:])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "foo",
+            "http://",
+            "https://h:1",
+            "http://h:1/bogus",
+            "http://h:1/#x",
+            "http://h:1?t=2",
+            "http://u@h:1",
+        ),
+        *("http://h:99999", "http://h:x", "http://[::1"),
+    ],
+)
+def test_what_is_no_url_of_a_service_is_refused_with_where_it_stands(url: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        ControlClient(url=url, token="t")
+    assert str(refusal.value).startswith(f"the URL of the controller is {url!r}; it looks like http://")
+    assert str(refusal.value).endswith("Take it from `holdtrue status JOB`.")
 
 
 @pytest.mark.parametrize("name", APPS)

@@ -1,9 +1,20 @@
 """What a worker needs to join, as environment variables."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from holdtrue.errors import UsageError
-from holdtrue.wire import WIRE_VERSION, WorkerEnvironment
+from holdtrue.wire import (
+    KNOWN_PREFIXES,
+    KNOWN_VARIABLES,
+    WIRE_VERSION,
+    WorkerEnvironment,
+    describe_unknown_variables,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
 
 FULL = WorkerEnvironment(
     worker=0,
@@ -93,3 +104,42 @@ def test_a_missing_variable_is_refused(missing: str) -> None:
     del env[f"HOLDTRUE_WORKER_{missing}"]
     with pytest.raises(UsageError):
         WorkerEnvironment.from_env(env)
+
+
+def test_every_variable_that_is_named_anywhere_is_in_the_one_list() -> None:
+    files = [
+        ROOT / "Makefile",
+        *(
+            p
+            for folder in ("src", "examples", "docs", "deploy", "benchmarks")
+            for p in (ROOT / folder).rglob("*.*")
+        ),
+        *(ROOT / "tests").rglob("conftest.py"),
+    ]
+    texts = [p.read_text() for p in files if p.suffix in {"", ".py", ".md", ".sh", ".yaml", ".sbatch"}]
+    named = {name for text in texts for name in re.findall(r"\bHOLDTRUE_[A-Z_]+[A-Z]\b(?!_)", text)}
+    assert "HOLDTRUE_NUMERICS_ENGINE" in named
+    unknown = {n for n in named if n not in KNOWN_VARIABLES and not f"{n}_".startswith(KNOWN_PREFIXES)}
+    assert unknown == {"HOLDTRUE_SEDE"}, "the example of `describe_unknown_variables` alone"
+
+
+def test_a_variable_that_is_none_is_told_with_the_nearest_that_is() -> None:
+    names = [
+        "HOLDTRUE_TIMEOUT",
+        "HOLDTRUE_THREAD",
+        "HOLDTRUE_XYZ",
+        "HOLDTRUE_WORKER_RANK",
+        "HOLDTRUE_SOAK_SEED",
+    ]
+    services = ["HOLDTRUE_PORT", "HOLDTRUE_JOB_SERVICE_HOST", "HOLDTRUE_JOB_SERVICE_PORT_HTTP"]
+    said = describe_unknown_variables([*names, *services, *KNOWN_VARIABLES, "PATH"])
+    assert [sentence.split()[2] for sentence in said] == [
+        "HOLDTRUE_THREAD",
+        "HOLDTRUE_TIMEOUT",
+        "HOLDTRUE_XYZ",
+    ]
+    assert [sentence.split()[-1] for sentence in said] == [
+        "HOLDTRUE_THREADS?",
+        "HOLDTRUE_TIMEOUT_S?",
+        "HOLDTRUE_SEED.",
+    ]

@@ -1,5 +1,6 @@
 """Wrong use of data sources: a sentence each."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -86,6 +87,48 @@ def test_negative_epochs_are_refused_and_none_at_all_take_no_step() -> None:
             run.steps(examples(), epochs=-1)
 
     workers(main, 1)
+
+
+@pytest.mark.parametrize("value", [1.5, "2", None])
+def test_a_number_of_times_steps_or_examples_that_is_not_whole_is_refused(value: object) -> None:
+    def main() -> None:
+        run, _ = start()
+        for name in ("epochs", "first_step"):
+            with refused(UsageError, f"{name} is {value!r}", "a whole number", "0 or more", "Pass"):
+                run.steps(examples(), **{name: value})
+        if value is not None:
+            with refused(UsageError, f"batch_size is {value!r}", "at least 1 example", "leave it out"):
+                run.evaluate(lambda x, y: {"a": 1.0}, examples(), batch_size=value)  # type: ignore[arg-type]
+
+    workers(main, 1)
+
+
+@pytest.mark.parametrize("weight", [-1, math.nan, math.inf, "3", torch.ones(2)])
+def test_evaluate_refuses_the_weights_that_backward_refuses(weight: object) -> None:
+    words = ("the weight of 'a'", "for batch 0 is", "0 or more", "Return the number of examples")
+    with refused(UsageError, *words):
+        workers(lambda: start()[0].evaluate(lambda x, y: {"a": (1.0, weight)}, examples()), 1)
+
+
+def test_evaluate_refuses_a_name_that_some_batches_lack_and_leaves_out_those_of_weight_0() -> None:
+    def main() -> dict[str, float]:
+        run, _ = start()
+        even = [(x, y.new_tensor(i)) for i, (x, y) in enumerate(examples())]
+        words = ("returned 'a' for 6 of 12 batches", "not for batch 1", "over all of them", "weight 0")
+        with refused(UsageError, *words):
+            run.evaluate(lambda x, y: {"b": 1.0} | ({"a": 1.0} if y[0] % 4 == 0 else {}), even)
+        return run.evaluate(lambda x, y: {"a": (y[0], 2) if y[0] % 4 == 0 else (math.nan, 0)}, even)
+
+    for count in (1, 2):
+        assert workers(main, count) == [{"a": 10.0}] * count
+
+
+def test_values_of_evaluate_without_a_mean_have_none() -> None:
+    def main() -> float:
+        run, _ = start()
+        return run.evaluate(lambda x, y: {"a": math.inf if y[0] % 2 else -math.inf}, examples())["a"]
+
+    assert all(math.isnan(value) for value in workers(main, 2))
 
 
 def test_evaluate_and_predict_refuse_what_they_cannot_count(tmp_path) -> None:

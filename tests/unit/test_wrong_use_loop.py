@@ -70,8 +70,18 @@ def test_a_loss_that_is_not_one_number_with_a_gradient_is_refused(loss, words: s
         workers(main, 1)
 
 
-@pytest.mark.parametrize("weight", [-1, math.nan, math.inf, torch.ones(2)])
-def test_a_weight_that_is_no_number_of_items_is_refused(weight: object) -> None:
+@pytest.mark.parametrize(
+    ("weight", "shown"),
+    [
+        (-1, "-1"),
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        ("3", "'3'"),
+        (torch.tensor(-2.0), "-2.0"),
+        (torch.ones(2), "a tensor of shape (2,)"),
+    ],
+)
+def test_a_weight_that_is_no_number_of_items_is_refused(weight: object, shown: str) -> None:
     def main() -> None:
         run, model = start()
         for step in run.steps(examples()):
@@ -79,9 +89,72 @@ def test_a_weight_that_is_no_number_of_items_is_refused(weight: object) -> None:
                 step.backward(loss_of(model, batch), weight=weight)  # type: ignore[arg-type]
 
     with refused(
-        UsageError, "weight of virtual node 0 in step 0", "0 or more", "Pass the number of examples"
+        UsageError,
+        f"weight of virtual node 0 in step 0 is {shown};",
+        "0 or more",
+        "Pass the number of examples",
     ):
         workers(main, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("x", "'x'"), (torch.ones(3), "a tensor of shape (3,)"), (None, "None"), (1j, "1j")]
+)
+def test_what_is_not_one_number_is_neither_added_nor_logged(value: object, shown: str) -> None:
+    def main(*, is_logged: bool) -> None:
+        run, model = start()
+        for step in run.steps(examples()):
+            for batch in step:
+                step.backward(loss_of(model, batch))
+                step.sum(right=torch.ones(1), b=True)
+                if not is_logged:
+                    step.sum(a=value)  # type: ignore[arg-type]
+            step.update()
+            run.log(right=torch.ones(1), a=value)
+
+    for call, is_logged in (("step.sum", False), ("run.log", True)):
+        with refused(UsageError, f"{call} was given {shown} for 'a'", "one element", "Pass one number"):
+            workers(lambda is_logged=is_logged: main(is_logged=is_logged), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("run.steps", lambda run: run.steps(examples())),
+        ("run.evaluate", lambda run: run.evaluate(lambda x, y: {"a": 1.0}, examples())),
+        ("run.predict", lambda run: run.predict(lambda x, y: x, examples())),
+        ("run.share", lambda run: run.share(1)),
+    ],
+)
+def test_a_call_after_close_is_refused_and_what_is_here_can_still_be_read(name: str, call) -> None:
+    def main() -> None:
+        run, model = start()
+        for step in run.steps(examples()):
+            take_step(step, model)
+        before = run.digest()
+        run.close()
+        with refused(UsageError, f"{name} came after run.close", "left its group", "holdtrue.init"):
+            call(run)
+        assert run.digest() == before
+
+    workers(main)
+
+
+def test_a_loop_that_goes_on_after_close_is_refused() -> None:
+    def main() -> None:
+        run, model = start()
+        for step in run.steps(examples()):
+            take_step(step, model)
+            run.close()
+
+    with refused(UsageError, "came after run.close", "left its group", "Close the run after it"):
+        workers(main, 1)
+
+
+@pytest.mark.parametrize("path", [5, "", "."])
+def test_a_model_is_saved_to_the_path_of_a_file(path: object) -> None:
+    with refused(UsageError, f"run.save was given {path!r}", "the path of a file", "model.safetensors"):
+        workers(lambda: start()[0].save(path), 1)  # type: ignore[arg-type]
 
 
 def test_an_update_before_the_passes_or_among_them_or_twice_is_refused() -> None:

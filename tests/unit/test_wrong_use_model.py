@@ -119,7 +119,7 @@ def test_what_prepare_and_register_cannot_take_is_refused_with_the_way_out() -> 
             run.prepare([1, 2])
         with refused(UsageError, "was given nothing", "models", "Pass them"):
             run.prepare()
-        with refused(UsageError, "the same Net twice", "once"):
+        with refused(UsageError, "the same Net twice", "once", "Leave it out"):
             run.prepare(model)
         with refused(UsageError, "LBFGS", "once", "no closure"):
             run.prepare(torch.optim.LBFGS(model.parameters()))

@@ -28,6 +28,10 @@ def test_a_global_batch_smaller_than_the_number_of_virtual_nodes_is_refused() ->
         ({"numerics": "accurate"}, ("numerics is 'accurate'", "exact, portable, fast", "Pass one of them")),
         ({"buffers": {"x": "median"}}, ("buffers['x'] is 'median'", "mean, sum", "Pass one of them")),
         ({"weight_unit": -2.0}, ("weight_unit is -2.0", "positive", "Leave it out")),
+        ({"weight_unit": 0}, ("weight_unit is 0", "positive", "Leave it out")),
+        ({"weight_unit": "x"}, ("weight_unit is 'x'", "positive", "Leave it out")),
+        ({"buffers": ["x"]}, ("buffers is ['x']", "a dict of name patterns and rules", "Pass one")),
+        ({"buffers": {1: "sum"}}, ("buffers is {1: 'sum'}", "a dict of name patterns", "Pass one")),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_with_value_rule_and_way_out(values, words) -> None:
@@ -68,6 +72,23 @@ def test_an_unknown_key_of_the_config_file_is_refused_with_those_there_are(tmp_p
         workers(start, 1)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"checkpoint_every = 'x'", ("checkpoint_every = 'x'", "a whole number", "Write it so")),
+        (b"trace = 'no'", ("trace = 'no'", "true or false", "Write it so")),
+        (b"# \xff", ("is not TOML", "UTF-8", "Write it so")),
+    ],
+)
+def test_a_value_of_another_kind_in_the_config_file_is_refused_in_a_worker_too(
+    tmp_path, monkeypatch, text, words
+) -> None:
+    (tmp_path / "run.toml").write_bytes(text)
+    monkeypatch.setenv("HOLDTRUE_CONFIG", str(tmp_path / "run.toml"))
+    with refused(UsageError, "run.toml", *words):
+        workers(start, 1)
+
+
 def test_cuda_is_refused_where_there_is_none(monkeypatch) -> None:
     from holdtrue.run._join import Membership, choose_device
     from holdtrue.run._settings import Settings
@@ -95,6 +116,13 @@ def test_a_mapping_for_another_number_of_workers_or_virtual_nodes_is_refused() -
         workers(start, mapping="0-1/2")
 
 
+@pytest.mark.parametrize("count", [{"workers": 2.5}, {"workers": "2"}, {"threads": 1.5}])
+def test_a_launch_of_workers_that_are_no_whole_number_is_refused(count: dict[str, object]) -> None:
+    ((name, value),) = count.items()
+    with refused(UsageError, f"{name} is {value!r}", "a whole number", "Pass an int"):
+        ht.launch(lambda: None, **count)  # type: ignore[arg-type]
+
+
 def test_a_second_run_in_one_run_directory_is_refused_with_both_ways_out(tmp_path) -> None:
     folder = str(tmp_path / "run")
     workers(lambda: start(run_dir=folder)[0].close(), 1)
@@ -115,6 +143,11 @@ def test_a_run_directory_of_a_living_run_is_refused_even_with_resume(tmp_path, m
 
     with refused(UsageError, "is alive in", folder, "one run at a time", "Wait for it"):
         workers(main, 1)
+
+
+def test_a_run_directory_that_is_no_path_is_refused() -> None:
+    with refused(UsageError, "run_dir is 5", "the path of a folder", "Pass"):
+        workers(lambda: start(run_dir=5), 1)
 
 
 def test_a_run_directory_that_is_a_file_is_refused(tmp_path) -> None:

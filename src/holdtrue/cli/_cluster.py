@@ -11,6 +11,8 @@ from holdtrue.errors import UsageError
 
 from . import _options as options
 from ._commands import help_of
+from ._places import write_text
+from ._policies import LIVE_POLICIES
 from ._say import say
 
 Folder = Annotated[
@@ -56,7 +58,7 @@ def start(
         typer.Option(
             "--policy",
             metavar="NAME",
-            help="Who gets which devices. [dim]default: the one it had, or wfs[/dim]",
+            help=f"Who gets which devices: {', '.join(LIVE_POLICIES)}. [dim]default: the one it had, or wfs[/dim]",
             show_default=False,
         ),
     ] = "",
@@ -163,6 +165,7 @@ def stop(
             parser=options.read_number,
             metavar="SECONDS",
             help="How long to wait for the end. [dim]default: 300[/dim]",
+            show_default=False,
         ),
     ] = 300.0,
 ) -> None:
@@ -182,7 +185,9 @@ def stop(
 
 
 def policy(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="wfs, priority, ...", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help=f"{', '.join(LIVE_POLICIES)}.", show_default=False)
+    ],
     folder: Folder = None,
 ) -> None:
     """`holdtrue cluster policy`."""
@@ -208,6 +213,11 @@ def log(
     from holdtrue.cluster import record_to_values
     from holdtrue.scheduler import ClusterClient, cluster_folder
 
+    if replay is not None and out is not None:
+        raise UsageError(
+            "--replay and --out were both given; one reads a log that was written, the other writes that of the cluster. "
+            "Give one of them."
+        )
     if replay is not None:
         _replay(replay)
         return
@@ -216,10 +226,7 @@ def log(
     if out is None:
         typer.echo(text, nl=False)
         return
-    try:
-        out.write_text(text)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error}). Name a file in a folder that exists.") from None
+    write_text(out, text)
     say(f"wrote {len(records)} events to {out}")
 
 

@@ -13,7 +13,7 @@ from ._say import say_comparison
 
 _HELP = (
     "Also says what differs in their plans and environments. Exit status 0 if they are equal in every bit, "
-    "1 if they differ, 2 for wrong use."
+    "1 if they differ or too little is recorded to show that they are equal, 2 for wrong use."
 )
 
 

@@ -17,7 +17,8 @@ from ._say import say_comparison
 _HELP = (
     "Says the plan, the digest and how to compare; with --json everything in one file, step by step and tensor by tensor. "
     "With --against it compares the run with such a file.\n\n"
-    "Exit status 0, or 1 if the runs differ, 2 for wrong use."
+    "Exit status 0, with --against 1 if they differ or too little is recorded to show that they are equal, 2 for "
+    "wrong use."
 )
 HOLDS = {
     "portable": "x86 processors of any kind, any number of workers and threads (CUDA: not yet measured)",

@@ -139,6 +139,7 @@ def stop(
             parser=options.read_number,
             metavar="SECONDS",
             help="How long to wait for the end: a step, and a checkpoint. [dim]default: 300[/dim]",
+            show_default=False,
         ),
     ] = 300.0,
 ) -> None:

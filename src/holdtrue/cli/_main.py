@@ -90,3 +90,7 @@ def _root(
     ] = False,
 ) -> None:
     """Options of `holdtrue` itself; the help text is the app's."""
+    from holdtrue.wire import describe_unknown_variables  # the help page does not need it
+
+    for sentence in describe_unknown_variables(os.environ):
+        print(f"warning: {sentence}", file=sys.stderr)

@@ -1,7 +1,6 @@
 """Options that several commands share, and which of their values the launcher needs itself."""
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from holdtrue.launch import DEVICES
 from holdtrue.mapping import parse_mapping
 from holdtrue.plan import NUMERICS_LEVELS
 from holdtrue.units import parse_ids
-from holdtrue.wire import SETTING_VARIABLES, Setting, parse_setting
+from holdtrue.wire import CONFIG_KEYS, OPTION_KEYS, SETTING_VARIABLES, Setting, parse_setting, read_config
 
 NON_FINITE = ("stop", "skip", "allow")
 
@@ -144,13 +143,15 @@ def read_worker_range(text: str) -> WorkerRange:
     >>> read_worker_range("1:4")
     WorkerRange(least=1, start=None, most=4)
     """
-    first, colon, last = str(text).partition(":")
-    least = read_whole_number(first)
-    if not colon:
-        if least < 1:
-            raise typer.BadParameter(f"workers is {least}; a job has at least 1")
-        return WorkerRange(least=1, start=least)
-    most = read_whole_number(last)
+    if ":" not in str(text):
+        start = read_whole_number(text)
+        if start < 1:
+            raise typer.BadParameter(f"workers is {start}; a job has at least 1")
+        return WorkerRange(least=1, start=start)
+    try:
+        least, most = map(int, text.split(":"))
+    except ValueError:
+        least, most = 0, 0
     if not 1 <= least <= most:
         raise typer.BadParameter(f"{text!r} is not MIN:MAX, with 1 or more and MIN at most MAX")
     return WorkerRange(least=least, start=None, most=most)
@@ -211,7 +212,7 @@ TokenFile = Annotated[
 ]
 
 AUTO = "auto"
-_OPTION_NAMES = {"timeout_s": "timeout"}
+_OPTION_NAMES = {name: key for key, name in OPTION_KEYS.items()}
 
 
 def words_of(settings: Mapping[str, Setting]) -> list[str]:
@@ -363,7 +364,7 @@ Config = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="TOML file of settings, named as the options with _ for -. Environment variables "
+        help=f"TOML file of settings, one `key = value` a line: {', '.join(CONFIG_KEYS)}. Environment variables "
         "(HOLDTRUE_SEED, ...) are stronger, options strongest.",
     ),
 ]
@@ -430,7 +431,7 @@ def settings_in_force(cli: Mapping[str, Setting], env: Mapping[str, str]) -> dic
     What the script says is not known here, nor needed: it has no say in devices, threads and folders.
 
     Raises:
-        UsageError: a variable or the config file cannot be read.
+        UsageError: a variable or the config file cannot be read, or the time-out is not above 0.
     """
     environment = {
         name: parse_setting(name, env[variable])
@@ -438,21 +439,14 @@ def settings_in_force(cli: Mapping[str, Setting], env: Mapping[str, str]) -> dic
         if env.get(variable)
     }
     config = cli.get("config", environment.get("config"))
-    return {**(_read_config(Path(str(config))) if config else {}), **environment, **cli}
-
-
-def _read_config(path: Path) -> dict[str, Setting]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
+    force = {**(read_config(Path(str(config))) if config else {}), **environment, **cli}
+    if (
+        not float(force.get("timeout_s", 1.0)) > 0
+    ):  # the launcher's own processes wait by it, before a worker reads it
         raise UsageError(
-            f"the config file {path} cannot be read ({error.strerror}); it must be a readable TOML file. "
-            f"Name one with --config."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"the config file {path} is not TOML: {error}; it has lines such as `seed = 1`. Write it so."
-        ) from error
+            f"timeout_s is {force['timeout_s']}; it is a number of seconds above 0. Give such a number."
+        )
+    return force
 
 
 def choose_workers(

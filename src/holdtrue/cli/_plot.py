@@ -10,6 +10,7 @@ from holdtrue.record import read_run
 
 from . import _options as options
 from ._commands import help_of
+from ._places import check_place, unwritable
 
 ENDINGS = (".png", ".svg")
 _HELP = (
@@ -43,6 +44,7 @@ def plot(
     """`holdtrue plot`; `_HELP` says what it does."""
     if out.suffix not in ENDINGS:
         raise UsageError(f"--out is {out}; a picture ends in {' or '.join(ENDINGS)}. Name such a file.")
+    check_place(out)
     if smooth < 1:
         raise UsageError(f"--smooth is {smooth}; it is a number of steps, 1 or more. Give such a number.")
     from ._plot_view import curves_of, draw_runs  # matplotlib is loaded when there is something to draw
@@ -53,5 +55,8 @@ def plot(
         raise UsageError(
             f"{empty} has no step yet; there is nothing to draw. Wait for its first, or leave it out."
         )
-    draw_runs(curves, out)
+    try:
+        draw_runs(curves, out)
+    except OSError as problem:
+        raise unwritable(out, problem.strerror or problem) from problem
     typer.echo(str(out))

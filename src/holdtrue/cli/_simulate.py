@@ -14,6 +14,8 @@ import typer
 from holdtrue.errors import UsageError
 
 from ._commands import help_of
+from ._places import check_place, unwritable, write_text
+from ._policies import POLICIES
 from ._say import say
 from ._simulate_view import show_progress, show_table
 
@@ -43,7 +45,12 @@ def simulate(
         ),
     ],
     policy: Annotated[
-        str, typer.Option("--policy", metavar="NAMES", help="Policies; changes are against the first.")
+        str,
+        typer.Option(
+            "--policy",
+            metavar="NAMES",
+            help=f"Policies, of {', '.join(POLICIES)}; changes are against the first.",
+        ),
     ] = "priority,wfs,fifo,srtf",
     trace_format: Annotated[
         str,
@@ -273,19 +280,12 @@ def _write_results(
             if write_html(outcomes, page):
                 say(f"wrote {page}")
         except OSError as problem:
-            raise _unwritable(chart, problem) from problem
+            raise unwritable(chart, problem.strerror or problem) from problem
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as problem:
-        raise _unwritable(path, problem) from problem
+    write_text(path, text)
     say(f"wrote {path}")
-
-
-def _unwritable(path: Path, problem: object) -> UsageError:
-    return UsageError(f"{path} cannot be written ({problem}). Name a file in a folder that exists.")
 
 
 def _check_places(chart: Path | None, *others: Path | None) -> None:
@@ -303,5 +303,4 @@ def _check_places(chart: Path | None, *others: Path | None) -> None:
             "matplotlib is not installed and charts are drawn with it. Install holdtrue[cluster], or leave out --chart."
         )
     for path in filter(None, (chart, *others)):
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise _unwritable(path, "it is a folder" if path.is_dir() else "there is no such folder")
+        check_place(path)

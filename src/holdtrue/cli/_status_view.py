@@ -82,6 +82,8 @@ def describe_job(entry: JobEntry, facts: Mapping[str, Any]) -> list[str]:  # Any
     lines += _mapping(facts)
     lines += [_describe_worker(worker) for worker in sorted(facts["workers"], key=_by_rank)]
     lines.append(f"  records in {entry.run_dir}")
+    if "serves" not in facts["progress"]:
+        lines.append(f"  devices join at {entry.url} with the token in {entry.join_file}")
     return lines
 
 

@@ -170,8 +170,9 @@ class Cluster:
     def __post_init__(self) -> None:
         kinds = [kind for kind, _ in self.devices]
         if not kinds or len(set(kinds)) != len(kinds) or any(n < 1 for _, n in self.devices):
+            shown = ",".join(f"{kind}:{number}" for kind, number in self.devices)
             raise UsageError(
-                f"the cluster is {self.devices!r}; it needs one entry of 1 or more devices for each type. "
+                f"the cluster is {shown!r}; it needs one entry of 1 or more devices for each type. "
                 "Write it as v100:8,p100:16."
             )
         names = [queue.name for queue in self.queues]

@@ -1,5 +1,6 @@
 """What commands and the scheduler ask of a running job's controller, over HTTP."""
 
+from dataclasses import replace
 from typing import Any, final
 
 from holdtrue.service import Caller, CallerWords
@@ -8,7 +9,7 @@ _WORDS = CallerWords(
     who="the controller",
     silent="Training goes on without it; ask again, or see its log.",
     gone="Training goes on without it; its launcher starts it again. If the job has ended, `holdtrue status` says so.",
-    found_by="`holdtrue status`",
+    found_by="`holdtrue status JOB`",
 )
 
 
@@ -16,18 +17,21 @@ _WORDS = CallerWords(
 class ControlClient:
     """One job's controller. Each call is one connection; safe to use from several threads."""
 
-    def __init__(self, *, url: str, token: str, timeout_s: float = 10.0) -> None:
+    def __init__(self, *, url: str, token: str, timeout_s: float = 10.0, token_way_out: str = "") -> None:
         """Prepare to ask; nothing is sent yet.
 
         Args:
             url: The controller's, such as `http://127.0.0.1:41000`.
             token: Of scope read to look, of scope admin to change.
             timeout_s: Bound of each call.
+            token_way_out: Where the user gave the token: what to do if the controller does not know it, as a sentence.
 
         Raises:
             UsageError: the URL is none.
         """
-        self._caller = Caller(url=url, token=token, timeout_s=timeout_s, words=_WORDS)
+        self._caller = Caller(
+            url=url, token=token, timeout_s=timeout_s, words=replace(_WORDS, token_way_out=token_way_out)
+        )
 
     def job(self) -> dict[str, Any]:  # Any: JSON values
         """Members, hosts, target and progress: the fields of `GET /v1/job`."""

@@ -34,7 +34,7 @@ def websocket_url(url: str, path: str) -> str:
     if not found or scheme not in ("http", "https") or "@" in rest or "?" in rest:
         raise UsageError(
             f"the controller's URL is {url!r}; it looks like http://127.0.0.1:41000, without user, token or query. "
-            f"Take it from `holdtrue status`."
+            f"Take it from `holdtrue status JOB`."
         )
     return f"{'wss' if scheme == 'https' else 'ws'}://{rest.rstrip('/')}{path}"
 

@@ -12,6 +12,7 @@ from ._digest import digest_entries, flatten_state, hash_entry
 from ._engine import Engine
 from ._ledger import NOTICE_BYTES
 from ._memory import keep_freed_memory, warm_memory
+from ._numbers import checked_number, checked_weight, describe_value, one_number
 from ._numerics import apply_numerics, specialise_compiled_shapes
 from ._portable import PassNumerics
 from ._round import OrderFunction, RoundResult
@@ -43,7 +44,10 @@ __all__ = [
     "TrainingState",
     "apply_numerics",
     "bytes_to_state",
+    "checked_number",
+    "checked_weight",
     "copy_state",
+    "describe_value",
     "digest_entries",
     "export_user_streams",
     "flatten_state",
@@ -53,6 +57,7 @@ __all__ = [
     "keep_freed_memory",
     "load_checkpoint",
     "newest_checkpoint",
+    "one_number",
     "read_state_text",
     "specialise_compiled_shapes",
     "state_to_bytes",

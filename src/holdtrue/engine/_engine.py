@@ -28,8 +28,9 @@ from ._buffers import BufferBook
 from ._gradients import AccumulationWatch, BackwardOverlap, GradientTaker, Leaf
 from ._ledger import FLAG_ODD_BUFFERS, FLAG_TOTALS, Ledger, PassRecord, merge_totals, numbers_of, settle
 from ._modules import ModelWatch
+from ._numbers import checked_number
 from ._portable import PassNumerics
-from ._round import OpenPass, OrderFunction, Round, RoundResult, checked_weight, pruned_tree
+from ._round import OpenPass, OrderFunction, Round, RoundResult, pruned_tree, weight_of_pass
 from ._state import Optimizer, TrainingState
 from ._streams import PassStreams
 from ._sums import BufferSums
@@ -202,7 +203,7 @@ class Engine:
             )
         at.backward_done = True
         work.losses[at.virtual_node] = settle(loss)
-        weight = checked_weight(at.examples if weight is None else weight, work.step, at.virtual_node)
+        weight = weight_of_pass(at.examples if weight is None else weight, work.step, at.virtual_node)
         work.weights[at.virtual_node] = weight
         if isinstance(weight, float) and weight == 0.0:
             return  # an absent leaf
@@ -275,6 +276,10 @@ class Engine:
     def add_total(self, name: str, value: float | torch.Tensor) -> None:
         """Add to the user's own total of the open pass; see `Step.sum`."""
         at, work = self._pass("step.sum"), self._round()
+        if not isinstance(value, torch.Tensor) or value.device.type == "cpu" or value.numel() != 1:
+            checked_number(
+                value, call="step.sum", name=name
+            )  # one on a device is not read: it would be waited for
         own = work.totals.setdefault(name, {})
         value = value.detach() if isinstance(value, torch.Tensor) else value
         own[at.virtual_node] = own[at.virtual_node] + value if at.virtual_node in own else value

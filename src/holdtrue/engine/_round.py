@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import torch
 
-from holdtrue.errors import UsageError
 from holdtrue.mapping import Mapping, Tree, prune_tree
 
 from ._gradients import Leaf
+from ._numbers import checked_weight
 
 OrderFunction = Callable[[Mapping], Tree]
 
@@ -75,20 +75,16 @@ def pruned_tree(order: OrderFunction, mapping: Mapping, active: frozenset[int]) 
     return tree
 
 
-def checked_weight(weight: float | torch.Tensor, step: int, virtual_node: int) -> float | torch.Tensor:
+def weight_of_pass(weight: float | torch.Tensor, step: int, virtual_node: int) -> float | torch.Tensor:
     """The weight of a pass as a number, or as a float64 tensor where it lies on a device and is not to be read.
 
     Raises:
         UsageError: it is negative, or no number.
     """
-    if isinstance(weight, torch.Tensor):
-        if weight.numel() == 1 and weight.device.type != "cpu":
-            return weight.detach().double().reshape(())
-        weight = weight.item() if weight.numel() == 1 else math.nan
-    value = float(weight)
-    if not 0.0 <= value < math.inf:
-        raise UsageError(
-            f"the weight of virtual node {virtual_node} in step {step} is {value}; a weight is a number of items, 0 or more. "
-            f"Pass the number of examples or tokens that the loss is the mean of."
-        )
-    return value
+    if isinstance(weight, torch.Tensor) and weight.numel() == 1 and weight.device.type != "cpu":
+        return weight.detach().double().reshape(())
+    return checked_weight(
+        weight,
+        what=f"the weight of virtual node {virtual_node} in step {step}",
+        way_out="Pass the number of examples or tokens that the loss is the mean of.",
+    )

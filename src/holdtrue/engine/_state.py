@@ -72,7 +72,7 @@ class TrainingState:
             )
         if any(obj is known for known in shelf):
             raise UsageError(
-                f"prepare was given the same {type(obj).__name__} twice; each object is prepared once."
+                f"prepare was given the same {type(obj).__name__} twice; each object is prepared once. Leave it out here."
             )
         if isinstance(obj, torch.nn.Module):
             _refuse_layers(obj)

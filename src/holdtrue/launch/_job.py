@@ -72,6 +72,10 @@ class JobSpec:
     """Seconds from the launcher's death until its guard kills the workers; they end by themselves before."""
 
     def __post_init__(self) -> None:
+        for name in ("workers", "threads"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise UsageError(f"{name} is {value!r}; it must be a whole number. Pass an int.")
         if self.workers < 1:
             raise UsageError(f"workers is {self.workers}; a job has at least 1. Ask for 1 or more.")
         if self.threads < 1:

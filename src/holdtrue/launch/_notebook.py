@@ -1,5 +1,6 @@
 """`holdtrue.launch`: a job from a notebook or a script's own process."""
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 from holdtrue import errors
 from holdtrue.errors import HoldtrueError
+from holdtrue.wire import describe_unknown_variables
 
 from ._job import Failure, JobResult, JobSpec
 from ._launch import launch_job
@@ -68,7 +70,10 @@ def launch(
             threads=threads,
             settings={"run_dir": str(folder), "threads": threads, "resume": resume},
         )
-        result = launch_job(spec, PlainObserver())
+        observer = PlainObserver()
+        for sentence in describe_unknown_variables(os.environ):
+            observer.show_note(f"warning: {sentence}")
+        result = launch_job(spec, observer)
         _raise_failure(result, folder)
         value: T = read_result(payload)
     return value

@@ -28,6 +28,7 @@ from ._place import Place
 from ._reach import reach
 from ._signals import catch_interrupts
 from ._watchman import Guard
+from ._worker import TOKEN_VARIABLE
 
 CONNECT_WAIT_S = 20.0
 """What the controller has to answer when this host comes: it may be about to be started again."""
@@ -37,6 +38,7 @@ LAST_WORDS_WAIT_S = 15.0
 """How long a host waits at its end for a controller that it can tell how its worker ended: more than one takes to be started
 again. Nobody else can tell it, and without it the others wait for the worker until the group's time-out."""
 _FLUSH_WAIT_S = 1.0
+TOKEN_WAY_OUT = f"Copy the file that `holdtrue status JOB` names there, and give it with --token-file or in {TOKEN_VARIABLE}."
 LEAVE_NOTE = "the worker leaves at the next boundary; Ctrl-C again kills it"
 
 
@@ -65,7 +67,7 @@ def join_job(
             thread; None takes SIGINT and SIGTERM.
 
     Raises:
-        UsageError: the script is not here, or there is no such device.
+        UsageError: the script is not here, there is no such device, or the controller does not know the token.
         GroupError, WaitTimeoutError: the controller refuses or does not answer.
 
     Guarantee:
@@ -85,7 +87,9 @@ def join_job(
             return _never_joined(time.monotonic() - started_s)
         url = reached
         description = description_from_json(
-            ControlClient(url=url, token=token, timeout_s=CONNECT_WAIT_S).description()
+            ControlClient(
+                url=url, token=token, timeout_s=CONNECT_WAIT_S, token_way_out=TOKEN_WAY_OUT
+            ).description()
         )
         private = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="holdtrue-worker-"))

@@ -195,11 +195,13 @@ def _first_unlike(a: Sequence[str | None], b: Sequence[str | None]) -> int | Non
 
 def _say_equal(steps_compared: int, digests_compared: int) -> str:
     if digests_compared:
-        return f"The runs are equal: {steps_compared} losses and {digests_compared} digests of the state."
+        losses = f"{steps_compared} loss{'es' if steps_compared != 1 else ''}"
+        digests = f"{digests_compared} digest{'s' if digests_compared != 1 else ''}"
+        return f"The runs are equal: {losses} and {digests} of the state."
     if steps_compared:
         return (
-            f"The losses of {steps_compared} steps are equal, but no step has a digest in both runs: "
-            f"equality of the weights is not shown. Make the runs again with --digest-every 1."
+            f"The losses of {steps_compared} step{'s' if steps_compared != 1 else ''} are equal, but no step has a digest in "
+            f"both runs: equality of the weights is not shown. Make the runs again with --digest-every 1."
         )
     return "No step is in both runs: nothing was compared."
 

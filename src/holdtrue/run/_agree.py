@@ -225,7 +225,7 @@ def say_kept(step: int, run_dir: str | None, kept_step: int | None) -> str:
 
 
 def end_interrupted(core: Core, where: str | None = None) -> NoReturn:
-    """End the process after a signal, with the way to go on.
+    """End the process after a signal or a stop, with the way to go on.
 
     Args:
         core: The run.
@@ -234,7 +234,9 @@ def end_interrupted(core: Core, where: str | None = None) -> NoReturn:
     step = core.calls.position.step
     kept = say_kept(step, core.settings.run_dir, core.kept_step)
     core.outlet.say(where or f"interrupted after {step} steps; {kept}")
-    core.outlet.event("interrupted", step=step, reason="a signal asked the run to end")
+    asked = core.elastic.agent.stop_reason if core.elastic is not None else None
+    reason = "a signal asked the run to end" if asked is None else f"the job was asked to end: {asked}"
+    core.outlet.event("interrupted", step=step, reason=reason)
     core.has_failed = True
     core.outlet.send(InterruptedReport(rank=core.number, steps=step))
     if core.elastic is not None:

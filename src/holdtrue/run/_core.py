@@ -26,7 +26,7 @@ from holdtrue.numerics import close_initial
 from holdtrue.plan import Plan, stream_key
 from holdtrue.record import RunDirectory
 from holdtrue.reduce import Group
-from holdtrue.wire import FinishedReport, JoinedReport, ReportSender
+from holdtrue.wire import FinishedReport, JoinedReport, ReportSender, describe_unknown_variables
 
 from ._account import Account
 from ._calls import CallBook
@@ -137,6 +137,9 @@ class Core:
     def join(self) -> None:
         """Open the run directory (the main worker), join the group, seed the user's streams."""
         self.outlet.send(JoinedReport(rank=self.number, pid=os.getpid()))
+        if self.membership.worker is None and not self.membership.in_process:  # else the launcher has said it
+            for sentence in describe_unknown_variables(os.environ):
+                self.outlet.say(sentence)
         if self.membership.agent is None and self.membership.rank == 0:
             self._open_directory(range(self.membership.world_size))  # first: it may be taken
         group = connect(self.membership, self.plan, self.device, self.settings)
@@ -281,7 +284,9 @@ class Core:
     @property
     def group(self) -> Group:
         """The workers of the present generation."""
-        assert self._group is not None, "the run has not joined, or has left"
+        if self._group is None:
+            self.refuse_closed("a step of the loop")
+        assert self._group is not None, "the run has not joined"
         return self._group
 
     @property
@@ -328,12 +333,25 @@ class Core:
         if act is not None:
             act()
 
+    def refuse_closed(self, what: str) -> None:
+        """Refuse a call that needs the group.
+
+        Raises:
+            UsageError: the run was closed.
+        """
+        if self.is_closed:
+            raise UsageError(
+                f"{what} came after run.close; this worker has left its group. Close the run after it, or begin another with "
+                f"holdtrue.init."
+            )
+
     def refuse_in_pass(self, what: str) -> None:
         """Refuse a collective call from within the loop over passes.
 
         Raises:
-            UsageError: a round is open.
+            UsageError: a round is open, or the run was closed.
         """
+        self.refuse_closed(what)
         if self._engine is not None and self._engine.round is not None:
             raise UsageError(
                 f"{what} was called in the loop over the passes of step {self._engine.round.step}; every worker makes it once, "

@@ -15,6 +15,8 @@ from holdtrue.errors import DataError, UsageError
 from holdtrue.plan import stream_key
 from holdtrue.units import cut_text
 
+from ._checks import as_whole
+
 if TYPE_CHECKING:
     from ._core import Core
 
@@ -23,16 +25,17 @@ def size_of(core: Core, batch_size: int | None) -> int:
     """Examples in a pass: as asked for, else the plan's virtual-node batch size.
 
     Raises:
-        UsageError: it is not positive.
+        UsageError: it is no whole number, or not positive.
     """
     if batch_size is None:
         return -(-core.plan.global_batch_size // core.plan.virtual_nodes)
-    if batch_size < 1:
+    size = as_whole(batch_size)
+    if size is None or size < 1:
         raise UsageError(
-            f"batch_size is {batch_size}; a pass of evaluate or predict has at least 1 example. Raise it, or leave it out for "
-            f"the plan's."
+            f"batch_size is {cut_text(repr(batch_size), 80)}; a pass of evaluate or predict has at least 1 example, a whole "
+            f"number. Pass such a number, or leave it out for the plan's."
         )
-    return batch_size
+    return size
 
 
 def open_in_order(source: Any) -> MapSource:  # Any: an opened source

@@ -15,6 +15,7 @@ from holdtrue.plan import NumericsLevel, Plan
 
 from ._agree import agree_on_call, agree_on_entry
 from ._calls import Call
+from ._checks import numbers_by_name, path_of_file, whole_number
 from ._core import Core
 from ._edge import install_edge, join_launcher, watch_run
 from ._elastic import gather_anew
@@ -50,7 +51,8 @@ def init(
         virtual_nodes: V, the fixed slices of every global batch, 1 to 2**20.
         global_batch_size: B, examples in a step, at least V.
         seed: Seed of every random stream, 0 to 2**63 - 1.
-        numerics: `"exact"` for equal bits under every mapping, `"fast"` for no promise about bits.
+        numerics: `"exact"` for equal bits under every mapping on devices of one type, `"portable"` on unlike x86 processors
+            too, `"fast"` for no promise about bits.
         buffers: For buffers that passes change in unlike ways: name pattern -> `mean`, `sum`, `max`, `min`,
             `first` or `per_node`.
         weight_unit: Weight of a pass whose loss is scaled by exactly 1, in items; B / V by default.
@@ -226,18 +228,14 @@ class Run:
 
         Raises:
             DataError: the source cannot be divided as the plan asks.
-            UsageError: the training state is not complete.
+            UsageError: the training state is not complete; a number is none; the run is closed.
         """
         core = self._core
         core.refuse_in_pass("run.steps")
         core.settle()
         core.enter()
-        if epochs < 0:
-            raise UsageError(f"epochs is {epochs}; it is a number of times, 0 or more. Pass such a number.")
-        if first_step < 0:
-            raise UsageError(
-                f"first_step is {first_step}; it is a number of steps, 0 or more. Pass such a number."
-            )
+        epochs = whole_number("epochs", epochs, least=0, what="times")
+        first_step = whole_number("first_step", first_step, least=0, what="steps")
         call = core.calls.begin("steps", is_in_loop=core.is_looping)
         if call.is_past or core.wishes.is_stopping:
             return iter(())
@@ -422,12 +420,16 @@ class Run:
     # ---- once per job ----
 
     def log(self, **values: Any) -> None:  # Any: numbers or tensors of one element
-        """Record numbers of this step, once per job: metrics.jsonl and the progress line."""
+        """Record numbers of this step, once per job: metrics.jsonl and the progress line.
+
+        Raises:
+            UsageError: a value is not one number.
+        """
         if not self._core.calls.is_catching_up:
             step = self._core.open_step
             if step is None:
                 step = max(0, self._core.calls.position.step - 1)
-            self._core.outlet.log(step, {name: float(value) for name, value in values.items()})
+            self._core.outlet.log(step, numbers_by_name("run.log", values))
 
     def print(self, *values: object) -> None:
         """Print once per job."""
@@ -449,6 +451,7 @@ class Run:
             path: The file. With several models, `.0`, `.1`, ... go before its suffix. Under
                 `holdtrue verify` it goes into the trial's own folder: a check overwrites nothing.
         """
+        path_of_file("run.save", path)
         self._core.settle()
         if self._core.calls.is_catching_up:
             return

@@ -5,7 +5,6 @@ Precedence: command line > environment (HOLDTRUE_*) > --config file > script.
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any, Literal, get_args
 
 from holdtrue.errors import UsageError
 from holdtrue.plan import Plan
-from holdtrue.wire import SETTING_VARIABLES, decode_cli_settings, parse_setting
+from holdtrue.wire import SETTING_VARIABLES, decode_cli_settings, parse_setting, read_config
+
+from ._checks import check_given
 
 NonFinite = Literal["stop", "skip", "allow"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
@@ -109,6 +110,7 @@ def resolve_settings(
     Raises:
         PlanError, UsageError: a value is out of its range, or a name is unknown.
     """
+    check_given(script)
     env = os.environ if env is None else env
     cli = decode_cli_settings(env)
     merged: dict[str, Any] = dict(script)
@@ -120,7 +122,7 @@ def resolve_settings(
     }
     config = cli.get("config") or environment.get("config")
     for origin, values in (
-        ("config file", _read_config(str(config)) if config else {}),
+        ("config file", read_config(Path(str(config))) if config else {}),
         ("environment", environment),
         ("command line", cli),
     ):
@@ -153,23 +155,3 @@ def _check_script_plan(
                 f"the script has {name} {script[name]}, and it had {value} when its profile was measured; the mapping was "
                 f"made for that plan. Give {option} {script[name]}, or measure again with `holdtrue profile`."
             )
-
-
-def _read_config(path: str) -> dict[str, Any]:  # Any: TOML values, checked by Plan and Settings
-    try:
-        values = tomllib.loads(Path(path).read_text())
-    except OSError as error:
-        raise UsageError(
-            f"the config file {path} cannot be read ({error.strerror}); it must be a readable TOML file. Pass another --config."
-        ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(
-            f"the config file {path} is not TOML: {error}; it has lines such as `seed = 1`. Write it so."
-        ) from error
-    known = sorted(set(SETTING_VARIABLES) - {"config", "resume", "expected", "costs", "hold_at"})
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise UsageError(
-            f"the config file {path} has unknown keys {unknown}; the keys are {known}. Remove or rename them."
-        )
-    return values

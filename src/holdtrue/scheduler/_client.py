@@ -16,7 +16,7 @@ from ._engine_choice import EngineChoice
 from ._pages import MOST_JOBS, Which
 from ._records import Place
 from ._request import JobRequest, request_to_values
-from ._serve import check_not_alive, is_alive, read_address
+from ._serve import check_not_alive, is_alive, make_folder, read_address
 
 START_WAIT_S = 30.0
 """What a scheduler has until it answers."""
@@ -65,8 +65,9 @@ class ClusterClient:
         address = read_address(self._place)
         if address is None:
             raise UsageError(
-                f"no cluster is running in {folder}; jobs are submitted to one that is. Start it with "
-                f"`holdtrue cluster start --devices cpu:2`, or name its --dir."
+                f"no cluster is running in {folder}; its scheduler takes jobs, and tells of them, while it runs. Start it with "
+                f"`holdtrue cluster start --devices cpu:2` - one that was stopped has its jobs and its log again - or name its "
+                f"--dir."
             )
         self.address = address
         token = read_tokens(Path(address.token_file)).by_scope[scope]
@@ -176,7 +177,7 @@ def start_cluster(
     """
     place = Place(folder=folder)
     check_not_alive(place)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(folder)
     with place.log.open("ab") as log:
         begin = log.tell()
         process = subprocess.Popen(

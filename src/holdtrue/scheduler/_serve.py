@@ -61,7 +61,7 @@ def serve_cluster(
         Until `holdtrue cluster stop`, SIGTERM or SIGINT.
     """
     place = Place(folder=folder)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(folder)
     lock = take_lock(place.lock)
     if lock is None:
         raise UsageError(_already(place))
@@ -119,6 +119,24 @@ async def _serve_with(place: Place, store: "Store", scheduler: "Scheduler") -> N
             listener=listener,
             most_message_bytes=_MOST_MESSAGE_BYTES,
             beside=work,
+        )
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a cluster, if it is not there.
+
+    Raises:
+        UsageError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        reason = None if os.access(folder, os.W_OK | os.X_OK) else "nothing can be written there"
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
+    if reason is not None:
+        raise UsageError(
+            f"the cluster's folder {folder} cannot be used ({reason}); the scheduler keeps its files in a folder of its own. "
+            f"Name another --dir."
         )
 
 

@@ -31,6 +31,8 @@ class CallerWords:
     """What to do when nobody listens: sentences."""
     found_by: str
     """The command that shows its URL."""
+    token_way_out: str = ""
+    """Where the user gave the token: what to do if it is not one of the service's, as a sentence."""
 
 
 @final
@@ -49,13 +51,20 @@ class Caller:
         Raises:
             UsageError: the URL is none.
         """
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname or parts.username or parts.query:
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 80
+            is_one = (
+                parts.scheme == "http" and parts.path in ("", "/") and not (parts.query or parts.fragment)
+            )
+        except ValueError:  # a port that is none, half an IPv6 address
+            is_one = False
+        if not is_one or not parts.hostname or parts.username:
             raise UsageError(
-                f"the URL of {words.who} is {url!r}; it looks like http://127.0.0.1:41000, without user, token or query. "
+                f"the URL of {words.who} is {url!r}; it looks like http://127.0.0.1:41000, without user, path, token or query. "
                 f"Take it from {words.found_by}."
             )
-        self._host, self._port = parts.hostname, parts.port or 80
+        self._host, self._port = parts.hostname, port
         self._token, self._timeout_s, self._words = token, timeout_s, words
 
     def ask(
@@ -64,7 +73,7 @@ class Caller:
         """The service's answer.
 
         Raises:
-            UsageError: it refuses the request as it is.
+            UsageError: it refuses the request as it is, or does not know the token that the user gave.
             WaitTimeoutError: it does not answer in time.
             GroupError: it cannot be reached, something else listens there, or its answer is longer than 8 MiB.
         """
@@ -113,6 +122,10 @@ class Caller:
         if status < 400:
             return values
         sentence = str(values.get("error", f"status {status}"))
+        if status == 401 and self._words.token_way_out:
+            raise UsageError(
+                f"{who} does not know the token; it has tokens of its own. {self._words.token_way_out}"
+            )
         if status in _REFUSALS:
             raise UsageError(sentence)
         raise GroupError(f"{who} refused: {sentence}")

@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 
 def save_globals() -> Any:  # Any: opaque to its keeper
+    """The states of torch's, Python's and NumPy's random streams, for `restore_globals`."""
     bits = np.random.get_bit_generator()  # type: ignore[attr-defined]  # absent from the stubs
     # The second of a pair of normal samples is not in the bit generator, which drops it when it is exchanged.
     kept = np.random.get_state(legacy=False)
@@ -24,6 +25,7 @@ def save_globals() -> Any:  # Any: opaque to its keeper
 
 
 def restore_globals(saved: Any) -> None:  # Any: from save_globals
+    """Put the random streams of this process back to where they were at `save_globals`."""
     torch_state, python_state, bits, bits_state, (has_gauss, gauss) = saved
     torch.set_rng_state(torch_state)
     random.setstate(python_state)

@@ -9,6 +9,7 @@ No torch here, and nothing that was received is unpickled.
 """
 
 from ._codec import MOST_MAPPING
+from ._config import CONFIG_KEYS, OPTION_KEYS, read_config
 from ._control import (
     CONTROL_VERSION,
     FROM_HOST,
@@ -74,14 +75,19 @@ from ._settings import (
     parse_setting,
 )
 from ._text import escape_text
+from ._variables import KNOWN_PREFIXES, KNOWN_VARIABLES, describe_unknown_variables
 
 __all__ = [
     "CLI_VARIABLE",
+    "CONFIG_KEYS",
     "CONTROL_VERSION",
     "FROM_HOST",
     "FROM_WORKER",
+    "KNOWN_PREFIXES",
+    "KNOWN_VARIABLES",
     "MOST_MAPPING",
     "MOST_MESSAGE_BYTES",
+    "OPTION_KEYS",
     "ORPHAN_WAIT_S",
     "SETTING_VARIABLES",
     "SURVEY_VARIABLE",
@@ -131,12 +137,14 @@ __all__ = [
     "decode_cli_settings",
     "decode_control",
     "decode_report",
+    "describe_unknown_variables",
     "encode_control",
     "encode_report",
     "encode_settings",
     "escape_text",
     "held_note",
     "parse_setting",
+    "read_config",
     "redirect_output",
     "watch_life",
 ]

@@ -63,7 +63,7 @@ def parse_setting(name: str, text: str) -> Setting:
     >>> parse_setting("virtual_nodes", "16"), parse_setting("resume", "1"), parse_setting("timeout_s", "1.5")
     (16, True, 1.5)
     """
-    kind = _kind_of(name)
+    kind = kind_of(name)
     try:
         match kind:
             case "int":
@@ -93,7 +93,7 @@ def encode_settings(settings: Mapping[str, Setting]) -> dict[str, str]:
     {'HOLDTRUE_SEED': '3', 'HOLDTRUE_RESUME': '1', 'HOLDTRUE_CLI': '{"seed": 3, "resume": true}'}
     """
     for name in settings:
-        _kind_of(name)
+        kind_of(name)
     single = {
         SETTING_VARIABLES[name]: str(int(value)) if isinstance(value, bool) else str(value)
         for name, value in settings.items()
@@ -122,7 +122,7 @@ def decode_cli_settings(env: Mapping[str, str]) -> dict[str, Setting]:
             f"{CLI_VARIABLE} is {text!r}; `holdtrue run` writes a JSON object of settings there. Unset it."
         )
     for name in values:
-        _kind_of(name)
+        kind_of(name)
     return values
 
 
@@ -131,7 +131,12 @@ def held_note(step: int) -> str:
     return f"held before step {step} until the workers change"
 
 
-def _kind_of(name: str) -> Kind:
+def kind_of(name: str) -> Kind:
+    """What values of a setting are.
+
+    Raises:
+        UsageError: there is no such setting.
+    """
     if name not in _KINDS:
         raise UsageError(
             f"there is no setting {name!r}; the settings are {', '.join(_KINDS)}. Use one of them."
