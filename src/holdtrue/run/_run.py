@@ -437,11 +437,7 @@ class Run:
             self._core.outlet.print(*values)
 
     def on_main(self, fn: Callable[..., T], *args: Any) -> T | None:  # Any: fn's own arguments
-        """Call `fn` on the main worker alone, without a barrier.
-
-        Returns:
-            What `fn` returned on the main worker; None elsewhere, and while catching up.
-        """
+        """Call `fn` on the main worker alone, without a barrier: what it returns there, None elsewhere and while catching up."""
         return fn(*args) if self.is_main and not self._core.calls.is_catching_up else None
 
     def save(self, path: str) -> None:
