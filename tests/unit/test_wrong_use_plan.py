@@ -123,6 +123,13 @@ def test_a_launch_of_workers_that_are_no_whole_number_is_refused(count: dict[str
         ht.launch(lambda: None, **count)  # type: ignore[arg-type]
 
 
+def test_a_launch_of_no_function_or_into_no_folder_is_refused() -> None:
+    with refused(UsageError, "launch was given 5", "a function of no arguments", "Pass one"):
+        ht.launch(5)  # type: ignore[arg-type]
+    with refused(UsageError, "run_dir is 5", "the path of a folder", "Pass a text"):
+        ht.launch(lambda: None, run_dir=5)  # type: ignore[arg-type]
+
+
 def test_a_second_run_in_one_run_directory_is_refused_with_both_ways_out(tmp_path) -> None:
     folder = str(tmp_path / "run")
     workers(lambda: start(run_dir=folder)[0].close(), 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from holdtrue import errors
-from holdtrue.errors import HoldtrueError
+from holdtrue.errors import HoldtrueError, UsageError
 from holdtrue.wire import describe_unknown_variables
 
 from ._job import Failure, JobResult, JobSpec
@@ -46,13 +46,14 @@ def launch(
         The return value, which travels by cloudpickle through a file that only this user can read.
 
     Raises:
-        UsageError: `main` or its value cannot be pickled, or `main` never calls `holdtrue.init`.
+        UsageError: an argument is of another kind, `main` or its value cannot be pickled, or `main` never calls `holdtrue.init`.
         HoldtrueError: a worker failed; the error is of the worker's kind where that is one of ours.
         KeyboardInterrupt: the job was interrupted; its last checkpoint is in `run_dir`.
 
     Blocks:
         Until the job ends.
     """
+    _check(main, run_dir)
     name = name_of_script(f"{getattr(main, '__name__', 'main')}.py")
     folder = Path(run_dir) if run_dir is not None else new_run_dir(Path("runs"), name, datetime.now())
     with tempfile.TemporaryDirectory(prefix="holdtrue-") as private:  # made with mode 0700
@@ -77,6 +78,15 @@ def launch(
         _raise_failure(result, folder)
         value: T = read_result(payload)
     return value
+
+
+def _check(main: object, run_dir: object) -> None:
+    if not callable(main):
+        raise UsageError(
+            f"launch was given {main!r}; it runs a function of no arguments. Pass one such as main."
+        )
+    if run_dir is not None and not isinstance(run_dir, str | os.PathLike):
+        raise UsageError(f"run_dir is {run_dir!r}; it is the path of a folder. Pass a text.")
 
 
 def _raise_failure(result: JobResult, folder: Path) -> None:
