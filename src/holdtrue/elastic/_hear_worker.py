@@ -77,6 +77,7 @@ def _hear_hello(turn: Turn, hello: Hello) -> None:
         dropped_s=None,
         phase="waiting" if worker.phase == "starting" else worker.phase,
         step=max(worker.step, hello.step),
+        says_leaving=hello.is_leaving and not worker.is_leaving,
     )
     if turn.state.first_hello_s is None:
         turn.set(first_hello_s=turn.now)
@@ -171,6 +172,7 @@ def _hear_lost(turn: Turn, worker: Worker, message: Lost) -> None:
 
 
 def _hear_leaving(turn: Turn, worker: Worker, reason: str) -> None:
+    worker = turn.set_worker(worker, says_leaving=False)
     if worker.is_leaving or not worker.is_living or turn.state.stop_reason is not None:
         return
     was_counted = worker in turn.state.counted

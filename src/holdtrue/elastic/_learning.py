@@ -4,10 +4,26 @@ from holdtrue.wire import Hello
 
 from ._ending import fail_job
 from ._hear_host import bury
-from ._state import LEFT, Worker
+from ._state import LEFT, State, Worker
 from ._translate import view_from_text
 from ._turn import Turn
 from ._view import View
+
+
+def is_listening(state: State, now: float) -> bool:
+    """Whether a controller that was started again has still to hear of workers that may know newer views than it does.
+
+    One that was left out and has not heard of it is as likely to say hello first as a member of the newest view.
+    """
+    if not state.settings.life or state.began_s is None or now >= state.began_s + state.settings.settle_s:
+        return False
+    here = {worker.number for worker in state.workers if worker.is_connected} | state.gone
+    running = {number for host in state.hosts if host.is_connected for number in host.running}
+    return (
+        state.newest is None
+        or not running <= here
+        or not {member.worker for member in state.newest.members} <= here
+    )
 
 
 def learn_views(turn: Turn, hello: Hello, *, was_known: bool) -> bool:

@@ -28,6 +28,7 @@ from ._forced import force_view
 from ._founding import found_job
 from ._hear_host import drop_host, hear_host
 from ._hear_worker import drop_worker, hear_worker
+from ._learning import is_listening
 from ._planned import plan_view
 from ._settling import settle_views
 from ._staff import balance_staff
@@ -35,6 +36,8 @@ from ._state import State
 from ._turn import Turn
 
 _RULES = (settle_views, force_view, end_job, found_job, plan_view, balance_staff)
+_WHILE_LISTENING = (settle_views, found_job)
+"""A controller that may not know the newest view yet sends no view, sends nobody away and does not give the job up."""
 _MOST_ROUNDS = 32
 
 
@@ -57,7 +60,7 @@ def decide(state: State, event: Event, now: float) -> Decision:
         return Decision(state=turn.state, actions=(), reason="", moves_deadlines=False)
     for _ in range(_MOST_ROUNDS):
         before = turn.state
-        for rule in _RULES:
+        for rule in _WHILE_LISTENING if turn.state.chain and is_listening(turn.state, now) else _RULES:
             if turn.state.phase != "over":
                 rule(turn)
         if turn.state == before:

@@ -120,6 +120,8 @@ class Worker:
     has_state: bool = False
     """Whether it holds the training state, as far as it said."""
     is_leaving: bool = False
+    says_leaving: bool = False
+    """Whether its next words are that it wants to leave."""
     is_added: bool = False
     """The target was raised for it, since its host asked for a worker: its place goes where its host goes."""
     dropped_s: float | None = None
