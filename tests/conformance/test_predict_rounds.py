@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import holdtrue as ht
 import resumable
 from elastic_job import ROUND, ElasticJob, Fault, Note
-from holdtrue.errors import CallMismatchError, DivergenceError, UsageError
+from holdtrue.errors import DivergenceError, JoinRefusedError, UsageError
 from holdtrue.run import _calls, _keeper, _outputs, _rounds
 
 EXAMPLES = 59
@@ -267,7 +267,7 @@ def test_a_joiner_that_takes_the_call_for_another_one_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_calls.CallBook, "present_number", property(lambda book: book.position.next_call - 1))
-    with pytest.raises(CallMismatchError, match="worker 0 and worker 1 differ in call"):
+    with pytest.raises(JoinRefusedError, match="differs from the job that it came to in call"):
         run_job(tmp_path / "out", Fault(worker=0, step=2, phase="pass", act=resize(2)), workers=1)
 
 
