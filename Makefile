@@ -1,6 +1,6 @@
 # What a checkout can do: `make help`. Everything lives in .venv; nothing else on the machine changes.
 PYTHON ?= python3
-# One more than the cores of a small machine: tests of processes mostly wait for them.
+# One more than the cores of a small machine: tests of processes mostly wait for them. Who has none left takes from the others.
 PYTEST_WORKERS ?= 3
 EXTRAS := test,lint,demo,cluster
 # `make test-torch` has an environment of its own, so that .venv stays as constraints.txt says.
@@ -53,7 +53,7 @@ demo-cluster: $(STAMP) ## three live jobs share two devices, under static priori
 	@$(BIN)/python examples/cluster/demo.py
 
 test: $(STAMP) ## the default tests and the examples in docstrings
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(DOCTESTS) src tests
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(DOCTESTS) src tests
 
 # Triton takes a gigabyte and is for tests alone, so it lies aside, unless a build of torch for CUDA has brought it.
 # Not in constraints.txt: each build of torch for CUDA asks for its own version.
