@@ -126,14 +126,7 @@ def _crowded(table: Any, repeats: int) -> dict[str, Any]:  # Any: Gavel's table,
     jobs = generate_trace(GeneratorOptions(jobs=1024, per_hour=120, seed=1, demands=((1, 1.0),)), table)
     first = tuple(replace(job, arrival_s=0.0) if i < 512 else job for i, job in enumerate(jobs))
     rows = {}
-    for name in (
-        "max-min",
-        "max-min-aware",
-        "max-min-mixed",
-        "max-min-aware-mixed",
-        "finish-time",
-        "makespan",
-    ):
+    for name in (policy.name for policy in POLICIES.values() if policy.answers == "time"):
         for gate_s in (0, 1920):
             rows[f"{name}, decisions at most every {gate_s} s"] = _timed(
                 f"512 running {name} gate {gate_s}",

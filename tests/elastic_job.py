@@ -7,7 +7,7 @@ is killed raises `Killed` in the middle of what it does: the others see what the
 import contextlib
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,9 +32,9 @@ from holdtrue.elastic import (
     first_state,
     next_deadline_s,
 )
-from holdtrue.errors import ExpelledError, JobOverError
+from holdtrue.errors import ExpelledError, HoldtrueError, JobOverError
 from holdtrue.reduce import AloneGroup, Group, InProcessJob, Pending
-from holdtrue.run import Membership, joined_as
+from holdtrue.run import Membership, Run, joined_as
 from holdtrue.testing import restore_globals, save_globals
 from holdtrue.wire import FROM_WORKER, Ended, HostHello, Kill, Start, decode_control, encode_control
 
@@ -104,6 +104,19 @@ class LocalAgent(ControllerAgent):
     def newest_planned(self) -> int:
         self.job.let_joiners_run(self.worker)
         return super().newest_planned
+
+
+@contextlib.contextmanager
+def edge_of(run: Run, refused: dict[int, str]) -> Iterator[None]:
+    """What the edge of a process does with an error of a worker that has only come: it says so, and ends."""
+    try:
+        yield
+    except HoldtrueError as error:
+        if not run._core.is_entering:
+            raise
+        refused[run._core.unlike.number] = str(error)
+        run._core.tell_failure(str(error))
+        raise Killed from error
 
 
 @dataclass

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 import holdtrue as ht
-from elastic_job import ElasticJob, Fault, Killed
-from holdtrue.errors import CallMismatchError, CheckpointError, JoinRefusedError
+from elastic_job import ElasticJob, Fault, edge_of
+from holdtrue.errors import CallMismatchError
 
 EXAMPLES, BATCH = 24, 4
 
@@ -27,16 +27,12 @@ def train(epochs: int, width: int, seen: dict[int, str]) -> list[str]:
     data = TensorDataset(torch.arange(3.0 * EXAMPLES).reshape(-1, 3) / 50)
     digests = []
     run.share(1)  # the job's state comes to a newcomer
-    try:
+    with edge_of(run, seen):
         for step in run.steps(data, epochs=epochs) if epochs else ():
             for (x,) in step:
                 step.backward(model(x).square().mean())
             step.update()
             digests.append(run.digest())
-    except (JoinRefusedError, CheckpointError) as error:
-        seen[number()] = str(error)
-        run._core.tell_failure(str(error))  # as a process's edge does
-        raise Killed from error
     run.close()
     return digests
 

@@ -37,6 +37,24 @@ def _small_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_predict, "WRITE_S", 0.0)
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "net.py").write_text(MODEL)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(ROWS, 4)))
+    return tmp_path
+
+
+def predict(folder: Path) -> None:
+    _predict.predict_file(
+        f"{folder}/net.py:Net",
+        f"{folder}/x.npy",
+        f"{folder}/out.npy",
+        weights=None,
+        pass_size=3,
+        pad_value=None,
+    )
+
+
 def expected(folder: Path) -> torch.Tensor:
     names: dict[str, type[torch.nn.Module]] = {}
     exec(MODEL, names)
@@ -47,10 +65,8 @@ def expected(folder: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize(("moment", "at"), [("write", 0), ("written", 0), ("written", 4), ("named", -1)])
 def test_the_array_is_whole_if_the_worker_that_writes_it_dies(
-    moment: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str, at: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "net.py").write_text(MODEL)
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(ROWS, 4)))
     write_some, take_name = _predict.write_some, _predict.take_name
 
     def reach(name: str, done: int) -> None:
@@ -69,21 +85,14 @@ def test_the_array_is_whole_if_the_worker_that_writes_it_dies(
 
     monkeypatch.setattr(_predict, "write_some", write)
     monkeypatch.setattr(_predict, "take_name", name)
-    main = functools.partial(
-        _predict.predict_file,
-        f"{tmp_path}/net.py:Net",
-        f"{tmp_path}/x.npy",
-        f"{tmp_path}/out.npy",
-        weights=None,
-        pass_size=3,
-        pad_value=None,
+    job = ElasticJob(
+        functools.partial(predict, folder), workers=2, faults=[Fault(worker=0, step=at, phase=moment)]
     )
-    job = ElasticJob(main, workers=2, faults=[Fault(worker=0, step=at, phase=moment)])
     notes = job.run()
     assert notes[0].was_killed
     assert job.state.how_over == "finished"
-    assert torch.equal(torch.from_numpy(np.load(tmp_path / "out.npy")), expected(tmp_path))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.py", "out.npy", "x.npy"]
+    assert torch.equal(torch.from_numpy(np.load(folder / "out.npy")), expected(folder))
+    assert sorted(p.name for p in folder.iterdir()) == ["net.py", "out.npy", "x.npy"]
 
 
 def change(folder: Path) -> None:
@@ -98,38 +107,27 @@ def touch(folder: Path) -> None:
 
 @pytest.mark.parametrize("act", [change, touch])
 def test_outputs_of_a_file_that_changes_meanwhile_are_refused(
-    act: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    act: Callable[[Path], None], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "net.py").write_text(MODEL)
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(ROWS, 4)))
     own = _outputs.ShardFolder.write
 
-    def write(folder: Any, start: int, *rest: Any) -> None:
-        own(folder, start, *rest)
+    def write(shards: Any, start: int, *rest: Any) -> None:
+        own(shards, start, *rest)
         if start == 0:
-            act(tmp_path)
+            act(folder)
 
     monkeypatch.setattr(_outputs.ShardFolder, "write", write)
 
-    def main() -> None:
-        _predict.predict_file(
-            f"{tmp_path}/net.py:Net",
-            f"{tmp_path}/x.npy",
-            f"{tmp_path}/out.npy",
-            weights=None,
-            pass_size=3,
-            pad_value=None,
-        )
-
+    main = functools.partial(predict, folder)
     if act is touch:  # the control
         run_in_process(main)
-        assert torch.equal(torch.from_numpy(np.load(tmp_path / "out.npy")), expected(tmp_path))
+        assert torch.equal(torch.from_numpy(np.load(folder / "out.npy")), expected(folder))
         return
     with pytest.raises(
         UsageError, match=r"x.npy changed while it was being predicted; .*out.npy.parts may hold"
     ):
         run_in_process(main)
-    assert not (tmp_path / "out.npy").exists()
+    assert not (folder / "out.npy").exists()
     with pytest.raises(
         UsageError, match=r"out.npy.parts holds outputs of another prediction, with other data;"
     ):

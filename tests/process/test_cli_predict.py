@@ -8,30 +8,19 @@ import pytest
 import safetensors.torch
 import torch
 from commands import holdtrue
+from predict_files import MODEL, write_files
 
 from holdtrue.run import Outputs
 
 pytestmark = pytest.mark.process
 
-MODEL = """
-import torch
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(1)
-        self.a, self.b = torch.nn.Linear(4, 16), torch.nn.Linear(16, 3)
-    def forward(self, x):
-        return self.b(torch.tanh(self.a(x)))
-"""
 QUIET = {"PYTHONWARNINGS": "default"}
 """Warnings of exporters about themselves are not ours."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "net.py").write_text(MODEL)
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(100, 4)))
-    return tmp_path
+    return write_files(tmp_path, 100)
 
 
 def expected(folder: Path, size: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 from commands import LIMIT_S, Ended, holdtrue, write_script
-from elastic_jobs import ElasticJob, kill_9, read_events, start_job
+from elastic_jobs import ElasticJob, kill_9, read_events, start_job, step_of
 
 from holdtrue.record import read_run
 
@@ -24,7 +24,8 @@ if int(os.environ["HOLDTRUE_WORKER_WORKER"]) > 1 and os.path.exists("refuse"):
 model = Net()
 run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
 data = examples(8)
-for step in run.steps(examples(80), epochs=int(sys.argv[1])):
+longer = int(os.environ["HOLDTRUE_WORKER_WORKER"]) > 0 and os.path.exists("longer")
+for step in run.steps(examples(80), epochs=int(sys.argv[1]) + longer):
     take_step(step, model)
     run.evaluate(lambda x, y: {"loss": F.mse_loss(model(x), y)}, data)
     if os.path.exists("slow"):
@@ -156,6 +157,22 @@ def test_an_interrupt_while_the_controller_hangs_is_told_to_the_workers(begin: B
     os.kill(job.controller_pid(), signal.SIGSTOP)
     os.kill(job.process.pid, signal.SIGINT)
     check_stopped(job, asked=None)
+
+
+def test_a_device_whose_script_takes_other_steps_is_refused_and_does_the_job_no_harm(begin: Begin) -> None:
+    job = begin("--workers", "1", epochs=5000)
+    job.wait_for_workers(1, step=1)
+    pids = job.pids()
+    (job.folder / "longer").touch()
+    guest = job.join()
+    _, err = guest.communicate(timeout=LIMIT_S)
+    assert guest.returncode == 2, err
+    assert "differs from the job that it came to in steps (50000 and 50010)" in " ".join(err.split())
+    facts = job.wait_until(lambda facts: facts["target"] == 1, "the controller's word that it is refused")
+    job.wait_for_workers(1, step=step_of(facts) + 1)
+    assert job.pids() == pids
+    job.client().stop("a test asks")
+    check_stopped(job, asked="a test asks")
 
 
 def test_an_error_of_a_worker_that_was_joining_is_told_and_does_the_job_no_harm(begin: Begin) -> None:

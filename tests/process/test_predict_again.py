@@ -7,32 +7,18 @@ import numpy as np
 import pytest
 import torch
 from commands import Ended, holdtrue
+from predict_files import MODEL, write_files
 
 from holdtrue.run import Outputs
 
 pytestmark = pytest.mark.process
 
-MODEL = """
-import torch
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(1)
-        self.a = torch.nn.Linear(4, 3)
-    def forward(self, x):
-        return torch.tanh(self.a(x))
-class Other(Net):
-    def forward(self, x):
-        return self.a(x)
-"""
 FIRST = "part-000000000000.safetensors"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "net.py").write_text(MODEL)
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(100, 4)))
-    return tmp_path
+    return write_files(tmp_path, 100)
 
 
 def predict(folder: Path, *options: str, model: str = "net.py:Net", out: str = "o.out") -> Ended:

@@ -8,34 +8,20 @@ import pytest
 import torch
 from commands import HOLDTRUE, begin, holdtrue
 from elastic_jobs import WAIT_S, ElasticJob, kill_9
+from predict_files import MODEL, write_files
 
 from holdtrue.run import Outputs
 
 pytestmark = pytest.mark.process
 
-MODEL = """
-import os, time
-import torch
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(1)
-        self.a, self.b = torch.nn.Linear(4, 16), torch.nn.Linear(16, 3)
-    def forward(self, x):
-        if os.path.exists("slow"):  # until all changes are through
-            time.sleep(0.04)
-        return self.b(torch.tanh(self.a(x)))
-"""
 ROWS = 4000
 FILES = ROWS // 32
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "net.py").write_text(MODEL)
     (tmp_path / "slow").touch()
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(ROWS, 4)))
-    return tmp_path
+    return write_files(tmp_path, ROWS)
 
 
 def expected(folder: Path) -> torch.Tensor:
@@ -47,7 +33,7 @@ def expected(folder: Path) -> torch.Tensor:
 
 
 def start(folder: Path, out: str, name: str, *options: str) -> ElasticJob:
-    words = ["predict", "net.py:Net", "x.npy", "--out", out, "--pass-size", "1", "--device", "cpu"]
+    words = ["predict", "net.py:Slow", "x.npy", "--out", out, "--pass-size", "1", "--device", "cpu"]
     process = begin([HOLDTRUE, *words, "--name", name, *options], cwd=folder)
     return ElasticJob(folder=folder, process=process, name=name)
 

@@ -221,7 +221,8 @@ def _judge_failure(world: World, control: State) -> None:
     """A job is not given up while a member has its state; one that was told to leave is no member."""
     if control.how_over == "failed" and control.phase != world.control.phase:
         named = {member.worker for view in world.control.chain for member in view.members}
-        named -= {worker.number for worker in world.control.workers if worker.phase == "dismissed"}
+        told = (w for w in world.control.workers if "dismissed" in (w.phase, w.how_gone))
+        named -= {worker.number for worker in told}
         holders = [
             w.number
             for w in world.workers

@@ -13,10 +13,10 @@ INTERRUPTED = Ended(worker=0, status=130, sentence="", at=None, has_left=True)
 """What a host says of a worker that ended in order as the job was stopped."""
 
 
-def views_of(job: Job) -> tuple[ViewText, ...]:
-    """The newest view, as worker 0 would say it."""
+def views_of(job: Job, generation: int | None = None) -> tuple[ViewText, ...]:
+    """A view, by default the newest, as worker 0 would say it."""
     sent = [m.view for d in job.decisions for m in sent_to(d, 0) if isinstance(m, ViewSent)]
-    return tuple(view for view in sent if view.generation == job.newest.generation)
+    return tuple(view for view in sent if view.generation == (generation or job.newest.generation))
 
 
 def started_again(old: Job) -> Job:
@@ -226,16 +226,9 @@ def test_the_first_controller_of_a_job_has_no_memory() -> None:
     assert recall(settings, memory_of(old.state)).target == 2
 
 
-def first_view_of(job: Job) -> tuple[ViewText, ...]:
-    sent = [m.view for d in job.decisions for m in sent_to(d, 0) if isinstance(m, ViewSent)]
-    return tuple(view for view in sent if view.generation == 1)
-
-
-def test_one_that_was_left_out_and_says_hello_first_gets_no_view_before_those_who_know_a_newer_one_are_back() -> (
-    None
-):
+def test_one_that_was_left_out_and_says_hello_first_gets_no_view_before_the_others_are_back() -> None:
     old = Job(3)
-    first = first_view_of(old)
+    first = views_of(old, 1)
     old.lose(0)
     old.end(2)
     old.end(1)  # in truth it lives, where no word of this comes: 0 goes on alone
@@ -253,13 +246,42 @@ def test_one_that_was_left_out_and_says_hello_first_gets_no_view_before_those_wh
 
 def test_nobody_is_sent_away_in_the_place_of_one_that_had_asked_to_leave() -> None:
     old = Job(2)
-    first = first_view_of(old)
+    first = views_of(old, 1)
     old.say(0, Leaving(reason="SIGTERM"))
     assert old.state.target == 1
     new = started_again(old)
     new.host(running=(0, 1))
     new.hello(1, generation=1, views=first)
-    told = new.hello(0, generation=1, views=first, is_leaving=True)
-    assert not [m for m in sent_to(told, 1) if isinstance(m, ViewSent)]
-    new.say(0, Leaving(reason="SIGTERM"))
+    new.hello(0, generation=1, views=first)
+    new.say(0, Leaving(reason="SIGTERM"))  # once more, as its word to another controller
     assert new.members == [1]
+    assert new.state.target == 1
+
+
+@pytest.mark.parametrize(("status", "how"), [(0, "finished"), (-9, "failed")])
+def test_a_job_whose_members_have_ended_is_not_begun_again_with_those_who_wanted_to_join(
+    status: int, how: str
+) -> None:
+    old = Job(2)
+    old.feed(ResizeAsked(workers=4))
+    new = started_again(old)
+    for worker in (2, 3):
+        new.hello(worker)
+    new.host(running=(2, 3))
+    for worker in (0, 1):
+        new.end(worker, status=status)
+    assert new.state.how_over is None, "others may still say hello"
+    new.wait(10.0)
+    assert new.state.how_over == how
+    assert not new.state.chain
+
+
+def test_one_that_was_on_its_way_out_does_not_go_on_where_the_others_have_finished() -> None:
+    job = Job(3)
+    job.say(2, Leaving(reason="SIGTERM"))
+    job.enter(2, 1)
+    job.lose(2)  # it had not heard of the view, and the others went on
+    for worker in (1, 0):  # that 0 had entered the view was never heard
+        job.say(worker, End(how="finished", sentence=""))
+    assert job.state.how_over == "finished"
+    assert job.newest.generation == 2

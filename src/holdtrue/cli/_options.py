@@ -440,9 +440,8 @@ def settings_in_force(cli: Mapping[str, Setting], env: Mapping[str, str]) -> dic
     }
     config = cli.get("config", environment.get("config"))
     force = {**(read_config(Path(str(config))) if config else {}), **environment, **cli}
-    if (
-        not float(force.get("timeout_s", 1.0)) > 0
-    ):  # the launcher's own processes wait by it, before a worker reads it
+    # The launcher's own processes wait by it, before a worker reads it.
+    if not float(force.get("timeout_s", 1.0)) > 0:
         raise UsageError(
             f"timeout_s is {force['timeout_s']}; it is a number of seconds above 0. Give such a number."
         )

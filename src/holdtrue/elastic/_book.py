@@ -65,7 +65,6 @@ class Book:
             total=self.total,
             is_joiner=self.is_joiner,
             views=tuple(view_to_text(view) for view in self.views[:_MOST_VIEWS]),
-            is_leaving=any(isinstance(said, Leaving) for said in self.standing),
         )
         return (hello, *self.standing)
 

@@ -15,7 +15,10 @@ def end_job(turn: Turn) -> None:
         _end_before_it_began(turn)
         return
     known = {worker.number: worker for worker in state.workers}
+    newest = {member.worker for member in state.chain[-1].members}
     living = [w for w in state.workers if w.is_living and w.phase == "member" and w.has_state]
+    if state.has_main_finished:  # those whom the newest view left out have nothing to go on with
+        living = [worker for worker in living if worker.number in newest]
     if living:
         _end_in_the_dark(turn)
         return
@@ -90,14 +93,16 @@ def _end_in_the_dark(turn: Turn) -> None:
 
 
 def _end_before_it_began(turn: Turn) -> None:
-    state, settings = turn.state, turn.state.settings
-    assert state.began_s is not None
-    has_settled = not settings.life or turn.now >= state.began_s + settings.settle_s
+    state = turn.state
     if state.stop_reason is not None:
-        if has_settled:  # else its members may still say hello, and be on their way to that boundary
-            close_job(turn, "stopped", state.stop_reason)
-    elif state.ended_before and not state.workers and has_settled:
+        close_job(turn, "stopped", state.stop_reason)
+    elif state.has_begun or (state.ended_before and not state.workers):
         # A controller that was started again, too late: to begin anew would do everything twice.
+        assert state.began_s is not None
+        if any(worker.is_living and not worker.is_connected for worker in state.workers) and (
+            turn.now < state.began_s + state.settings.start_timeout_s
+        ):
+            return  # one that runs and has said nothing yet may have the state
         statuses = [status for _, status in state.ended_before if status != LEFT]
         if any(statuses) or not statuses:
             fail_job(turn, "all workers had ended when the controller was started again. Look at their logs.")

@@ -86,9 +86,12 @@ def _unreachable_since_s(state: State, worker: Worker) -> float | None:
 
 
 def survivors(turn: Turn) -> tuple[Worker, ...]:
-    """Living workers with the state, by rank in the newest view; of an older open view if that has none."""
+    """Living workers with the state, by rank in the newest view; of an older open view if that has none.
+
+    Where the newest has finished all that the job writes, those whom it left out have nothing to go on with.
+    """
     known = {worker.number: worker for worker in turn.state.workers}
-    for view in reversed(turn.state.chain):
+    for view in turn.state.chain[-1:] if turn.state.has_main_finished else reversed(turn.state.chain):
         core = tuple(
             worker
             for member in view.members

@@ -12,13 +12,12 @@ def found_job(turn: Turn) -> None:
     if (
         state.phase != "founding"
         or state.stop_reason is not None
+        or state.has_begun
         or (state.ended_before and not state.workers)
     ):
         return
     assert state.began_s is not None
     here = [worker for worker in state.workers if worker.phase == "waiting" and worker.address is not None]
-    if settings.life and turn.now < state.began_s + settings.settle_s:
-        return
     awaited = max(state.target, 1)
     if awaited < min(settings.least, settings.workers):
         fail_job(

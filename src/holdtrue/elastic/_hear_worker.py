@@ -77,7 +77,7 @@ def _hear_hello(turn: Turn, hello: Hello) -> None:
         dropped_s=None,
         phase="waiting" if worker.phase == "starting" else worker.phase,
         step=max(worker.step, hello.step),
-        says_leaving=hello.is_leaving and not worker.is_leaving,
+        is_leaving=worker.is_leaving or hello.worker in turn.state.leaving_before,
     )
     if turn.state.first_hello_s is None:
         turn.set(first_hello_s=turn.now)
@@ -172,14 +172,13 @@ def _hear_lost(turn: Turn, worker: Worker, message: Lost) -> None:
 
 
 def _hear_leaving(turn: Turn, worker: Worker, reason: str) -> None:
-    worker = turn.set_worker(worker, says_leaving=False)
-    if worker.is_leaving or not worker.is_living or turn.state.stop_reason is not None:
+    if not worker.is_living or turn.state.stop_reason is not None:
         return
     was_counted = worker in turn.state.counted
     if worker.phase != "member":
         turn.note(f"worker {worker.number} leaves before it entered: {reason}")
-        turn.dismiss(worker, Over(how="left", reason="it asked to leave"))
-    else:
+        turn.dismiss(turn.set_worker(worker, is_leaving=True), Over(how="left", reason="it asked to leave"))
+    elif not worker.is_leaving:
         turn.note(f"worker {worker.number} wants to leave at the next boundary: {reason}")
         turn.set_worker(worker, is_leaving=True)
     if was_counted:

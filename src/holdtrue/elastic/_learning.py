@@ -11,19 +11,21 @@ from ._view import View
 
 
 def is_listening(state: State, now: float) -> bool:
-    """Whether a controller that was started again has still to hear of workers that may know newer views than it does.
+    """Whether a controller that was started again has still to hear of workers that lived before it.
 
-    One that was left out and has not heard of it is as likely to say hello first as a member of the newest view.
+    The first to say hello may have been left out, without having heard of it: what it says of the job is old. All are back when
+    each member of the newest view that is known is, a host that says whom it runs, and whoever runs there.
     """
-    if not state.settings.life or state.began_s is None or now >= state.began_s + state.settings.settle_s:
+    assert state.began_s is not None
+    if not state.settings.life or now >= state.began_s + state.settings.settle_s:
         return False
-    here = {worker.number for worker in state.workers if worker.is_connected} | state.gone
-    running = {number for host in state.hosts if host.is_connected for number in host.running}
-    return (
-        state.newest is None
-        or not running <= here
-        or not {member.worker for member in state.newest.members} <= here
-    )
+    back = {
+        worker.number for worker in state.workers if worker.is_connected or not worker.is_living
+    } | state.gone
+    hosts = [host for host in state.hosts if host.is_connected]
+    awaited = {member.worker for member in state.newest.members} if state.newest is not None else set()
+    are_back = awaited.union(*(host.running for host in hosts)) <= back
+    return not (awaited and hosts and are_back)
 
 
 def learn_views(turn: Turn, hello: Hello, *, was_known: bool) -> bool:
@@ -74,6 +76,7 @@ def _know_members(turn: Turn, view: View, *, is_first: bool) -> None:
             worker,
             phase="member" if worker.is_living else worker.phase,
             address=worker.address or member,
+            is_leaving=worker.is_leaving or member.worker in turn.state.leaving_before,
             has_state=worker.has_state or has_state,
         )
 

@@ -36,8 +36,8 @@ from ._state import State
 from ._turn import Turn
 
 _RULES = (settle_views, force_view, end_job, found_job, plan_view, balance_staff)
-_WHILE_LISTENING = (settle_views, found_job)
-"""A controller that may not know the newest view yet sends no view, sends nobody away and does not give the job up."""
+_WHILE_LISTENING = (settle_views,)
+"""A controller that may not know the newest view yet sends no view, starts nobody, sends nobody away and ends no job."""
 _MOST_ROUNDS = 32
 
 
@@ -60,7 +60,7 @@ def decide(state: State, event: Event, now: float) -> Decision:
         return Decision(state=turn.state, actions=(), reason="", moves_deadlines=False)
     for _ in range(_MOST_ROUNDS):
         before = turn.state
-        for rule in _WHILE_LISTENING if turn.state.chain and is_listening(turn.state, now) else _RULES:
+        for rule in _WHILE_LISTENING if is_listening(turn.state, now) else _RULES:
             if turn.state.phase != "over":
                 rule(turn)
         if turn.state == before:

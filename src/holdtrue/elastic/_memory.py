@@ -23,6 +23,10 @@ class Memory:
     mapping_reason: str = ""
     adds: dict[str, int] = field(default_factory=dict)
     """By host, the workers that it asked for and was not given yet, or of which nothing was heard yet."""
+    has_begun: bool = False
+    """Whether there was a view: those who wait may all be joiners, who have no state to go on from."""
+    leaving: list[int] = field(default_factory=list)
+    """Workers that asked to leave, whom `target` does not count any more; they will say it again."""
 
 
 def memory_of(state: State) -> Memory:
@@ -34,7 +38,15 @@ def memory_of(state: State) -> Memory:
         mapping=state.mapping,
         mapping_reason=state.mapping_reason,
         adds=_adds_of(state),
+        has_begun=state.has_begun or state.phase != "founding",
+        leaving=sorted(_leaving_in(state)),
     )
+
+
+def _leaving_in(state: State) -> set[int]:
+    """Those who asked to leave and are not known to be gone, also if this controller has not heard of them yet."""
+    asked = {w.number for w in state.workers if w.is_leaving and w.phase != "gone"}
+    return asked | (state.leaving_before - state.gone)
 
 
 def _adds_of(state: State) -> dict[str, int]:
@@ -57,6 +69,8 @@ def recall(settings: JobSettings, memory: Memory | None) -> State:
         mapping=memory.mapping,
         mapping_reason=memory.mapping_reason,
         adds_before=tuple(sorted(memory.adds.items())),
+        has_begun=memory.has_begun,
+        leaving_before=frozenset(memory.leaving),
         remembers=True,
     )
 

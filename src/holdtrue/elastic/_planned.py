@@ -28,7 +28,7 @@ def plan_view(turn: Turn) -> None:
     members = state.members
     if len(members) != len(present.members) or any(w.generation < present.generation for w in members):
         return
-    if any(worker.lost_s is not None or worker.says_leaving for worker in members):
+    if any(worker.lost_s is not None for worker in members):
         return
     stayers = [worker for worker in members if not worker.is_leaving][: max(state.target, 1)]
     joiners = _joiners_of(turn, room=state.target - len(stayers))

@@ -13,8 +13,6 @@ def balance_staff(turn: Turn) -> None:
     """Bring the workers that are members, or on their way, to the target."""
     _end_late_starts(turn)
     state = turn.state
-    if _is_settling(state, turn.now):
-        return
     if state.stop_reason is not None:
         for worker in state.workers:
             if worker.phase in ("starting", "waiting", "ready"):
@@ -28,24 +26,6 @@ def balance_staff(turn: Turn) -> None:
     for _ in range(state.target - len(state.counted)):
         if not _order_one(turn):
             break
-
-
-def _is_settling(state: State, now: float) -> bool:
-    """Whether workers that lived before this controller may still have to say hello.
-
-    Those who are in the job are back when each member of the newest view is, and a host that says whom it runs. Should
-    somebody come after that, a worker too many has been started, and is sent away.
-    """
-    assert state.began_s is not None
-    if not state.settings.life or now >= state.began_s + state.settings.settle_s:
-        return False
-    known = {worker.number: worker for worker in state.workers}
-    members = state.newest.members if state.newest is not None else ()
-    are_back = all(
-        (worker := known.get(member.worker)) is not None and (worker.is_connected or not worker.is_living)
-        for member in members
-    )
-    return not (members and are_back and any(host.is_connected for host in state.hosts))
 
 
 def _send_away(turn: Turn, surplus: int) -> None:

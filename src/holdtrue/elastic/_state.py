@@ -120,8 +120,7 @@ class Worker:
     has_state: bool = False
     """Whether it holds the training state, as far as it said."""
     is_leaving: bool = False
-    says_leaving: bool = False
-    """Whether its next words are that it wants to leave."""
+    """Whether it asked to leave, and the target was lowered for it."""
     is_added: bool = False
     """The target was raised for it, since its host asked for a worker: its place goes where its host goes."""
     dropped_s: float | None = None
@@ -204,6 +203,10 @@ class State:
     """Those of them that ended with an error of the script, and its sentence."""
     remembers: bool = False
     """Whether `target` and what else is asked for come from the controller before this one."""
+    has_begun: bool = False
+    """Whether the job trained under the controller before this one: it is not founded again."""
+    leaving_before: frozenset[int] = frozenset()
+    """Numbers of workers that had asked it to leave."""
     adds_before: tuple[tuple[str, int], ...] = ()
     """By host, the workers that it had asked for and not been given when that controller wrote it down."""
     how_over: Literal["finished", "stopped", "failed"] | None = None

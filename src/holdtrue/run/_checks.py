@@ -6,7 +6,7 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-from holdtrue.engine import checked_number, one_number
+from holdtrue.engine import checked_number, describe_value, one_number
 from holdtrue.errors import PlanError, UsageError
 from holdtrue.units import cut_text
 
@@ -54,6 +54,25 @@ def numbers_by_name(
     return {name: checked_number(value, call=call, name=name) for name, value in values.items()}
 
 
+def norm_above_zero(max_grad_norm: Any) -> float | None:  # Any: whatever a script passes
+    """The largest norm that gradients may have, None for any: at 0 nothing is trained, below it the loss grows.
+
+    Raises:
+        UsageError: it is not above 0.
+
+    >>> norm_above_zero(-1.0)
+    Traceback (most recent call last):
+    holdtrue.errors.UsageError: max_grad_norm is -1.0; it is a number above 0, or None. Leave it out for gradients as they are.
+    """
+    norm = None if max_grad_norm is None else one_number(max_grad_norm)
+    if max_grad_norm is not None and not (norm or 0.0) > 0.0:
+        raise UsageError(
+            f"max_grad_norm is {describe_value(max_grad_norm)}; it is a number above 0, or None. Leave it out for gradients "
+            f"as they are."
+        )
+    return norm
+
+
 def path_of_file(call: str, path: Any) -> Path:  # Any: whatever a script passes
     """The path of a file that a script names.
 
@@ -67,7 +86,7 @@ def path_of_file(call: str, path: Any) -> Path:  # Any: whatever a script passes
     return Path(path)
 
 
-def check_given(script: Mapping[str, Any]) -> None:  # Any: what the script passed to init
+def check_arguments(script: Mapping[str, Any]) -> None:  # Any: what the script passed to init
     """Refuse arguments of `holdtrue.init` of another kind than a plan and its settings have.
 
     Raises:

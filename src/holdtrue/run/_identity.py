@@ -40,7 +40,7 @@ Identity = dict[str, str | int]
 """Texts and numbers by name."""
 
 
-def check_given(identity: Mapping[str, str] | None, out: str | None) -> dict[str, str]:
+def named_texts(identity: Mapping[str, str] | None, out: str | None) -> dict[str, str]:
     """What a caller names of its prediction.
 
     Args:
@@ -49,7 +49,7 @@ def check_given(identity: Mapping[str, str] | None, out: str | None) -> dict[str
     Raises:
         UsageError: it is not texts by name, has a name of the run's own, or there is no folder that it could be of.
 
-    >>> check_given({"code": "5e1f"}, "predictions")
+    >>> named_texts({"code": "5e1f"}, "predictions")
     {'code': '5e1f'}
     """
     if identity is None:

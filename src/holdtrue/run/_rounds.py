@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, final
 from torch.utils import _pytree as pytree
 
 from holdtrue.data import Loader
-from holdtrue.errors import CallMismatchError, DivergenceError, UsageError
+from holdtrue.errors import CallMismatchError, DivergenceError, JoinRefusedError, UsageError
 from holdtrue.units import format_ids
 
 from ._agree import end_interrupted, say_first_difference
 from ._boundary import enter_agreed
 from ._elastic import gather_anew
-from ._identity import Identity, check_identities, look_at_data
+from ._identity import Identity, check_identities, look_at_data, say_differences
 from ._outputs import PASSES_IN_SHARD, Outputs, ShardFolder, is_marked, name_writer
 from ._passes import as_rows, call_with, check_structure, open_in_order, run_passes, size_of
 
@@ -65,6 +65,8 @@ class Word:
     """Mark of the folder in which it looked."""
     there: int | None = None
     """Examples whose outputs were on disk when the call began, where the worker knows."""
+    is_new: bool = False
+    """Whether it has come to a prediction under way, and has met nobody in it yet."""
 
     def encode(self) -> bytes:
         """As JSON."""
@@ -247,9 +249,10 @@ class Prediction:
         while True:
             core.place(f"round {self._round + 1} of {self._name}")
             words = [Word.decode(part) for part in gather_anew(self._say, core.take_up_mapping)]
-            self._hear(words)
+            self._hear(self._of_this_prediction(words))
             if words[0].missing is not None:
                 self._compare_folders(words[0].mark)
+            core.is_entering = False
             self._tell()
             if not self._missing:
                 return False
@@ -280,37 +283,57 @@ class Prediction:
             missing=missing,
             mark=mark,
             there=self._there,
+            is_new=core.is_entering,
         )
         return core.group.gather_bytes(word.encode(), what=f"all workers to end a round of {self._name}")
+
+    def _of_this_prediction(self, words: Sequence[Word]) -> list[Word]:
+        """The words of those who predict the same; a newcomer that does not is a loss to the others.
+
+        Raises:
+            CallMismatchError: workers that were there predict something else.
+            JoinRefusedError: this worker has come, and does.
+        """
+        settled = [word for word in words if not word.is_new] or words
+        calls = {word.call for word in settled}
+        if len(calls) > 1:
+            raise CallMismatchError(
+                f"workers are in different predictions, by rank in calls {format_ids(tuple(sorted(calls)))}; every worker "
+                f"makes the same calls in the same order. Decide by values that are the same everywhere."
+            )
+        check_identities([word.identity for word in settled], self._name)
+        if self._core.is_entering and (differences := say_differences(settled[0].identity, self._identity)):
+            raise JoinRefusedError(
+                f"this worker differs from the job that it came to in {differences}; workers predict one data set with one model "
+                f"and the same options. Give it the same files. The job goes on without it."
+            )
+        return [w for w in words if not w.is_new or not say_differences(settled[0].identity, w.identity)]
 
     def _compare_folders(self, mark: str) -> None:
         """Make sure that all write into one folder, before those who have come write anything.
 
         Raises:
-            UsageError: a worker does not see what rank 0 wrote there.
+            UsageError: a worker that was there does not see what rank 0 wrote there.
+            JoinRefusedError: this worker has come, and does not.
         """
 
         def gather() -> list[bytes]:
-            seen = "" if is_marked(self._out, self._identity, mark) else os.path.abspath(self._out)
-            return self._core.group.gather_bytes(
-                seen.encode(), what=f"all workers to see the folder of {self._name}"
+            lacking = "" if is_marked(self._out, self._identity, mark) else os.path.abspath(self._out)
+            return core.group.gather_bytes(
+                json.dumps([lacking, core.is_entering]).encode(),
+                what=f"all workers to see the folder of {self._name}",
             )
 
-        for rank, seen in enumerate(gather_anew(gather, self._core.take_up_mapping)):
-            if seen:
-                raise UsageError(
-                    f"worker {rank} does not see in {seen.decode()} what worker 0 wrote for {self._name}; all workers write into "
+        core = self._core
+        for rank, text in enumerate(gather_anew(gather, core.take_up_mapping)):
+            lacking, is_new = json.loads(text)
+            if lacking and (not is_new or rank == core.group.rank):
+                raise (JoinRefusedError if is_new else UsageError)(
+                    f"worker {rank} does not see in {lacking} what worker 0 wrote for {self._name}; all workers write into "
                     f"one folder, and no other command begins there meanwhile. Name one that they share, by its absolute path."
                 )
 
     def _hear(self, words: Sequence[Word]) -> None:
-        calls = [word.call for word in words]
-        if len(set(calls)) > 1:
-            raise CallMismatchError(
-                f"workers are in different predictions, by rank in calls {format_ids(tuple(sorted(set(calls))))}; every worker "
-                f"makes the same calls in the same order. Decide by values that are the same everywhere."
-            )
-        check_identities([word.identity for word in words], self._name)
         # Of those who were here before: a joiner of another kind may see the data otherwise.
         leading = next((word for word in words if word.there is not None), words[0])
         self._given["data"] = str(leading.identity["data"])

@@ -20,7 +20,7 @@ from ._core import Core
 from ._edge import install_edge, join_launcher, watch_run
 from ._elastic import gather_anew
 from ._evaluate import evaluate_chunks
-from ._identity import check_given
+from ._identity import named_texts
 from ._join import Membership, find_membership, is_placed
 from ._keeper import Keeper
 from ._loop import Loop
@@ -348,7 +348,7 @@ class Run:
             CallMismatchError: with `out`, workers have other data, as far as that is seen, or other options.
         """
         self._core.refuse_in_pass("run.predict")
-        given = check_given(identity, out)
+        given = named_texts(identity, out)
         self._core.settle()
         self._core.enter()
         call = self._core.calls.begin("predict", is_in_loop=self._core.is_looping)

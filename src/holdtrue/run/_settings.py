@@ -14,7 +14,7 @@ from holdtrue.errors import UsageError
 from holdtrue.plan import Plan
 from holdtrue.wire import SETTING_VARIABLES, decode_cli_settings, parse_setting, read_config
 
-from ._checks import check_given
+from ._checks import check_arguments
 
 NonFinite = Literal["stop", "skip", "allow"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
@@ -110,7 +110,7 @@ def resolve_settings(
     Raises:
         PlanError, UsageError: a value is out of its range, or a name is unknown.
     """
-    check_given(script)
+    check_arguments(script)
     env = os.environ if env is None else env
     cli = decode_cli_settings(env)
     merged: dict[str, Any] = dict(script)

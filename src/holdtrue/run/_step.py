@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from holdtrue.engine import Optimizer, RoundResult, has_gradient
 from holdtrue.errors import HoldtrueError, UsageError
 
+from ._checks import norm_above_zero
 from ._elastic import Regrouped
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class Step:
             UsageError: the passes of this round are not all done, an optimizer was not prepared, the norm is not above 0, or the
                 gradients were cleared after the passes.
         """
-        check_norm(max_grad_norm)
+        largest = norm_above_zero(max_grad_norm)
         if not self._reduced:
             when = "in the middle of its passes" if self._iterating else "before its passes"
             if self._rounds and not self._iterating:
@@ -236,7 +237,7 @@ class Step:
         else:
             self._core.is_updating = True
             try:
-                grad_norm = self._core.engine.update(stepped, max_grad_norm)
+                grad_norm = self._core.engine.update(stepped, largest)
             finally:
                 self._core.is_updating = False
             self.grad_norm = self._core.unlike.unify_update(grad_norm)
@@ -265,20 +266,6 @@ class Step:
             None if isinstance(each, ReduceLROnPlateau) else getattr(each, "last_epoch", None)
             for each in self._core.state.schedulers
         ]
-
-
-def check_norm(max_grad_norm: float | None) -> None:
-    """Refuse what cannot be the largest norm of a gradient: at 0 nothing is trained, below it the loss grows.
-
-    >>> check_norm(-1.0)
-    Traceback (most recent call last):
-    holdtrue.errors.UsageError: max_grad_norm is -1.0; it is a number above 0, or None. Leave it out for gradients as they are.
-    """
-    given: object = max_grad_norm
-    if given is not None and not (isinstance(given, int | float) and given > 0):
-        raise UsageError(
-            f"max_grad_norm is {max_grad_norm!r}; it is a number above 0, or None. Leave it out for gradients as they are."
-        )
 
 
 def refuse_own_steps(core: Core, optimizer: Optimizer) -> None:

@@ -86,8 +86,6 @@ class Hello:
     """Whether it was welcomed as a joiner before."""
     views: tuple[ViewText, ...]
     """Views that it knows from the one it is in, ascending: a controller without memory learns from them."""
-    is_leaving: bool = False
-    """Whether it says next that it wants to leave: until then nobody else is sent away in its place."""
 
     def __post_init__(self) -> None:
         _check_worker(self.worker)
