@@ -212,7 +212,10 @@ def test_a_traceback_that_the_script_survives_is_shown(run, listener) -> None:
     assert b"KeyError: 'survived'" in listener.output["stderr"]
 
 
-def test_a_reported_failure_is_the_sentence_and_its_words_on_stderr_are_not_repeated(run, listener) -> None:
+def test_a_reported_failure_is_the_sentence_and_its_words_on_stderr_are_not_repeated(
+    run, listener, monkeypatch
+) -> None:
+    monkeypatch.setattr(_stopping, "FAILURE_GRACE_S", 60.0)
     result = run(
         """
         join()
@@ -230,7 +233,8 @@ def test_a_reported_failure_is_the_sentence_and_its_words_on_stderr_are_not_repe
     assert listener.output["stderr"] == b""
 
 
-def test_the_same_traceback_on_every_worker_is_shown_once(run) -> None:
+def test_the_same_traceback_on_every_worker_is_shown_once(run, monkeypatch) -> None:
+    monkeypatch.setattr(_stopping, "FAILURE_GRACE_S", 60.0)
     result = run("join(); 1 / 0", workers=3)
     assert [failure.workers for failure in result.failures] == [(0, 1, 2)]
     assert result.failures[0].log.name == "worker-0.log"

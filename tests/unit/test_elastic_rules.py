@@ -183,6 +183,16 @@ def test_the_least_begin_when_the_grace_is_over_and_the_rest_join() -> None:
     assert (job.members, job.newest.joiners, job.newest.is_planned) == ([1, 0], (0,), True)
 
 
+def test_where_the_first_took_long_the_others_may_take_as_long_again() -> None:
+    job = Job(2, is_founded=False, least=1, grace_s=5.0)
+    job.wait(8.0)
+    job.hello(1)
+    assert next_deadline_s(job.state, job.now) == job.now + 8.0
+    assert job.wait(7.9).state.newest is None
+    job.hello(0)
+    assert (job.members, job.newest.joiners) == ([0, 1], ())
+
+
 def test_workers_that_never_come_fail_the_job_by_name_of_the_wait() -> None:
     job = Job(2, is_founded=False, start_timeout_s=60.0)
     job.hello(0)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ._ending import dark_since_s, last_end_s
 from ._forced import silence_ends_s, word_ends_s
+from ._founding import patience_ends_s
 from ._staff import host_vanished_s, is_out_of_reach
 from ._state import State, Worker
 
@@ -21,8 +22,9 @@ def _deadlines(state: State) -> Iterator[float]:
         yield state.began_s + settings.settle_s
     if state.began_s is not None and state.phase == "founding":
         yield state.began_s + settings.start_timeout_s
-        if state.first_hello_s is not None:
-            yield state.first_hello_s + settings.grace_s
+        until_s = patience_ends_s(state)
+        if until_s is not None:
+            yield until_s
     reporters = [worker for worker in state.workers if worker.lost_s is not None]
     if reporters:
         for worker in state.members:

@@ -1,7 +1,7 @@
 """The founders' view. Pure."""
 
 from ._ending import fail_job
-from ._state import Worker
+from ._state import State, Worker
 from ._turn import Turn
 from ._view import View
 
@@ -27,8 +27,8 @@ def found_job(turn: Turn) -> None:
         )
     elif len(here) >= awaited or (
         len(here) >= settings.least
-        and state.first_hello_s is not None
-        and turn.now >= state.first_hello_s + settings.grace_s
+        and (until_s := patience_ends_s(state)) is not None
+        and turn.now >= until_s
     ):
         _found(turn, here)
     elif turn.now >= state.began_s + settings.start_timeout_s:
@@ -42,6 +42,16 @@ def found_job(turn: Turn) -> None:
                 else "Look at the logs of the others."
             ),
         )
+
+
+def patience_ends_s(state: State) -> float | None:
+    """When those who are here begin without the others; None before anybody is.
+
+    Where the first took long to come, the machine is slow or loaded, and the others may take as long again.
+    """
+    if state.began_s is None or state.first_hello_s is None:
+        return None
+    return state.first_hello_s + max(state.settings.grace_s, state.first_hello_s - state.began_s)
 
 
 def _found(turn: Turn, here: list[Worker]) -> None:
