@@ -236,6 +236,30 @@ def test_an_engine_whose_short_tiles_are_wrong_with_some_digits_alone_is_refused
         _selftest._check_short("vnni", *digits)
 
 
+@pytest.mark.parametrize("slices", _selftest.QUADS)
+def test_an_engine_whose_tiles_of_int16_are_wrong_with_some_digits_alone_is_refused(
+    slices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "avx2" not in engines():
+        pytest.skip("the processor has no AVX2, or the kernels are not built")
+    force_engine("avx2")
+    found = _native.native()
+    force_engine(None)
+    assert found is not None
+    library, number = found
+
+    class Wrong:
+        def ht_quad(self, *arguments: Any) -> int:  # Any: what ctypes is given
+            made: int = library.ht_quad(*arguments)
+            if arguments[3:6] == (slices, 3, 5):
+                ctypes.cast(arguments[6], ctypes.POINTER(ctypes.c_float))[2 * 16 + 4] *= -1
+            return made
+
+    monkeypatch.setattr(_selftest, "native", lambda *_: (Wrong(), number))
+    with pytest.raises(NumericsError, match=rf"is not exact here: a tile of 3 x 5 with {slices} digits"):
+        _selftest._check_quads("avx2", slices, _selftest.QUADS[slices])
+
+
 @pytest.mark.parametrize("K", [1, 3, 16, 33, 64, 95])
 def test_products_of_few_values_have_one_answer_however_they_lie(K: int) -> None:
     """Several blocks of rows and panels of columns; wide vectors among them; operands that serve a whole batch."""

@@ -99,15 +99,6 @@ static AVX512 int scan_vnni(Operand a, int64_t vectors, int64_t K, uint32_t *mos
 #define ROWS_TOGETHER 48    /* a multiple of MR and of GROUP */
 #define AT_ONCE 8           /* groups whose values lie side by side and are cut together */
 
-static char *room_of(Room *room, size_t size) {
-  if (size <= room->size) return room->data;
-  free(room->data);
-  room->is_cut = room->b_is_cut = 0, room->size = size;
-  room->data = aligned_alloc(64, (size + 63) / 64 * 64);
-  if (!room->data) room->size = 0;
-  return room->data;
-}
-
 typedef struct {
   int64_t K, piece, blocks;      /* pieces of K, of how many values */
   int64_t rows, stride, a_block; /* of a block of rows: how many, bytes of one, bytes of its digits for one piece of K */

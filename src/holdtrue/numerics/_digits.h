@@ -171,27 +171,6 @@ static void FN(combine)(const int32_t *acc, const int32_t *correction, double *p
     }
 }
 
-/* The same for all diagonals of a short K at once, pairs of them first: with K <= SHORT, |D_d| <= (d+1) 2^12 K, so
- * |128 D_0 + D_1| and |128 D_2 + D_3| are below 2^31. Every step is exact: the same number. */
-#define SHORT 1024
-static void FN(combine_short)(const int32_t *acc, const int32_t *correction, int slices, double *part, int rows) {
-  const int32_t *D0 = acc, *D1 = acc + MR * NR, *D2 = acc + 2 * MR * NR, *D3 = acc + 3 * MR * NR;
-  for (int r = 0; r < rows; r++) {
-    uint32_t c0 = (uint32_t)correction[r], c1 = (uint32_t)correction[MR + r], c2 = (uint32_t)correction[2 * MR + r];
-    uint32_t c3 = slices > 3 ? (uint32_t)correction[3 * MR + r] : 0;
-    for (int c = 0; c < NR; c++) {
-      int at = r * NR + c;
-      int32_t top = (int32_t)(((uint32_t)D0[at] - c0) * 128u + ((uint32_t)D1[at] - c1));
-      if (slices > 3) {
-        int32_t end = (int32_t)(((uint32_t)D2[at] - c2) * 128u + ((uint32_t)D3[at] - c3));
-        part[at] = (double)top * 16384.0 + (double)end;
-      } else {
-        part[at] = (double)top * 128.0 + (double)(int32_t)((uint32_t)D2[at] - c2);
-      }
-    }
-  }
-}
-
 static void FN(write)(const double *high, const double *low, int with_low, const double *row_scale, const double *col_scale,
                       int rows, int cols, float *C, int64_t ldc) {
   for (int r = 0; r < rows; r++) {

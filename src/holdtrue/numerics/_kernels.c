@@ -22,7 +22,7 @@
 #define ENGINE_AVX2 1
 #define ENGINE_VNNI 2
 
-#define ABI_VERSION 8
+#define ABI_VERSION 9
 int ht_abi_version(void) { return ABI_VERSION; }
 
 /* The best engine of this processor. */

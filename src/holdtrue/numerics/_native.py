@@ -27,7 +27,7 @@ VARIABLE = "HOLDTRUE_NUMERICS_ENGINE"
 """Environment variable that names an engine, for devices that have it; others, and by default all, use their fastest. The
 CPU's kernels see it when they are called first, and after `force_engine`."""
 
-ABI_VERSION = 8
+ABI_VERSION = 9
 
 _forced: EngineName | CudaEngineName | None = None
 

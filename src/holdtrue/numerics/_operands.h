@@ -5,14 +5,15 @@
  *
  * Overflow. A diagonal d adds d+1 <= 6 products of digits over at most PIECE = 65536 values: at most
  * 6 * 64 * 64 * 65536 = 1,610,612,736 < 2^31, so int32 holds it. The kernels multiply (q+64) in 0..128 by q: the sum
- * with the offset may wrap, and subtracting 64 * (sum of q) wraps back, exactly, modulo 2^32. In the AVX2 kernel a pair
- * is at most 2 * 128 * 64 = 16384 in magnitude, below the 32767 at which vpmaddubsw saturates; two pairs
- * are added in int16, from -4 * 128 * 64 = -32768 to 4 * 128 * 64 - 1: the one sum beyond, of four digits of 64, goes another way.
+ * with the offset may wrap, and subtracting 64 * (sum of q) wraps back, exactly, modulo 2^32. Where AVX2 does this (K > PIECE; below that
+ * see _avx2.h) a pair is at most 2 * 128 * 64 = 16384 in magnitude, below the 32767 at which vpmaddubsw saturates.
  */
 #define PIECE 65536
 #define MR 12
 #define NR 32
 #define MAX_SLICES 6
+#define SHORT 1024 /* values of which 128 D_0 + D_1 and 128 D_2 + D_3 fit int32 */
+#define GROUP 16   /* vectors that are cut together where a register holds 16 values */
 
 typedef struct {
   const float *data;

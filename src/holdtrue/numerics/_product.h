@@ -21,74 +21,28 @@ static void diagonal_generic(const uint8_t *a, int64_t a_bytes, const uint8_t *b
 #define AVX2 __attribute__((target("avx2")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")))
 
-/* Whether a row of A has four digits of 64 where two steps that are added in int16 have them: the one sum that does not fit. */
-static AVX2 int has_four_64(const uint8_t *a, int64_t k4) {
-  const __m128i largest = _mm_set1_epi8(64);
-  __m128i found = _mm_setzero_si128();
-  for (int64_t k = 0; k + 2 <= k4; k += 2, a += 2 * MR * 4)
-    for (int i = 0; i < MR * 4; i += 16) {
-      __m128i first = _mm_loadu_si128((const __m128i *)(a + i)), second = _mm_loadu_si128((const __m128i *)(a + MR * 4 + i));
-      found = _mm_or_si128(found, _mm_cmpeq_epi16(_mm_and_si128(_mm_cmpeq_epi8(first, largest), _mm_cmpeq_epi8(second, largest)),
-                                                  _mm_set1_epi8(-1)));
-    }
-  return !_mm_testz_si128(found, found);
-}
-
-static inline __attribute__((always_inline)) AVX2 __m256i four_digits(const uint8_t *x) {
-  int32_t four;
-  memcpy(&four, x, 4);
-  return _mm256_set1_epi32(four);
-}
-
-/* `rows` of a diagonal, 16 columns. With `in_pairs` the int16 sums of two steps are added before they are widened. */
-static inline __attribute__((always_inline)) AVX2 void rows_avx2(const uint8_t *a, int64_t a_bytes, const uint8_t *b,
-                                                                int64_t b_bytes, int d, int64_t k4, const int rows,
-                                                                const int in_pairs, int32_t *acc) {
-  __m256i sum[4][2];
-  const __m256i ones = _mm256_set1_epi16(1);
-#pragma GCC unroll 4
-  for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-  for (int s = 0; s <= d; s++) {
-    const uint8_t *x = a + s * a_bytes, *y = b + (d - s) * b_bytes;
-    int64_t k = 0;
-    if (in_pairs)
-      for (; k + 2 <= k4; k += 2, x += 2 * MR * 4, y += 2 * NR * 4) {
-#pragma GCC unroll 2
-        for (int c = 0; c < 2; c++) {
-          __m256i y0 = _mm256_loadu_si256((const __m256i *)(y + 32 * c));
-          __m256i y1 = _mm256_loadu_si256((const __m256i *)(y + NR * 4 + 32 * c));
-#pragma GCC unroll 4
-          for (int r = 0; r < rows; r++) {
-            __m256i first = _mm256_maddubs_epi16(y0, four_digits(x + 4 * r));
-            __m256i second = _mm256_maddubs_epi16(y1, four_digits(x + MR * 4 + 4 * r));
-            sum[r][c] = _mm256_add_epi32(sum[r][c], _mm256_madd_epi16(_mm256_add_epi16(first, second), ones));
-          }
-        }
-      }
-    for (; k < k4; k++, x += MR * 4, y += NR * 4) {
-      __m256i y0 = _mm256_loadu_si256((const __m256i *)y), y1 = _mm256_loadu_si256((const __m256i *)(y + 32));
-#pragma GCC unroll 4
-      for (int r = 0; r < rows; r++) {
-        __m256i v = four_digits(x + 4 * r);
-        sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(_mm256_maddubs_epi16(y0, v), ones));
-        sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(_mm256_maddubs_epi16(y1, v), ones));
-      }
-    }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < rows; r++) {
-    _mm256_storeu_si256((__m256i *)(acc + r * NR), sum[r][0]);
-    _mm256_storeu_si256((__m256i *)(acc + r * NR + 8), sum[r][1]);
-  }
-}
+/* A diagonal where K > PIECE. */
 static AVX2 void diagonal_avx2(const uint8_t *a, int64_t a_bytes, const uint8_t *b, int64_t b_bytes, int d, int64_t k4,
                                int rows, int cols, int32_t *acc) {
-  int in_pairs = 1;
-  for (int s = 0; s <= d && in_pairs; s++) in_pairs = !has_four_64(a + s * a_bytes, k4);
+  const __m256i ones = _mm256_set1_epi16(1);
   for (int c = 0; c < cols; c += 16)
-    for (int r = 0; r < rows; r += 4)
-      if (in_pairs) rows_avx2(a + 4 * r, a_bytes, b + 4 * c, b_bytes, d, k4, 4, 1, acc + r * NR + c);
-      else rows_avx2(a + 4 * r, a_bytes, b + 4 * c, b_bytes, d, k4, 4, 0, acc + r * NR + c);
+    for (int r = 0; r < rows; r++) {
+      __m256i left = _mm256_setzero_si256(), right = left;
+      for (int s = 0; s <= d; s++) {
+        const uint8_t *x = a + s * a_bytes + 4 * r, *y = b + (d - s) * b_bytes + 4 * c;
+        for (int64_t k = 0; k < k4; k++, x += MR * 4, y += NR * 4) {
+          int32_t four;
+          memcpy(&four, x, 4);
+          __m256i v = _mm256_set1_epi32(four);
+          __m256i first = _mm256_maddubs_epi16(_mm256_loadu_si256((const __m256i *)y), v);
+          __m256i second = _mm256_maddubs_epi16(_mm256_loadu_si256((const __m256i *)(y + 32)), v);
+          left = _mm256_add_epi32(left, _mm256_madd_epi16(first, ones));
+          right = _mm256_add_epi32(right, _mm256_madd_epi16(second, ones));
+        }
+      }
+      _mm256_storeu_si256((__m256i *)(acc + r * NR + c), left);
+      _mm256_storeu_si256((__m256i *)(acc + r * NR + c + 8), right);
+    }
 }
 
 /* sum += the products of four digits of each row (x, `apart` bytes from row to row) and of each column (y). */
@@ -160,7 +114,23 @@ typedef struct {
   Ahead ahead[2];
 } Room;
 
+/* At least so much of it; the digits in what was smaller are lost. NULL without memory. */
+static char *room_of(Room *room, size_t size) {
+  if (size <= room->size) return room->data;
+  free(room->data);
+  room->is_cut = room->b_is_cut = 0, room->size = size;
+  room->data = aligned_alloc(64, (size + 63) / 64 * 64);
+  if (!room->data) room->size = 0;
+  return room->data;
+}
+
+static inline void fetch_ahead(Ahead *of, int64_t rows) {
+  for (; rows && of->rows; rows--, of->rows--, of->at += of->apart)
+    for (int64_t i = 0; i < of->bytes; i += 64) __builtin_prefetch(of->at + i, 0, 2);
+}
+
 #ifdef HT_X86
+#include "_avx2.h"
 #include "_vnni.h"
 #include "_blocks.h"
 #include "_short.h"
@@ -182,7 +152,7 @@ static int one_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, i
     return -1;
   }
   double row_scale[MR], col_scale[NR];
-  int bits = 6 + 6 + 7 * (slices - 1), is_short = K <= SHORT && slices < 5;
+  int bits = 6 + 6 + 7 * (slices - 1);
   for (int64_t piece = 0; piece < pieces; piece++) {
     int64_t k0 = piece * PIECE, kn = K - k0 < PIECE ? K - k0 : PIECE, steps = (kn + 3) / 4;
     for (int64_t p = 0; p < pm; p++) {
@@ -197,19 +167,13 @@ static int one_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, i
       for (int c = 0; c < NR; c++) col_scale[c] = c < cols ? power_f64(eb[q * NR + c]) : 0.0;
       for (int64_t p = 0; p < pm; p++) {
         int rows = M - p * MR < MR ? (int)(M - p * MR) : MR;
-        int32_t acc[4 * MR * NR] __attribute__((aligned(64))), correction[4 * MR] = {0};
-        double part[2 * MR * NR] __attribute__((aligned(64)));
-        if (!is_short) memset(part, 0, sizeof part);
+        int32_t acc[MR * NR] __attribute__((aligned(64))), correction[MR] = {0};
+        double part[2 * MR * NR] __attribute__((aligned(64))) = {0};
         for (int d = 0; d < slices; d++) {
-          int32_t *to = is_short ? acc + d * MR * NR : acc, *shift = is_short ? correction + d * MR : correction;
-          PICK_DIAGONAL(engine)(A + p * a_panel, a_slice, B, b_slice, d, steps, rows, cols, to);
-          for (int r = 0; r < rows; r++) { /* no sums are written for the rows beyond */
-            int32_t before = is_short ? (d ? shift[r - MR] : 0) : shift[r];
-            shift[r] = before + 64 * sums[(p * MAX_SLICES + d) * MR + r];
-          }
-          if (!is_short) PICK(engine, combine)(acc, correction, part + (d > 3) * MR * NR, rows);
+          PICK_DIAGONAL(engine)(A + p * a_panel, a_slice, B, b_slice, d, steps, rows, cols, acc);
+          for (int r = 0; r < rows; r++) correction[r] += 64 * sums[(p * MAX_SLICES + d) * MR + r]; /* none are written beyond */
+          PICK(engine, combine)(acc, correction, part + (d > 3) * MR * NR, rows);
         }
-        if (is_short) PICK(engine, combine_short)(acc, correction, slices, part, rows);
         double *high = part, *low = part + MR * NR;
         if (pieces > 1) {
           double *to = totals + (q * pm + p) * MR * NR * kept;
@@ -232,6 +196,7 @@ static int some_product(Operand a, Operand b, float *C, int64_t ldc, int64_t M, 
 #ifdef HT_X86
   if (engine == ENGINE_VNNI && K && K < KARATSUBA) return product_short(a, b, C, ldc, M, N, K, slices, ea, eb, room);
   if (engine == ENGINE_VNNI && K && K <= PIECE) return product_vnni(a, b, C, ldc, M, N, K, slices, ea, eb, room);
+  if (engine == ENGINE_AVX2 && K && K <= PIECE) return product_avx2(a, b, C, ldc, M, N, K, slices, ea, eb, room);
 #endif
   (void)room;
   return one_product(a, b, C, ldc, M, N, K, slices, ea, eb, engine);
@@ -424,6 +389,22 @@ int ht_short(const uint8_t *a, const uint8_t *b, int64_t k4, int slices, int wit
   return 1;
 #else
   (void)a, (void)b, (void)k4, (void)slices, (void)with_sums, (void)rows, (void)cols, (void)total, (void)out, (void)engine;
+  return 0;
+#endif
+}
+
+/* The same of the AVX2 engine, whose planes lie otherwise: see _avx2.h. a: [plane][k / 2][8][2], b: [2][plane][k / 2][8][2] with 128 times the
+ * digit before in each, both int16. */
+int ht_quad(const int16_t *a, const int16_t *b, int64_t pairs, int slices, int rows, int cols, float *out, int engine) {
+#ifdef HT_X86
+  double ones[16];
+  for (int i = 0; i < 16; i++) ones[i] = 1.0;
+  Quad at = {(const uint8_t *)a, (const uint8_t *)b, pairs * WORD, slices * pairs * WORD, NULL, NULL, 0, 1, 1, ones, ones};
+  if (engine != ENGINE_AVX2) return 0;
+  quad_avx2(&at, slices, rows, cols, out, 16);
+  return 1;
+#else
+  (void)a, (void)b, (void)pairs, (void)slices, (void)rows, (void)cols, (void)out, (void)engine;
   return 0;
 #endif
 }

@@ -27,6 +27,8 @@ SHORT = {(3, 0): (6, 4, 2), (4, 0): (4, 2), (4, 1): (4,), (6, 0): (4, 2)}
 """Rows of tiles of few values, by digits and by whether sums of digits help; see `_short.h`."""
 FEW = 96
 """Values of such a tile: K is less there."""
+QUADS = {3: 1024, 4: 1024, 6: 512}
+"""Longest K of a tile with AVX2 by digits; see `_avx2.h`."""
 
 
 def check_engine() -> None:
@@ -47,6 +49,8 @@ def _check(name: EngineName) -> None:
         _check_tiles(name, slices, sums, K)
     for slices, sums in SHORT:
         _check_short(name, slices, sums)
+    for slices, K in QUADS.items():
+        _check_quads(name, slices, K)
     _check_arithmetic(name)
 
 
@@ -87,6 +91,43 @@ def _check_places(
                 raise NumericsError(
                     f"the numerics engine {name!r} is not exact here: a short tile of {height} x {width} with {slices} digits "
                     f"over {FEW} values gave {out[:height, :width].unique().tolist()}, not {exact}. Name another engine in "
+                    f"HOLDTRUE_NUMERICS_ENGINE, such as 'reference', or pass numerics='exact'."
+                )
+
+
+def _check_quads(name: EngineName, slices: int, K: int) -> None:
+    """Tiles with AVX2, rounded: the largest digits in all places, and one place of each side alone."""
+    found = native()
+    if found is None or name != "avx2":
+        return
+    places = [(a, b, range(slices), range(slices)) for a in (64, -64) for b in (64, -64)]
+    places += [(-64, 64, range(s, s + 1), range(t, t + 1)) for s in range(slices) for t in range(slices)]
+    for a_digit, b_digit, rows_of, columns_of in places:
+        digits_a = [a_digit if s in rows_of else 0 for s in range(slices)]
+        digits_b = [b_digit if t in columns_of else 0 for t in range(slices)]
+        with_before = [128 * before + digit for before, digit in zip([0, *digits_b], digits_b, strict=False)]
+        a = torch.tensor(digits_a, dtype=torch.int16).view(-1, 1, 1, 1).expand(-1, K // 2, 8, 2).contiguous()
+        b = (
+            torch.tensor(with_before, dtype=torch.int16)
+            .view(1, -1, 1, 1, 1)
+            .expand(2, -1, K // 2, 8, 2)
+            .contiguous()
+        )
+        exact = sum(
+            digits_a[s] * digits_b[t] * K * 128 ** (slices - 1 - s - t)
+            for s in range(slices)
+            for t in range(slices - s)
+        )
+        expected = torch.tensor(float(exact), dtype=torch.float64).float()
+        for height, width in ((4, 16), (3, 5)):
+            out = torch.zeros((4, 16))
+            found[0].ht_quad(
+                pointer(a), pointer(b), count(K // 2), slices, height, width, pointer(out), found[1]
+            )
+            if not bool((out[:height, :width] == expected).all()):
+                raise NumericsError(
+                    f"the numerics engine {name!r} is not exact here: a tile of {height} x {width} with {slices} digits over "
+                    f"{K} values gave {out[:height, :width].unique().tolist()}, not {exact}. Name another engine in "
                     f"HOLDTRUE_NUMERICS_ENGINE, such as 'reference', or pass numerics='exact'."
                 )
 

@@ -292,11 +292,6 @@ static void short_tile(const Strip *at, int slices, int with_sums, int height, i
 #undef TO
 }
 
-static inline void fetch_ahead(Ahead *of, int64_t rows) {
-  for (; rows && of->rows; rows--, of->rows--, of->at += of->apart)
-    for (int64_t i = 0; i < of->bytes; i += 64) __builtin_prefetch(of->at + i, 0, 2);
-}
-
 /* C = A B with 3, 4 or 6 digits, K < KARATSUBA. -1 without memory, else 0. */
 static int product_short(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices, const int *ea,
                          const int *eb, Room *room) {

@@ -19,7 +19,6 @@
 
 #define MAX_PLANES 9
 #define KARATSUBA 96 /* shortest K for which the sums of digits pay here */
-#define GROUP 16     /* vectors that are cut together */
 
 /* Digits and sums of them. */
 static inline int planes_of(int slices) { return slices + (slices > 3 ? 3 : 1); }
