@@ -14,6 +14,9 @@
 #define EIGHT 8               /* vectors of a group */
 #define WORD (4 * EIGHT)      /* bytes of two digits of each */
 #define CHUNK_B (512 << 10)   /* bytes of digits of B between which A's are gone over */
+#define MOST_ROWS 1024        /* of A whose digits are there at once */
+#define FEWEST_ROWS 64        /* for fewer, cutting B again would cost too much */
+#define MOST_TOTALS (1 << 20) /* float64 that wait for the next block of K */
 
 static inline __attribute__((always_inline)) AVX2 void transpose_eight(__m256 x[8]) {
   __m256 y[8], z[8];
@@ -174,49 +177,54 @@ static AVX2 __attribute__((noinline)) void quad_avx2(const Quad *at, int slices,
   else quad_of(at, rows, cols, C, ldc, 6);
 }
 
-/* C = A B with 3, 4 or 6 digits, K <= PIECE. -1 without memory, else 0. */
+/* C = A B with 3, 4 or 6 digits, K <= PIECE. Rows go in parts whose digits and totals take little room. -1 without memory, else 0. */
 static int product_avx2(Operand a, Operand b, float *C, int64_t ldc, int64_t M, int64_t N, int64_t K, int slices, const int *ea,
                         const int *eb, Room *room) {
-  int64_t block = slices > 4 ? SHORT / 2 : SHORT, longest = K < block ? K : block, blocks = panels(K, block);
-  int64_t room_of_plane = (longest + 1) / 2 * WORD, group = slices * room_of_plane, all_a = panels(M, EIGHT), all_b = 2 * panels(N, 16);
-  int64_t together = CHUNK_B / group & ~(int64_t)1, bits = 12 + 7 * (slices - 1), apart = EIGHT * all_b;
+  int64_t block = slices > 4 ? SHORT / 2 : SHORT, longest = K < block ? K : block, blocks = panels(K, block), bits = 12 + 7 * (slices - 1);
+  int64_t group = slices * ((longest + 1) / 2 * WORD), all_b = 2 * panels(N, 16), apart = EIGHT * all_b;
+  int64_t together = CHUNK_B / group & ~(int64_t)1, rows = MOST_ROWS, sums = blocks > 1 ? (slices > 4 ? 2 : 1) * apart : 0;
   if (together < 2) together = 2;
   if (together > all_b) together = all_b;
-  int is_kept = blocks == 1 && together == all_b;
-  int64_t for_totals = blocks > 1 ? M * apart * (slices > 4 ? 2 : 1) : 0;
-  char *place = room_of(room, (size_t)((all_a + together) * group) + sizeof(double) * (size_t)(EIGHT * (all_a + all_b) + for_totals));
+  while (rows > FEWEST_ROWS && rows * sums > MOST_TOTALS) rows /= 2;
+  if (rows > panels(M, EIGHT) * EIGHT) rows = panels(M, EIGHT) * EIGHT;
+  int keep_a = blocks == 1 && rows >= M, keep_b = blocks == 1 && together == all_b;
+  char *place = room_of(room, (size_t)((rows / EIGHT + together) * group) + sizeof(double) * (size_t)(rows + apart + rows * sums));
   if (!place) return -1;
   uint8_t *B = (uint8_t *)place, *A = B + together * group;
-  double *row_scale = (double *)(A + all_a * group), *col_scale = row_scale + EIGHT * all_a, *totals = col_scale + EIGHT * all_b;
-  for (int64_t i = 0; i < M && !(room->is_cut && blocks == 1); i++) row_scale[i] = power_f64(ea[i] - (int)bits);
+  double *row_scale = (double *)(A + rows / EIGHT * group), *col_scale = row_scale + rows, *totals = col_scale + apart;
   for (int64_t j = 0; j < apart && !room->b_is_cut; j++) col_scale[j] = j < N ? power_f64(eb[j]) : 0.0;
-  for (int64_t piece = 0; piece < blocks; piece++) {
-    int64_t k = piece * block, these = K - k < block ? K - k : block, plane = (these + 1) / 2 * WORD;
-    for (int64_t g = 0; g < all_a && !(room->is_cut && blocks == 1); g++) {
-      Operand from = {a.data + g * EIGHT * a.across + k * a.step, a.step, a.across};
-      cut_eight(from, M - g * EIGHT < EIGHT ? M - g * EIGHT : EIGHT, these, ea + g * EIGHT, A + g * group, plane, slices, 0);
-    }
-    for (int64_t q = 0; q < all_b; q += together) {
-      int64_t last = q + together < all_b ? q + together : all_b;
-      for (int64_t g = q; g < last && !(room->b_is_cut && is_kept); g++) {
-        int64_t n = N - g * EIGHT < EIGHT ? N - g * EIGHT : EIGHT;
-        Operand from = {b.data + g * EIGHT * b.across + k * b.step, b.step, b.across};
-        cut_eight(from, n > 0 ? n : 0, these, eb + g * EIGHT, B + (g - q) * group, plane, slices, 1);
+  for (int64_t m = 0; m < M; m += rows) {
+    int64_t here = M - m < rows ? M - m : rows;
+    for (int64_t i = 0; i < here && !room->is_cut; i++) row_scale[i] = power_f64(ea[m + i] - (int)bits);
+    for (int64_t piece = 0; piece < blocks; piece++) {
+      int64_t k = piece * block, these = K - k < block ? K - k : block, plane = (these + 1) / 2 * WORD;
+      for (int64_t r = 0; r < here && !room->is_cut; r += EIGHT) {
+        Operand from = {a.data + (m + r) * a.across + k * a.step, a.step, a.across};
+        cut_eight(from, here - r < EIGHT ? here - r : EIGHT, these, ea + m + r, A + r / EIGHT * group, plane, slices, 0);
       }
-      for (int64_t first = 0; first < M; first += EIGHT) {
-        fetch_ahead(room->ahead, EIGHT), fetch_ahead(room->ahead + 1, EIGHT);
-        for (int64_t g = q; g < last; g += 2) {
-          int cols = N - g * EIGHT < 16 ? (int)(N - g * EIGHT) : 16;
-          for (int64_t r = first; r < M && r < first + EIGHT; r += 4) {
-            Quad at = {A + r / EIGHT * group + r % EIGHT * 4, B + (g - q) * group, plane, group, totals + r * apart + g * EIGHT, NULL,
-                       apart, !piece, piece + 1 == blocks, row_scale + r, col_scale + g * EIGHT};
-            at.low = at.totals + M * apart;
-            quad_avx2(&at, slices, M - r < 4 ? (int)(M - r) : 4, cols, C + r * ldc + g * EIGHT, ldc);
+      for (int64_t q = 0; q < all_b; q += together) {
+        int64_t last = q + together < all_b ? q + together : all_b;
+        for (int64_t g = q; g < last && !room->b_is_cut; g++) {
+          int64_t n = N - g * EIGHT < EIGHT ? N - g * EIGHT : EIGHT;
+          Operand from = {b.data + g * EIGHT * b.across + k * b.step, b.step, b.across};
+          cut_eight(from, n > 0 ? n : 0, these, eb + g * EIGHT, B + (g - q) * group, plane, slices, 1);
+        }
+        for (int64_t first = 0; first < here; first += EIGHT) {
+          fetch_ahead(room->ahead, EIGHT), fetch_ahead(room->ahead + 1, EIGHT);
+          for (int64_t g = q; g < last; g += 2) {
+            int cols = N - g * EIGHT < 16 ? (int)(N - g * EIGHT) : 16;
+            for (int64_t r = first; r < here && r < first + EIGHT; r += 4) {
+              double *sum = totals + r * apart + g * EIGHT;
+              Quad at = {A + r / EIGHT * group + r % EIGHT * 4, B + (g - q) * group, plane, group, sum, sum + rows * apart, apart,
+                         !piece, piece + 1 == blocks, row_scale + r, col_scale + g * EIGHT};
+              quad_avx2(&at, slices, here - r < 4 ? (int)(here - r) : 4, cols, C + (m + r) * ldc + g * EIGHT, ldc);
+            }
           }
         }
       }
+      room->b_is_cut = keep_b;
     }
   }
-  room->is_cut = blocks == 1, room->b_is_cut = is_kept;
+  room->is_cut = keep_a;
   return 0;
 }
