@@ -174,3 +174,39 @@ def test_an_error_of_the_data_set_names_virtual_node_step_and_indices() -> None:
     assert "virtual node 2 in step 1 of epoch 0" in note
     assert "12, 13" in note
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (
+            lambda run: run.evaluate(5, examples()),
+            ("run.evaluate was given 5 as its function", "the function first"),
+        ),
+        (
+            lambda run: run.predict(5, examples()),
+            ("run.predict was given 5 as its function", "the function first"),
+        ),
+        (
+            lambda run: run.predict("model", examples(), out="never"),
+            ("run.predict was given 'model' as its function", "the function first"),
+        ),
+        (
+            lambda run: run.share({1, 2}),
+            ("run.share was given {1, 2}, which JSON cannot hold", "for example a list"),
+        ),
+        (lambda run: run.path_for(5), ("run.path_for was given 5", "a text or a Path")),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_before_anything_is_written(
+    wrong, words, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def main() -> None:
+        run, _ = start()
+        wrong(run)
+
+    with refused(UsageError, *words):
+        workers(main, 1)
+    assert not (tmp_path / "never").exists()

@@ -63,7 +63,7 @@ def _found(turn: Turn, here: list[Worker]) -> None:
         generation=state.next_generation,
         members=members,
         mapping=mapping,
-        cause=f"the job begins with {len(members)} workers",
+        cause=f"the job begins with {len(members)} worker{'s' * (len(members) != 1)}",
     )
     for worker in here:
         turn.set_worker(worker, phase="member", has_state=True)

@@ -1,5 +1,6 @@
 """What a script passes to its run, checked: a sentence each."""
 
+import json
 import os
 from collections.abc import Mapping
 from operator import index
@@ -84,6 +85,47 @@ def path_of_file(call: str, path: Any) -> Path:  # Any: whatever a script passes
             f"{call} was given {cut_text(repr(path), 80)}; it takes the path of a file. Pass one such as 'model.safetensors'."
         )
     return Path(path)
+
+
+def path_of_any(call: str, path: Any) -> Path:  # Any: whatever a script passes
+    """The path of a file or folder that a script names.
+
+    Raises:
+        UsageError: it is no path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(
+            f"{call} was given {cut_text(repr(path), 80)}; it takes the path of a file or folder. Pass a text or a Path."
+        )
+    return Path(path)
+
+
+def check_function(call: str, fn: Any) -> None:  # Any: whatever a script passes
+    """Refuse what cannot be called with a batch.
+
+    Raises:
+        UsageError: `fn` is such.
+    """
+    if not callable(fn):
+        raise UsageError(
+            f"{call} was given {describe_value(fn)} as its function; it calls that with each batch. "
+            f"Pass the function first, then the data."
+        )
+
+
+def json_text(call: str, value: Any) -> str:  # Any: whatever a script passes
+    """`value` as JSON.
+
+    Raises:
+        UsageError: JSON has no such value.
+    """
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"{call} was given {cut_text(repr(value), 80)}, which JSON cannot hold ({error}); it takes texts, numbers, "
+            f"booleans, None, lists, and dicts with texts as keys. Pass such a value, for example a list."
+        ) from error
 
 
 def check_arguments(script: Mapping[str, Any]) -> None:  # Any: what the script passed to init

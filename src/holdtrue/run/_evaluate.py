@@ -11,6 +11,7 @@ from holdtrue.data import Chunk
 from holdtrue.engine import checked_weight, describe_value, one_number
 from holdtrue.errors import UsageError
 
+from ._checks import check_function
 from ._elastic import gather_anew
 from ._passes import call_with, passes_of_nodes
 
@@ -22,6 +23,7 @@ def evaluate_chunks(
     core: Core, fn: Callable[..., Mapping[str, Any]], source: Any, batch_size: int | None, number: int
 ) -> dict[str, float]:
     """See `Run.evaluate`."""
+    check_function("run.evaluate", fn)
     own: dict[int, dict[str, tuple[str, str]]] = {}
 
     def gather() -> list[bytes]:

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from holdtrue.errors import UsageError
 
+from ._checks import check_function
 from ._elastic import gather_anew
 from ._messages import join_messages, part_messages
 from ._passes import as_rows, call_with, check_structure, passes_of_nodes
@@ -28,6 +29,7 @@ def predict_chunks(
     pad_value: float | None = None,
 ) -> Any:
     """See `Run.predict`."""
+    check_function("run.predict", fn)
     own: dict[int, list[torch.Tensor]] = {}
     structure: pytree.TreeSpec | None = None
     what = f"the outputs of predict (call {number})"

@@ -28,6 +28,7 @@ from holdtrue.units import format_ids
 
 from ._agree import end_interrupted, say_first_difference
 from ._boundary import enter_agreed
+from ._checks import check_function
 from ._elastic import gather_anew
 from ._identity import Identity, check_identities, look_at_data, say_differences
 from ._outputs import PASSES_IN_SHARD, Outputs, ShardFolder, is_marked, name_writer
@@ -150,6 +151,7 @@ class Prediction:
         out: str,
         identity: Mapping[str, str],
     ) -> None:
+        check_function("run.predict", fn)
         self._core, self._fn, self._number, self._pad_value, self._out = core, fn, number, pad_value, out
         source = self._source = open_in_order(source)
         # Loading processes live as long as the call, and not for a round.

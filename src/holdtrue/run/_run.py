@@ -15,7 +15,7 @@ from holdtrue.plan import NumericsLevel, Plan
 
 from ._agree import agree_on_call, agree_on_entry
 from ._calls import Call
-from ._checks import numbers_by_name, path_of_file, whole_number
+from ._checks import json_text, numbers_by_name, path_of_file, whole_number
 from ._core import Core
 from ._edge import install_edge, join_launcher, watch_run
 from ._elastic import gather_anew
@@ -411,7 +411,7 @@ class Run:
         if call.is_past or core.calls.is_catching_up:
             return core.calls.recall(call)
         agree_on_call(core, call)
-        text, what = json.dumps(value).encode(), f"the values of share (call {call.number})"
+        text, what = json_text("run.share", value).encode(), f"the values of share (call {call.number})"
         sent = gather_anew(lambda: core.group.gather_bytes(text, what=what), core.take_up_mapping)
         shared = json.loads(sent[0])
         core.calls.keep(call, shared)

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import safetensors.torch
 
+from ._checks import path_of_any
 from ._core import Core
 
 
 def place_file(core: Core, path: str | Path) -> Path:
     """See `Run.path_for`."""
-    settings = core.settings
+    settings, named = core.settings, path_of_any("run.path_for", path)
     if not settings.trace or settings.run_dir is None:
-        return Path(path)
-    return Path(settings.run_dir).absolute() / "saved" / Path(path).name
+        return named
+    return Path(settings.run_dir).absolute() / "saved" / named.name
 
 
 def save_models(core: Core, path: str) -> None:
