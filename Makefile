@@ -20,6 +20,9 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
+# Containers like to set it. Each of the hundreds of processes of the tests would compile holdtrue anew, a third of a second.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo demo-cluster test test-slow test-torch exhaustive soak gpu browser slurm ray ray-core lint format types rules docs docs-site bench constraints clean
 

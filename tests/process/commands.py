@@ -14,11 +14,24 @@ HOLDTRUE = str(Path(sys.executable).with_name("holdtrue"))
 LIMIT_S = 300.0
 """Bound of every wait for a process: far beyond what it takes."""
 
-PREAMBLE = """
+
+def frozen(imports: str) -> str:
+    """Lines of a script that import, and torch's compiler, as optimizers do: the collector passes over what they bring.
+
+    To look through it costs a second and a half of each process, much of it at the end.
+    """
+    return f"import gc\ngc.disable()\n{imports}\nimport torch._dynamo\ngc.freeze()\ngc.enable()\n"
+
+
+IMPORTS = """
 import os, pathlib, signal, sys, time
 import torch, torch.nn.functional as F
 import holdtrue as ht
+"""
 
+PREAMBLE = (
+    frozen(IMPORTS)
+    + """
 class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -46,6 +59,7 @@ def take_step(step, model):
         step.backward(loss_of(model, batch))
     step.update()
 """
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from commands import Ended
+from commands import Ended, frozen
 from elastic_jobs import ElasticJob, start_job
 from faulty_train import MARKS
 
@@ -35,7 +35,8 @@ def start(folder: Path, *options: str, label: str = "f", **arguments: Any) -> El
     folder.mkdir(exist_ok=True)
     words = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     (folder / "train.py").write_text(
-        f"import sys; sys.path.append({str(HERE)!r})\nimport faulty_train\nfaulty_train.main({words})\n"
+        frozen(f"import sys; sys.path.append({str(HERE)!r})\nimport faulty_train")
+        + f"faulty_train.main({words})\n"
     )
     name = f"{label}{os.getpid()}-{next(_numbers)}"
     return start_job(folder, "train.py", "--digest-every", "1", *options, name=name)

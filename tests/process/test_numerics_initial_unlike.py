@@ -6,17 +6,22 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import frozen
 
 from holdtrue.plan import UNLIKE_PROCESSORS
 
 pytestmark = pytest.mark.process
 
-SCRIPT = """
+IMPORTS = """
 import sys
 import torch
 import holdtrue as ht
 from holdtrue.numerics import close_initial
+"""
 
+SCRIPT = (
+    frozen(IMPORTS)
+    + """
 run = ht.init(virtual_nodes=2, global_batch_size=8, numerics="portable")
 if "plain" in sys.argv:  # the control: initial arithmetic is torch's own
     close_initial()
@@ -47,6 +52,7 @@ for step in run.steps(torch.utils.data.TensorDataset(x, x[:, 0] % 3)):
     step.update()
 print(run.digest())
 """
+)
 
 
 def digests(tmp_path: Path, *arguments: str) -> set[str]:

@@ -15,7 +15,7 @@ from commands import Ended, holdtrue, write_script
 
 import holdtrue as ht
 from elastic_job import ElasticJob, Fault
-from holdtrue.cli._trials import changing_trials, explain_difference, judge_reference, judge_trial
+from holdtrue.cli._trials import changing_trials, explain_difference, judge_reference, judge_trial, trials_of
 from holdtrue.record import RunRecord, read_run
 from holdtrue.testing import run_in_process
 
@@ -112,6 +112,7 @@ def test_a_script_that_does_not_repeat_itself_fails_with_status_1_and_where_to_l
         assert words in flat, ended.out
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_script_that_depends_on_the_mapping_fails_with_status_1_and_where_to_look(tmp_path) -> None:
     ended = verify(tmp_path, "model.line.weight.sum() * run.mapping.world_size", "--no-changes")
@@ -168,7 +169,8 @@ def train(folder: Path, mapping: str = "0-3", **breaks: Callable[..., object]) -
         for step in run.steps(Data(breaks.get("augment", lambda: 0.0))):  # type: ignore[arg-type]
             for x, y in step:
                 out = breaks.get("out", lambda out: out)(model(x).squeeze(-1))
-                step.backward(F.mse_loss(out, y) * breaks.get("factor", lambda: 1.0)())  # type: ignore[arg-type,operator]
+                factor = breaks.get("factor", lambda run: 1.0)(run)
+                step.backward(F.mse_loss(out, y) * factor)  # type: ignore[arg-type,operator]
             step.update()
             breaks.get("after", lambda m, step: None)(model, step)
         run.close()
@@ -204,7 +206,7 @@ BROKEN: dict[str, tuple[dict[str, Callable[..., object]], tuple[str, ...]]] = {
         ("after step 0", "Inputs and losses are equal", "look at the backward pass"),
     ),
     "a loss that depends on the clock": (
-        {"factor": lambda: 1 + time.perf_counter() % 1.0},
+        {"factor": lambda run: 1 + time.perf_counter() % 1.0},
         ("after step 0", "The inputs are equal and the loss differs", "the clock"),
     ),
     "weights changed at random after an update": (
@@ -230,6 +232,28 @@ def test_a_training_that_does_not_repeat_itself_is_found_with_where_to_look(name
 def test_the_same_training_unbroken_is_found_equal(mapping: str, tmp_path) -> None:
     first = train(tmp_path / "first")
     assert judge_trial(first, train(tmp_path / "again", mapping)).verdict == "equal"
+
+
+def test_a_training_that_depends_on_the_mapping_is_told_apart_from_one_that_does_not_repeat_itself(
+    tmp_path,
+) -> None:
+    def by_workers(run: ht.Run) -> float:
+        return float(run.mapping.world_size)
+
+    first = train(tmp_path / "first", factor=by_workers)
+    verdicts = {}
+    for number, trial in enumerate(trials_of(4)):
+        found = judge_trial(first, train(tmp_path / str(number), trial.mapping or "0-3", factor=by_workers))
+        verdicts[trial.label] = found.verdict
+        said = " ".join((explain_difference(trial), *found.sentences))
+        assert ("weights/0.weight" in said) == (trial.workers > 1), said
+    assert verdicts == {
+        "1, again": "equal",
+        "2": "different",
+        "3, uneven": "different",
+        "3, interleaved": "different",
+    }
+    assert explain_difference(trial) == f"{trial.title} gave other bits than 1 worker, which repeats itself."
 
 
 def grown(folder: Path, *, registers: bool, resizes: bool) -> RunRecord:

@@ -93,3 +93,17 @@ def test_importing_any_room_starts_no_thread_and_touches_no_log_or_environment()
         "print(before == after)"
     )
     assert run_python(code) == "True"
+
+
+def test_pinning_kernels_tells_torchs_compiler_without_loading_it() -> None:
+    code = (
+        "import sys, torch\n"
+        "from holdtrue.engine import apply_numerics\n"
+        "apply_numerics('exact', threads=1)\n"
+        "print(torch.are_deterministic_algorithms_enabled(), 'torch._dynamo' in sys.modules)\n"
+        "import torch._inductor.config as compiler  # as a script that compiles its model\n"
+        "print(compiler.deterministic)\n"
+        "apply_numerics('fast', threads=1)\n"
+        "print(torch.are_deterministic_algorithms_enabled(), compiler.deterministic)"
+    )
+    assert run_python(code).split() == ["True", "False", "True", "False", "False"]

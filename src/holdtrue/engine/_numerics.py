@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 import torch
 
@@ -25,17 +26,28 @@ def apply_numerics(level: NumericsLevel, *, threads: int, is_training: bool = Fa
     """
     torch.set_num_threads(threads)
     (open_initial if level == "portable" and is_training else close_initial)()
+    _choose_kernels(is_deterministic=level != "fast")
     if level == "fast":
-        torch.use_deterministic_algorithms(False)
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
     # With deterministic algorithms torch would also fill every new tensor: it costs time and hides nothing here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by a module class
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+
+
+def _choose_kernels(*, is_deterministic: bool) -> None:
+    """Do as `torch.use_deterministic_algorithms`, which imports all of torch's compiler to tell it: that takes seconds.
+
+    The compiler reads the variable when it is imported; one that is here already is told.
+    """
+    torch.set_deterministic_debug_mode("error" if is_deterministic else "default")
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = str(int(is_deterministic))
+    compiler: Any = sys.modules.get("torch._inductor.config")  # Any: a module without types
+    if compiler is not None:
+        compiler.deterministic = is_deterministic
 
 
 def specialise_compiled_shapes(level: NumericsLevel) -> None:

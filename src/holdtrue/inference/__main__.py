@@ -1,6 +1,7 @@
 """The commands of `python -m holdtrue.inference`; users call them as `holdtrue predict`, `export` and `serve`."""
 
 import argparse
+import gc
 import sys
 
 parser = argparse.ArgumentParser(prog="python -m holdtrue.inference")
@@ -23,6 +24,7 @@ export.add_argument("--examples", type=int, default=64)
 
 if __name__ == "__main__":
     options = parser.parse_args()
+    gc.freeze()  # torch and ours, nothing of the user's yet: to look through them at the end takes half a second
     if options.command == "predict":
         from ._predict import predict_file
 
