@@ -122,13 +122,14 @@ def _mapping(facts: Mapping[str, Any]) -> list[str]:  # Any: JSON values
 
 
 def _describe_worker(worker: Mapping[str, Any]) -> str:  # Any: JSON values
+    pid = f"pid {worker['pid']}" if worker["pid"] else ""  # it has not said it yet
     rank = "" if worker["rank"] is None else f"rank {worker['rank']}"
     said = _WORKER_PHASES.get(worker["phase"], worker["phase"])
     if worker["phase"] == "member" and not worker["is_connected"]:
         said = "out of the controller's sight"
     return (
         f"    worker {worker['worker']:<3} {rank:<8} {worker['device'] or '':<8} "
-        f"{worker['host'] or '':<10} pid {worker['pid']:<8} {said}"
+        f"{worker['host'] or '':<10} {pid:<12} {said}"
     ).rstrip()
 
 
