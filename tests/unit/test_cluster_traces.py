@@ -219,3 +219,19 @@ def test_rates_follow_their_points() -> None:
     rates = Rates(by_type=(("v100", ((2, 4.0), (4, 6.0))),))
     assert [rates.at("v100", n) for n in (0, 1, 2, 3, 4, 8)] == [0.0, 2.0, 4.0, 5.0, 6.0, 6.0]
     assert rates.at("k80", 1) == 0.0
+
+
+def test_the_mark_with_which_spreadsheets_begin_a_file_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    trace = tmp_path / "jobs.csv"
+    trace.write_bytes(b"\xef\xbb\xbfid,arrival_s,duration_s\r\na,0,10\r\n")
+    assert [job.id for job in read_trace(trace)] == ["a"]
+
+
+def test_a_trace_that_cannot_be_read_names_its_path_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="gone cannot be read \\(No such file or directory\\);"):
+        read_trace(tmp_path / "gone")
+    damaged = bytearray(gzip.compress(b"id,arrival_s,duration_s\n" * 100))
+    damaged[12:30] = bytes(18)
+    (tmp_path / "bad.gz").write_bytes(damaged)
+    with pytest.raises(UsageError, match=r"bad\.gz cannot be read"):
+        read_trace(tmp_path / "bad.gz")

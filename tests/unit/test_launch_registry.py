@@ -1,5 +1,6 @@
 """Finding jobs by name: who lives, who ended, who was killed, and who may read the tokens."""
 
+import errno
 import json
 import os
 import signal
@@ -12,9 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from holdtrue.cli._status_view import describe_entry
+from holdtrue.cli._status_view import describe_entry, describe_jobs
 from holdtrue.errors import UsageError
-from holdtrue.launch import JobSpec, _registry, launch_elastic_job
+from holdtrue.launch import JobSpec, SilentObserver, _registry, launch_elastic_job
 from holdtrue.launch._registry import (
     JobEntry,
     Registration,
@@ -196,3 +197,57 @@ def test_a_start_that_is_refused_for_its_name_leaves_no_run_directory(
         launch_elastic_job(spec, SimpleNamespace())  # type: ignore[arg-type]
     assert not run_dir.exists()
     living.close()
+
+
+@pytest.fixture
+def quiet_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobSpec:
+    """A job whose worker ends at once, without torch."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    script = tmp_path / "train.py"
+    script.write_text("raise SystemExit(3)\n")
+    return JobSpec(
+        script=str(script), run_dir=tmp_path / "run", device="cpu", name="full", is_name_given=True
+    )
+
+
+class Notes(SilentObserver):  # type: ignore[misc]  # final for users; a test may listen
+    """What the launcher had to say."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def show_note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_start_without_room_for_its_files_is_a_sentence_and_gives_the_name_back(
+    quiet_job: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(_registry, "write_private", refuse)
+        with pytest.raises(UsageError, match=r"cannot be started \(No space left on device\); it needs room"):
+            launch_elastic_job(quiet_job, Notes())
+    Registration(jobs_folder(os.environ), "full").close()
+
+
+def test_a_job_whose_ending_cannot_be_written_has_its_result(
+    quiet_job: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Registration, "end", refuse)
+    notes = Notes()
+    assert launch_elastic_job(quiet_job, notes).exit_code == 3
+    assert any("how the job ended could not be written (No space left" in note for note in notes.notes)
+
+
+def test_nothing_is_said_of_how_long_a_job_ran_whose_launcher_was_killed(folder: Path) -> None:
+    """It would grow for ever."""
+    lost, alive = entry("lost", folder), entry("alive", folder)
+    shown = describe_jobs([(lost, "lost"), (alive, "running")], now_s=65.0)
+    assert [line.split() for line in shown] == [
+        ["lost", "its", "launcher", "was", "killed"],
+        ["alive", "1:00", "running"],
+    ]

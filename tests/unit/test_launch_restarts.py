@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from holdtrue.launch._controller import ControllerProcess
 from holdtrue.launch._restarts import HANG_WAIT_S, MOST_DEATHS, hangs, next_start_s
 
@@ -27,6 +29,22 @@ def test_controllers_that_all_hang_are_given_up() -> None:
         deaths_s.append(started_s + HANG_WAIT_S)
         started_s = next_start_s(deaths_s)
     assert deaths_s[-1] - 100.0 < 60.0
+
+
+def test_a_controller_that_there_is_no_room_for_is_tried_again_as_one_that_died(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        gone = tmp_path / "gone"
+        controller = ControllerProcess(
+            **{name: gone / name for name in ("tokens", "job", "description", "memory", "log")},
+            listener=listener,
+        )
+        for _ in range(MOST_DEATHS):
+            assert not controller.is_given_up
+            with pytest.raises(OSError, match="No such file") as refused:
+                controller.start({})
+            said = controller.see_failed_start(refused.value)
+            assert "the controller cannot be started (No such file or directory)" in said
+        assert controller.is_given_up
 
 
 def test_time_in_which_nobody_asked_is_no_silence(tmp_path: Path) -> None:

@@ -236,8 +236,9 @@ def _replay(path: Path) -> None:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"{path} cannot be read ({error}). Write it with `holdtrue cluster log --out`."
+            f"{path} cannot be read ({why}). Write it with `holdtrue cluster log --out`."
         ) from None
     found = replay_schedule(read_log(text, path.name))
     for difference in found.differences:

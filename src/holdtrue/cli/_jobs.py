@@ -106,10 +106,14 @@ def resize(
     entry = living(job)
     client = client_of(entry, "admin")
     say(client.resize(workers))
+    if words := describe_no_room(client.job(), entry.url):
+        say(f"note: {words}")
     until_s = time.monotonic() + RESIZE_WAIT_S
     while is_waiting and not has_workers(facts := client.job(), workers):
         if facts["phase"] in ("finished", "stopped", "failed"):
             raise GroupError(f"the job ended before it had {workers} workers: {facts['reason']}")
+        if facts["target"] == workers and has_all_it_can(facts):
+            raise GroupError(f"{describe_no_room(facts, entry.url)} The job still aims at {workers} workers.")
         if facts["target"] != workers:
             raise GroupError(
                 f"the job is on its way to {facts['target']} workers and not to {workers} any more: another resize, or a "
@@ -124,10 +128,30 @@ def resize(
 
 
 def has_workers(facts: Mapping[str, Any], workers: int) -> bool:  # Any: JSON values
-    """Whether the job's present view has so many members, and all of them stand in it."""
+    """Whether the job's present view has so many members, and all of them stand in it. Pure."""
     members = [worker for worker in facts["workers"] if worker["rank"] is not None]
     entered = [worker for worker in members if worker["generation"] >= facts["generation"]]
     return bool(facts["target"] == workers == len(members) == len(entered))
+
+
+def has_all_it_can(facts: Mapping[str, Any]) -> bool:  # Any: JSON values
+    """Whether workers find no room, and nobody comes any more, or goes and leaves some. Pure."""
+    placed = facts["target"] - facts["unplaced"]
+    return bool(
+        facts["unplaced"]
+        and len(facts["workers"]) == placed
+        and has_workers({**facts, "target": placed}, placed)
+    )
+
+
+def describe_no_room(facts: Mapping[str, Any], url: str) -> str:  # Any: JSON values
+    """What to say where workers that the job is to have find no room; empty if all do. Pure."""
+    if not facts["unplaced"]:
+        return ""
+    return (
+        f"{facts['unplaced']} of {facts['target']} workers find no room now: add a device with "
+        f"`holdtrue worker --join {url}`, or ask for fewer."
+    )
 
 
 def stop(

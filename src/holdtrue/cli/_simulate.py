@@ -211,8 +211,9 @@ def _text_of(path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as problem:
+        why = getattr(problem, "strerror", None) or problem
         raise UsageError(
-            f"{path} cannot be read ({problem}); it must be a text file. Check the path."
+            f"{path} cannot be read ({why}); it must be a text file. Check the path."
         ) from problem
 
 

@@ -33,13 +33,14 @@ def describe_jobs(jobs: Sequence[tuple[JobEntry, JobState]], now_s: float) -> li
     width = max(len(entry.name) for entry, _ in jobs)
     lines: list[str] = []
     for entry, state in jobs:
-        seconds = (entry.ended_s or now_s) - entry.started_s
+        until_s = entry.ended_s if state != "running" else now_s  # nobody knows when a killed one ended
+        elapsed = "" if until_s is None else format_elapsed(until_s - entry.started_s)
         what = {
             "running": "running",
             "lost": "its launcher was killed",
             "elsewhere": f"runs on {entry.host}, where it can be asked",
         }.get(state) or str(entry.ending)
-        lines.append(f"{entry.name:<{width}}  {format_elapsed(seconds):>8}  {what}")
+        lines.append(f"{entry.name:<{width}}  {elapsed:>8}  {what}")
     return lines
 
 
@@ -121,13 +122,14 @@ def _mapping(facts: Mapping[str, Any]) -> list[str]:  # Any: JSON values
 
 
 def _describe_worker(worker: Mapping[str, Any]) -> str:  # Any: JSON values
+    pid = f"pid {worker['pid']}" if worker["pid"] else ""  # it has not said it yet
     rank = "" if worker["rank"] is None else f"rank {worker['rank']}"
     said = _WORKER_PHASES.get(worker["phase"], worker["phase"])
     if worker["phase"] == "member" and not worker["is_connected"]:
         said = "out of the controller's sight"
     return (
         f"    worker {worker['worker']:<3} {rank:<8} {worker['device'] or '':<8} "
-        f"{worker['host'] or '':<10} pid {worker['pid']:<8} {said}"
+        f"{worker['host'] or '':<10} {pid:<12} {said}"
     ).rstrip()
 
 

@@ -58,6 +58,9 @@ class ControllerProcess:
 
         Args:
             settings: Of the job; how many controllers lived before is added.
+
+        Raises:
+            OSError: there is no room for its file or its process.
         """
         values = {**settings, "life": len(self._deaths_s)}
         write_private(self._job, json.dumps(values))
@@ -96,14 +99,21 @@ class ControllerProcess:
         assert self._process is not None, "it was started"
         status = self._process.wait()
         self._process = None
+        return self._count_death(f"the controller ended with status {status}")
+
+    def see_failed_start(self, error: OSError) -> str:
+        """Count a start that was not possible as a death; what there is to say about it."""
+        return self._count_death(f"the controller cannot be started ({error.strerror})")
+
+    def _count_death(self, how: str) -> str:
         self._deaths_s.append(time.monotonic())
         self._start_at_s = next_start_s(self._deaths_s)
         if self._start_at_s is None:
             return (
-                f"the controller ended {len(self._deaths_s)} times (status {status} last) and is not started again: the job "
-                f"goes on, and the membership cannot change any more; its log is {self._log}"
+                f"{how}, the {len(self._deaths_s)}th time, and is not started again: the job goes on, and the membership "
+                f"cannot change any more; its log is {self._log}"
             )
-        return f"the controller ended with status {status}; the job goes on, and another one is started"
+        return f"{how}; the job goes on, and another one is started"
 
     def end_if_it_hangs(self, answered_s: float | None, now_s: float) -> bool:
         """Kill it if it has not answered for too long, so that it counts as dead; whether it was killed.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import final
 
 from holdtrue import errors
+from holdtrue.units import format_ids
 from holdtrue.wire import (
     CheckpointReport,
     FinishedReport,
@@ -63,6 +64,8 @@ class Crew:
         self._remains: dict[int, Remains] = {}
         """Of the dead that are not cleaned up yet, by number."""
         self._looked_s = 0.0
+        self._is_log_cut = False
+        """Whether it was said that a log has a gap."""
         self._reports: dict[type[Report], Report] = {}
         """The newest report of each kind from the main worker."""
         self._main: int | None = None
@@ -129,7 +132,7 @@ class Crew:
         """Kill all workers that still live, and say so."""
         alive = self.alive
         if alive:
-            numbers = ", ".join(str(worker.number) for worker in alive)
+            numbers = format_ids(tuple(sorted(worker.number for worker in alive)))
             self._observer.show_note(f"worker{'s' if len(alive) > 1 else ''} {numbers} killed: {reason}")
         for worker in alive:
             worker.kill_group()
@@ -208,13 +211,27 @@ class Crew:
         if not data:
             self._selector.unregister(fd)
             return False
-        worker.log.write(data)
+        self._log(worker, data)
         if stream == "stderr":
             data = worker.hold.pass_through(
                 data, now_s=time.monotonic(), has_failed=worker.failure is not None
             )
         self._show(worker, stream, data)
         return True
+
+    def _log(self, worker: Worker, data: bytes) -> None:
+        """Keep what it printed; a disk that is full ends no job."""
+        problem = "the disk is full"
+        try:
+            if worker.log.write(data) == len(data):
+                return
+        except OSError as error:
+            problem = error.strerror or str(error)
+        if not self._is_log_cut:
+            self._is_log_cut = True
+            self._observer.show_note(
+                f"{worker.log_path} could not be written ({problem}); the job goes on, and its logs have gaps"
+            )
 
     def _read_last_output(self, worker: Worker) -> None:
         """What an ended worker had printed: once another one is shown, it would be shown no more."""

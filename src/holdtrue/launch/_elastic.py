@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import final
 
 from holdtrue.elastic import ControlClient, HostLink
-from holdtrue.errors import HoldtrueError
+from holdtrue.errors import HoldtrueError, UsageError
 from holdtrue.service import listen, url_of, write_private
 from holdtrue.wire import Finish
 
@@ -46,8 +46,8 @@ def launch_elastic_job(
         on_start: Called once with where the job's controller can be asked.
 
     Raises:
-        UsageError: there is no such script or device, the name is taken, the run directory cannot be made, or nothing can
-            listen on the address.
+        UsageError: there is no such script or device, the name is taken, the run directory cannot be made, nothing can
+            listen on the address, or there is no room for the job's files and processes.
 
     Guarantee:
         No process of the job is left on this machine when this returns or raises, nor 32 s after this process
@@ -63,8 +63,15 @@ def launch_elastic_job(
     started_s = time.monotonic()
     with ExitStack() as stack:
         interrupt_fd = stack.enter_context(catch_interrupts())
-        job = _ElasticJob(spec, observer, devices, stack)
-        entry = job.publish()
+        try:
+            job = _ElasticJob(spec, observer, devices, stack)
+            entry = job.publish()
+        except OSError as error:
+            raise UsageError(
+                f"the job cannot be started ({error.strerror}{f': {error.filename}' if error.filename else ''}); it needs "
+                f"room for its files in {jobs_folder(os.environ)} and {spec.run_dir}, and for its processes. Make room, or set "
+                f"XDG_RUNTIME_DIR to another folder of your own."
+            ) from None
         if on_start is not None:
             on_start(entry)
         job.run(interrupt_fd)
@@ -223,15 +230,24 @@ class _ElasticJob:
             reason=reason_of(finish, found),
             generation=self._group.generation if self._group is not None else None,
         )
-        self._registration.end(
-            exit_code=result.exit_code, ending=describe_ending(result), ended_s=time.time()
-        )
+        try:
+            self._registration.end(
+                exit_code=result.exit_code, ending=describe_ending(result), ended_s=time.time()
+            )
+        except OSError as error:
+            self._observer.show_note(
+                f"how the job ended could not be written ({error.strerror}): `holdtrue status` takes its launcher for killed"
+            )
         return result
 
     # --- the controller ---------------------------------------------------------------------------
 
     def _start_controller(self) -> None:
-        pidfd = self._controller.start(describe_settings(self._spec))
+        try:
+            pidfd = self._controller.start(describe_settings(self._spec))
+        except OSError as error:
+            self._observer.show_note(self._controller.see_failed_start(error))
+            return
         self._host.crew.watch(pidfd, lambda: self._see_controller_end(pidfd))
 
     def _see_controller_end(self, pidfd: int) -> None:

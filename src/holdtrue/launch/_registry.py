@@ -103,6 +103,7 @@ class Registration:
 
     Raises:
         UsageError: a job of that name lives.
+        OSError: its files cannot be written.
     """
 
     def __init__(self, folder: Path, name: str, *, join_token: str | None = None) -> None:
@@ -134,16 +135,28 @@ class Registration:
         self.tokens = {scope: secrets.token_urlsafe(32) for scope in SCOPES}
         if join_token is not None:
             self.tokens["join"] = join_token
-        write_private(self.token_file, json.dumps(self.tokens))
-        write_private(self.join_file, self.tokens["join"])
+        try:
+            write_private(self.token_file, json.dumps(self.tokens))
+            write_private(self.join_file, self.tokens["join"])
+        except OSError:
+            self.close()
+            raise
 
     def publish(self, entry: JobEntry) -> None:
-        """Let commands find the job."""
+        """Let commands find the job.
+
+        Raises:
+            OSError: there is no room for its file.
+        """
         self._entry = entry = replace(entry, host=os.uname().nodename, boot=_boot())
         write_private(self._entry_file, json.dumps(asdict(entry), indent=1))
 
     def end(self, *, exit_code: int, ending: str, ended_s: float) -> None:
-        """Write how the job ended."""
+        """Write how the job ended.
+
+        Raises:
+            OSError: there is no room for its file.
+        """
         if self._entry is not None:
             self.publish(replace(self._entry, exit_code=exit_code, ending=ending, ended_s=ended_s))
 
@@ -161,6 +174,7 @@ def register(
 
     Raises:
         UsageError: a job of the given name lives.
+        OSError: its files cannot be written.
     """
     if is_given:
         return name, Registration(folder, name, join_token=join_token)

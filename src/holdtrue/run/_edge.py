@@ -242,7 +242,16 @@ def _user_line(trace: TracebackType | None) -> str:
 
 
 def _finish() -> None:
-    """Close the run at the end of the script."""
+    """Close the run at the end of the script; after that there is nothing that an interrupt could end better."""
+    _close_run()
+    if os.getpid() == _installed_in and threading.current_thread() is threading.main_thread():
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(signum) is _interrupt:
+                alone = signal.SIG_DFL if signum == signal.SIGTERM else signal.default_int_handler
+                signal.signal(signum, alone if _worker is None else signal.SIG_IGN)
+
+
+def _close_run() -> None:
     run = _present
     if run is None or run.is_closed or os.getpid() != _installed_in:
         return

@@ -1,6 +1,7 @@
 """Reading a trace from a file, whatever its format."""
 
 import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,10 +82,12 @@ def detect_format(text: str) -> Format:
 def _read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
-        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
-    except (OSError, UnicodeDecodeError, EOFError) as problem:
+        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        return data.decode("utf-8-sig")  # spreadsheets begin their files with such a mark
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as problem:
+        why = getattr(problem, "strerror", None) or problem
         raise UsageError(
-            f"{path} cannot be read ({problem}); it must be a text file or gzip. Check the path."
+            f"{path} cannot be read ({why}); it must be a text file or gzip. Check the path."
         ) from problem
 
 
