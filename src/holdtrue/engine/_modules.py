@@ -44,10 +44,11 @@ class ModelWatch:
 
     def walk(self) -> None:
         """Keep what hangs where now."""
+        seen: set[torch.nn.Module] = set()  # one model may be a part of another
         self.modules = [
             (".".join(filter(None, (prefix, path))).replace("_orig_mod.", ""), module)
             for prefix, model in self._models.items()
-            for path, module in model.named_modules()
+            for path, module in model.named_modules(memo=seen)
         ]
         self._children_dicts = [module._modules for _, module in self.modules]
         self._parameter_dicts = [module._parameters for _, module in self.modules]

@@ -128,6 +128,13 @@ class TrainingState:
             return {"": self.models[0]}
         return {str(i): model for i, model in enumerate(self.models)}
 
+    def named_modules(self) -> dict[str, torch.nn.Module]:
+        """Models by prefix, and registered modules, such as a teacher or an average: passes may run them too."""
+        registered = {
+            f"registered.{n}": o for n, o in self.registered.items() if isinstance(o, torch.nn.Module)
+        }
+        return self.named_models() | registered
+
     def named_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """Every parameter once, in the order of models and modules."""
         return _once((prefix, model.named_parameters()) for prefix, model in self.named_models().items())
@@ -223,7 +230,16 @@ class TrainingState:
             *((self.registered[name], saved) for name, saved in state["registered"].items()),
         ]
         for obj, saved in pairs:
-            obj.load_state_dict(saved)
+            try:
+                obj.load_state_dict(saved)
+            except (KeyError, RuntimeError, ValueError) as error:
+                if not isinstance(obj, Optimizer | Scheduler | torch.nn.Module):
+                    raise  # the script's own, with its traceback
+                raise CheckpointError(
+                    f"the checkpoint does not fit the {type(obj).__name__} of the script: {error}; what a loop over steps "
+                    f"adds or replaces is not there when it goes on. Put layers and parameter groups in place before run.steps, or "
+                    f"between two loops."
+                ) from error
         import_user_streams(state["streams"])
 
     def _restore_buffers(self, saved: Mapping[str, torch.Tensor]) -> None:
