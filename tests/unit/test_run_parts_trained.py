@@ -11,7 +11,7 @@ from torch import nn
 from wrong_use import examples, loss_of, refused, start, take_step, workers
 
 import holdtrue as ht
-from holdtrue.errors import CheckpointError, UsageError
+from holdtrue.errors import CheckpointError, NumericsError, UsageError
 from holdtrue.run import Run
 from holdtrue.testing import run_in_process
 
@@ -201,3 +201,87 @@ def test_a_parameter_group_that_a_loop_adds_is_missed_by_a_sentence_when_it_goes
         CheckpointError, "the SGD of the script", "parameter groups", "before run.steps", is_wrong_use=False
     ):
         workers(main, 1)
+
+
+class Grows(nn.Module):
+    """Makes its second layer when it first runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(6, 6)
+        self.more: nn.Module | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.more = self.more or nn.Linear(6, 6)
+        return self.more(self.line(x))
+
+
+class Bounded(nn.Module):
+    """An embedding that shortens the rows that it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(6, 6, max_norm=0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.table(x.argmax(-1))
+
+
+@pytest.mark.parametrize("where", ["step", "evaluate"])
+@pytest.mark.parametrize(
+    ("model", "what"), [(Grows, "made parameter 'more"), (Bounded, "changed parameter 'table.weight'")]
+)
+def test_a_pass_that_makes_or_changes_a_parameter_is_refused_by_name(
+    model: type[nn.Module], what: str, where: str
+) -> None:
+    def main() -> None:
+        net = model()
+        run, _ = begin(net)
+        if where == "evaluate":
+            run.evaluate(lambda x, y: {"loss": F.cross_entropy(net(x), y)}, DATA)
+        for step in run.steps(DATA):
+            for x, y in step:
+                step.backward(F.cross_entropy(net(x), y))
+            step.update()
+
+    place = "in step 0" if where == "step" else "of evaluate or predict"
+    with refused(NumericsError, place, what, ";", "before run.steps", "max_norm"):
+        workers(main, 1)
+
+
+def test_an_average_that_moves_in_the_loop_over_passes_is_refused() -> None:
+    def main() -> None:
+        model = nn.Linear(6, 6)
+        run, _ = begin(model)
+        average = torch.optim.swa_utils.AveragedModel(model)
+        run.register("average", average)
+        for step in run.steps(DATA):
+            for x, y in step:
+                step.backward(F.cross_entropy(model(x), y))
+                average.update_parameters(model)
+            step.update()
+
+    with refused(NumericsError, "changed parameter 'registered.average.module.weight'", ";", "step.update"):
+        workers(main, 1)
+
+
+def test_models_without_values_and_optimizers_that_need_a_closure_are_refused() -> None:
+    class Needs(torch.optim.SGD):
+        def step(self, closure: Callable[[], float]) -> None:  # type: ignore[override]
+            super().step(closure)
+
+    def main() -> None:
+        run, model = start()
+        with torch.device("meta"):
+            empty = nn.Linear(2, 2)
+        with refused(UsageError, "'weight' lies on the meta device", "values", "to_empty"):
+            run.prepare(empty)
+        with refused(UsageError, "given Needs", "once", "no closure"):
+            run.prepare(Needs(model.parameters()))
+        scheduled = torch.optim.SGD(model.parameters())
+        torch.optim.lr_scheduler.ExponentialLR(scheduled, 0.9)
+        run.prepare(scheduled, nn.LazyLinear(2))
+        with refused(UsageError, "'1.weight' of a lazy module", "equal", "Call the model"):
+            run.steps(examples())
+
+    workers(main, 1)

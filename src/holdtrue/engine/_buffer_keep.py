@@ -1,11 +1,12 @@
 """Buffers around the passes of an evaluation: each pass starts from the same values, and none is left behind."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 
 from ._buffer_family import write_unlike
 from ._buffer_places import Place, same_kind
+from ._modules import ModelWatch
 
 
 class KeptBuffers:
@@ -15,13 +16,16 @@ class KeptBuffers:
     passes ran on this worker. Buffers that appear in a pass, or get another shape, are left: they are caches.
 
     Args:
-        modules: Each once.
+        models: Named models.
     """
 
-    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
+    def __init__(self, models: Mapping[str, torch.nn.Module]) -> None:
+        self._watch = ModelWatch(models)
+        self._watch.walk()
+        self._versions = self._watch.versions()
         self._places = [
             Place.of(module._buffers, key, tensor)
-            for module in modules
+            for _, module in self._watch.modules
             for key, tensor in module._buffers.items()
             if tensor is not None and tensor.layout == torch.strided and not tensor.is_quantized
         ]
@@ -43,3 +47,7 @@ class KeptBuffers:
                 place.hang_back()
         for tensors, values in self._kept:
             write_unlike(tensors, values)
+
+    def refuse_changes(self, when: str) -> None:
+        """Refuse parameters that a pass wrote or made; see `ModelWatch.refuse_changes`."""
+        self._watch.refuse_changes(self._versions, when=when)

@@ -73,10 +73,12 @@ class Engine:
         self.streams = PassStreams(device)
         self.timer = make_timer(device, group)
         self.numerics = PassNumerics(plan.numerics, state)
-        self._models = ModelWatch(state.named_models())
+        self._models = ModelWatch(state.named_modules())
         self.buffers = BufferBook(state.named_modules(), plan.buffers)
         self._may_shorten = overlap
         self._taker = GradientTaker([])
+        self._versions: list[int] = []
+        """How often each parameter had been written when the round began."""
         self._kinds: list[tuple[object, ...]] = []
         """Identity, dtype, shape and device of each of the taker's parameters."""
         self._watches: dict[int, AccumulationWatch] = {}
@@ -138,6 +140,7 @@ class Engine:
         )
         self._keys = {}
         self.buffers.begin_round()
+        self._versions = self._models.versions()
         self._sums.begin(self.mapping, self._tree)
         if not self.round.nodes:
             self._reduce_now().open_last(None)
@@ -295,6 +298,7 @@ class Engine:
         work, reduce = self._round(), self._reduce_now()
         self.timer.end()
         self.streams.restore()
+        self._models.refuse_changes(self._versions, when=f"in step {work.step}")
         if work.continues:
             reduce.push_rest()
         elif not work.nodes:

@@ -102,18 +102,19 @@ def run_passes(
             with engine.numerics.around_pass():
                 yield chunk(fetch.step_in_epoch), batch
             kept.put_back()
+            kept.refuse_changes(f"in call {number} of evaluate or predict")
 
 
 @contextmanager
 def inference(core: Core) -> Iterator[KeptBuffers]:
     """Eval mode without gradients, of registered modules too; modes, buffers and the user's streams are put back."""
-    models = core.state.named_modules().values()
-    modes = {m: m.training for model in models for m in model.modules()}
-    kept = KeptBuffers(modes)
+    models = core.state.named_modules()
+    modes = {m: m.training for model in models.values() for m in model.modules()}
+    kept = KeptBuffers(models)
     streams = core.engine.streams
     streams.save()
     try:
-        for model in models:
+        for model in models.values():
             model.eval()
         with torch.no_grad():
             core.is_inferring = True
