@@ -7,6 +7,7 @@ The engine never hears of membership: who is in the group, and why, is decided e
 """
 
 from ._apply import has_gradient
+from ._buffer_keep import KeptBuffers
 from ._checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, write_checkpoint
 from ._digest import digest_entries, flatten_state, hash_entry
 from ._engine import Engine
@@ -34,6 +35,7 @@ __all__ = [
     "CudaTimer",
     "Engine",
     "HostTimer",
+    "KeptBuffers",
     "Optimizer",
     "OrderFunction",
     "PassNumerics",

@@ -73,10 +73,12 @@ class Engine:
         self.streams = PassStreams(device)
         self.timer = make_timer(device, group)
         self.numerics = PassNumerics(plan.numerics, state)
-        self._models = ModelWatch(state.named_models())
-        self.buffers = BufferBook(state.named_models(), plan.buffers)
+        self._models = ModelWatch(state.named_modules())
+        self.buffers = BufferBook(state.named_modules(), plan.buffers)
         self._may_shorten = overlap
         self._taker = GradientTaker([])
+        self._versions: list[int] = []
+        """How often each parameter had been written when the round began."""
         self._kinds: list[tuple[object, ...]] = []
         """Identity, dtype, shape and device of each of the taker's parameters."""
         self._watches: dict[int, AccumulationWatch] = {}
@@ -108,7 +110,7 @@ class Engine:
         return self._layout.describe()
 
     def _refresh_parameters(self) -> None:
-        """Follow what the user froze, thawed or converted since the last step."""
+        """Follow what the user froze, thawed or converted since the last round."""
         if self._taker.parameters and self._models.has_same_parameters():
             return
         self._models.walk()
@@ -125,8 +127,7 @@ class Engine:
 
     def begin_round(self, *, step: int, round_: int, counts: Sequence[int]) -> None:
         """Start a round: `counts[v]` examples for each virtual node."""
-        if round_ == 0:
-            self._refresh_parameters()
+        self._refresh_parameters()  # between two rounds too: GANs freeze one model while they train the other
         if self._reduce is None or counts != self._ordered_counts:
             self._choose_order(counts)
         self._reduce_now().begin()
@@ -139,6 +140,7 @@ class Engine:
         )
         self._keys = {}
         self.buffers.begin_round()
+        self._versions = self._models.versions()
         self._sums.begin(self.mapping, self._tree)
         if not self.round.nodes:
             self._reduce_now().open_last(None)
@@ -296,6 +298,7 @@ class Engine:
         work, reduce = self._round(), self._reduce_now()
         self.timer.end()
         self.streams.restore()
+        self._models.refuse_changes(self._versions, when=f"in step {work.step}")
         if work.continues:
             reduce.push_rest()
         elif not work.nodes:
@@ -431,6 +434,19 @@ class Engine:
         self.discard()
         torch.clear_autocast_cache()
         return norm
+
+    def unreduced(self, optimizers: Sequence[Optimizer]) -> list[str]:
+        """Parameters with a gradient that is this worker's alone, by name or shape: the round did not take it."""
+        taken = set(map(id, self._taker.parameters))
+        found = [
+            p
+            for optimizer in optimizers
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None and id(p) not in taken
+        ]
+        names = {id(p): repr(name) for name, p in self.state.named_parameters()} if found else {}
+        return [names.get(id(p), f"of shape {tuple(p.shape)}") for p in found]
 
     def skip_update(self) -> None:
         """Leave parameters and buffers as they were before the round."""

@@ -167,7 +167,8 @@ class AccumulationWatch:
             self._counts[index] += 1
 
         for i, p in enumerate(self._taker.parameters):
-            self._handles.append(p.register_post_accumulate_grad_hook(partial(count, index=i)))
+            if p.requires_grad:  # the pass may have frozen it
+                self._handles.append(p.register_post_accumulate_grad_hook(partial(count, index=i)))
 
     def close(self) -> None:
         """Take the count after that backward."""
@@ -207,9 +208,10 @@ class BackwardOverlap:
         if self._triggers is None:
             self._order = []
             for i, p in enumerate(self._taker.parameters):
-                self._handles.append(
-                    p.register_post_accumulate_grad_hook(lambda _, i=i: self._order.append(i))
-                )
+                if p.requires_grad:
+                    self._handles.append(
+                        p.register_post_accumulate_grad_hook(lambda _, i=i: self._order.append(i))
+                    )
             return
         for bucket, trigger in enumerate(self._triggers):
 
@@ -222,7 +224,10 @@ class BackwardOverlap:
                 self._offered += 1
                 offer(bucket, {i: self._taker.take_one(i) for i in indices})
 
-            self._handles.append(self._taker.parameters[trigger].register_post_accumulate_grad_hook(leave))
+            if self._taker.parameters[trigger].requires_grad:
+                self._handles.append(
+                    self._taker.parameters[trigger].register_post_accumulate_grad_hook(leave)
+                )
 
     def close(self) -> None:
         """Take the hooks out after the backward.

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from holdtrue.errors import NumericsError
+
 _values_of = methodcaller("values")
 _kind_of = attrgetter("requires_grad", "dtype", "shape", "device")
 
@@ -44,10 +46,11 @@ class ModelWatch:
 
     def walk(self) -> None:
         """Keep what hangs where now."""
+        seen: set[torch.nn.Module] = set()  # one model may be a part of another
         self.modules = [
             (".".join(filter(None, (prefix, path))).replace("_orig_mod.", ""), module)
             for prefix, model in self._models.items()
-            for path, module in model.named_modules()
+            for path, module in model.named_modules(memo=seen)
         ]
         self._children_dicts = [module._modules for _, module in self.modules]
         self._parameter_dicts = [module._parameters for _, module in self.modules]
@@ -66,6 +69,40 @@ class ModelWatch:
             and self._present_kinds() == self._kinds
             and self.has_same_modules()
         )
+
+    def versions(self) -> list[int]:
+        """How often each parameter was written in place."""
+        return [0 if p is None or p.is_inference() else p._version for p in self._parameters]
+
+    def refuse_changes(self, versions: list[int], *, when: str) -> None:
+        """Refuse parameters that passes wrote or made.
+
+        Which passes ran on this worker would decide what they are; buffers have rules for that.
+
+        Args:
+            versions: Those before the passes.
+            when: Where these passes were, for the message.
+
+        Raises:
+            NumericsError: there are some; the message names one.
+        """
+        is_same = are_same(hanging_in(self._parameter_dicts), self._parameters) and self.has_same_modules()
+        if is_same and self.versions() == versions:
+            return
+        before = {id(p): version for p, version in zip(self._parameters, versions, strict=True)}
+        for prefix, model in self._models.items():
+            for path, p in model.named_parameters():
+                if id(p) in before and (p.is_inference() or p._version == before[id(p)]):
+                    continue
+                if p.is_cuda and isinstance(model.get_submodule(path.rpartition(".")[0]), torch.nn.RNNBase):
+                    continue  # flatten_parameters() in forward lays it elsewhere
+                what = "changed" if id(p) in before else "made"
+                name = ".".join(filter(None, (prefix, path))).replace("_orig_mod.", "")
+                raise NumericsError(
+                    f"{when} a pass {what} parameter {name!r}; a pass leaves parameters as they are, for what they are would "
+                    f"depend on which passes ran on a worker. Change them after step.update, make them before run.steps, "
+                    f"and build an embedding without max_norm."
+                )
 
     def _present_kinds(self) -> list[tuple[Any, ...]]:
         """What `model.bfloat16()` and the like change, which keep the objects."""

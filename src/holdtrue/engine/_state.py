@@ -6,10 +6,12 @@ Models come in the order of `prepare`; with one model its own names are used, wi
 starts with the model's index.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from holdtrue.errors import CheckpointError, NumericsError, UsageError
 
@@ -77,10 +79,10 @@ class TrainingState:
         if isinstance(obj, torch.nn.Module):
             _refuse_layers(obj)
             obj.to(device)
-        if isinstance(obj, torch.optim.LBFGS):
+        if isinstance(obj, Optimizer) and (isinstance(obj, torch.optim.LBFGS) or _needs_closure(obj)):
             raise UsageError(
-                "prepare was given torch.optim.LBFGS; it evaluates the loss several times in one update, and a step has its "
-                "gradient reduced once. Use an optimizer whose step() needs no closure."
+                f"prepare was given {type(obj).__name__}; it evaluates the loss in its update, and a step has its gradient "
+                f"reduced once. Use an optimizer whose step() needs no closure."
             )
         shelf.append(obj)
 
@@ -111,6 +113,12 @@ class TrainingState:
                 f"run.steps was called before {missing} was prepared; a step trains a model through an optimizer. "
                 f"Call model, optimizer = run.prepare(model, optimizer) first."
             )
+        for name, p in self.named_parameters():
+            if is_lazy(p):
+                raise UsageError(
+                    f"parameter {name!r} of a lazy module has no shape yet; workers start from equal parameters. Call the model "
+                    f"once with a batch before run.steps, and give it to the optimizer after that."
+                )
         known = {id(p) for _, p in self.named_parameters()}
         for index, optimizer in enumerate(self.optimizers):
             strangers = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in known]
@@ -127,6 +135,13 @@ class TrainingState:
         if len(self.models) == 1:
             return {"": self.models[0]}
         return {str(i): model for i, model in enumerate(self.models)}
+
+    def named_modules(self) -> dict[str, torch.nn.Module]:
+        """Models by prefix, and registered modules, such as a teacher or an average: passes may run them too."""
+        registered = {
+            f"registered.{n}": o for n, o in self.registered.items() if isinstance(o, torch.nn.Module)
+        }
+        return self.named_models() | registered
 
     def named_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """Every parameter once, in the order of models and modules."""
@@ -223,7 +238,16 @@ class TrainingState:
             *((self.registered[name], saved) for name, saved in state["registered"].items()),
         ]
         for obj, saved in pairs:
-            obj.load_state_dict(saved)
+            try:
+                obj.load_state_dict(saved)
+            except (KeyError, RuntimeError, ValueError) as error:
+                if not isinstance(obj, Optimizer | Scheduler | torch.nn.Module):
+                    raise  # the script's own, with its traceback
+                raise CheckpointError(
+                    f"the checkpoint does not fit the {type(obj).__name__} of the script: {error}; what a loop over steps "
+                    f"adds or replaces is not there when it goes on. Put layers and parameter groups in place before "
+                    f"run.steps, or between two loops."
+                ) from error
         import_user_streams(state["streams"])
 
     def _restore_buffers(self, saved: Mapping[str, torch.Tensor]) -> None:
@@ -274,7 +298,21 @@ def _file(entries: dict[str, Any], prefix: str, value: Any) -> None:  # Any: see
         entries[f"{prefix}/{path}" if path else prefix] = leaf
 
 
+def _needs_closure(optimizer: Optimizer) -> bool:
+    _, *others = inspect.signature(
+        type(optimizer).step
+    ).parameters.values()  # schedulers wrap the optimizer's own
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return any(p.default is p.empty and p.kind in named for p in others)
+
+
 def _refuse_layers(model: torch.nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise UsageError(
+                f"{name!r} lies on the meta device, where it has no values; a model is prepared with those that training starts "
+                f"from. Call model.to_empty(device='cpu') and initialise or load it before run.prepare."
+            )
     for path, module in model.named_modules():
         name = path or type(module).__name__
         if isinstance(module, torch.nn.SyncBatchNorm):

@@ -107,6 +107,8 @@ class Core:
         """Index of the step whose body runs now."""
         self.is_updating = False
         """Whether `step.update` steps the optimizers now."""
+        self.is_inferring = False
+        """Whether an evaluation or a prediction runs passes now."""
         self.agreed: tuple[int, int] | None = None
         """(generation, newest planned view that all know) of the latest round."""
         self.is_entering = False

@@ -10,7 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from holdtrue.data import Chunk, IterableSource, Loader, MapSource, chunk_at, chunks
-from holdtrue.engine import specialise_compiled_shapes
+from holdtrue.engine import KeptBuffers, specialise_compiled_shapes
 from holdtrue.errors import DataError, UsageError
 from holdtrue.plan import stream_key
 from holdtrue.units import cut_text
@@ -95,28 +95,35 @@ def run_passes(
         return chunk_at(index, len(order), size, plan.virtual_nodes)
 
     specialise_compiled_shapes(plan.numerics)
-    with inference(core):
+    with inference(core) as kept:
         for fetch, batch in loader.load(chunk(i).fetch(order) for i in indices):
             engine.streams.set(stream_key(plan.seed, "evaluate", number, fetch.step_in_epoch))
             torch.clear_autocast_cache()
             with engine.numerics.around_pass():
                 yield chunk(fetch.step_in_epoch), batch
+            kept.put_back()
+            kept.refuse_changes(f"in call {number} of evaluate or predict")
 
 
 @contextmanager
-def inference(core: Core) -> Iterator[None]:
-    """Eval mode without gradients; modes, buffers of the modules and the user's streams are put back."""
-    modes = [(m, m.training) for model in core.state.models for m in model.modules()]
+def inference(core: Core) -> Iterator[KeptBuffers]:
+    """Eval mode without gradients, of registered modules too; modes, buffers and the user's streams are put back."""
+    models = core.state.named_modules()
+    modes = {m: m.training for model in models.values() for m in model.modules()}
+    kept = KeptBuffers(models)
     streams = core.engine.streams
     streams.save()
     try:
-        for model in core.state.models:
+        for model in models.values():
             model.eval()
         with torch.no_grad():
-            yield
+            core.is_inferring = True
+            yield kept
     finally:
-        for module, training in modes:
+        core.is_inferring = False
+        for module, training in modes.items():
             module.training = training
+        kept.put_back()
         streams.restore()
 
 

@@ -95,6 +95,7 @@ class Run:
         self._core = Core(plan=plan, settings=settings, membership=membership)
         if not membership.in_process:
             watch_run(self._core)
+        refuse_own_steps(self._core)
         self._keeper = Keeper(self._core)
         self._core.keeper = self._keeper
         self._core.join()
@@ -178,8 +179,6 @@ class Run:
         self._core.regrow()
         for obj in objects:
             self._core.state.prepare(obj, self._core.device)
-            if isinstance(obj, torch.optim.Optimizer):
-                refuse_own_steps(self._core, obj)
         return objects if len(objects) > 1 else objects[0]
 
     def register(self, name: str, obj: Any) -> None:  # Any: see TrainingState.register
@@ -187,7 +186,8 @@ class Run:
 
         Args:
             name: Its name in digests and checkpoints.
-            obj: Such as an EMA, early stopping, or a torch.Generator of the script's own.
+            obj: Such as an EMA, early stopping, or a torch.Generator of the script's own. The buffers of a module, such as a
+                teacher, are kept as those of models are.
         """
         if self._core.is_fixed:
             raise UsageError(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils import _pytree as pytree
 
 from holdtrue.engine import Optimizer, RoundResult, has_gradient
@@ -206,8 +208,8 @@ class Step:
             max_grad_norm: Largest total norm of the gradients of these optimizers' parameters.
 
         Raises:
-            UsageError: the passes of this round are not all done, an optimizer was not prepared, the norm is not above 0, or the
-                gradients were cleared after the passes.
+            UsageError: the passes of this round are not all done, an optimizer was not prepared, the norm is not above 0, the
+                gradients were cleared after the passes, or one is not of the whole global batch.
         """
         largest = norm_above_zero(max_grad_norm)
         if not self._reduced:
@@ -231,6 +233,12 @@ class Step:
             raise UsageError(
                 f"no parameter of {type(lost[0]).__name__} has a gradient any more in step {self._index}; the update would "
                 f"change nothing. Leave optimizer.zero_grad() out: each loop over the passes begins without gradients."
+            )
+        if strange := self._core.engine.unreduced(stepped):
+            raise UsageError(
+                f"parameter {strange[0]} has a gradient in step {self._index} that is not of the whole global batch: when the "
+                f"loop over the passes began, it was frozen or in no prepared model, and workers would part. Thaw it, or give it "
+                f"to its model, before the `for ... in step` loop; or set its .grad to None."
             )
         if self._skipping:
             self._core.engine.skip_update()
@@ -268,26 +276,37 @@ class Step:
         ]
 
 
-def refuse_own_steps(core: Core, optimizer: Optimizer) -> None:
-    """Let `optimizer.step()` be refused where the script itself calls it in a step: it would be a second update.
+def refuse_own_steps(core: Core) -> None:
+    """Let `optimizer.step()` be refused where the script itself calls it in a step.
+
+    Of a prepared optimizer it would be a second update. One that is not prepared would step by the gradients of this worker's
+    passes alone; within a pass, or an evaluation, it is the script's.
 
     Args:
-        core: The run.
-        optimizer: A prepared one; it may outlive the run, and does not keep it.
+        core: The run; optimizers may outlive it, and do not keep it.
     """
-    known = weakref.ref(core)
+    known, thread = weakref.ref(core), threading.get_ident()
 
     def refuse(own: Optimizer, *_: object) -> None:
         core = known()
-        if core is not None and core.open_step is not None and not core.is_updating:
+        if core is None or core.open_step is None or core.is_updating or threading.get_ident() != thread:
+            return
+        name = type(own).__name__
+        if any(own is o for o in core.state.optimizers):
             raise UsageError(
-                f"{type(own).__name__}.step() was called in step {core.open_step}; step.update steps the optimizers, once "
+                f"{name}.step() was called in step {core.open_step}; step.update steps the optimizers, once "
                 f"the gradient is that of the whole global batch, and another step would change the weights again. Leave "
                 f"optimizer.step() out, and call step.update() after the `for ... in step` loop."
             )
+        is_of_all = any(own is o for o in core.state.registered.values()) or not has_gradient(own)
+        if not (is_of_all or core.is_inferring or core.engine.open is not None):
+            raise UsageError(
+                f"{name}.step() was called in step {core.open_step}, and this {name} was not prepared; its gradients are of this "
+                f"worker's passes alone, and its state would be lost on resume. Pass it to run.prepare with the module that owns "
+                f"its parameters, and let step.update step it; where its gradients are equal on all workers, run.register it."
+            )
 
-    if hasattr(optimizer, "_optimizer_step_pre_hooks"):  # not in one that never called Optimizer.__init__
-        optimizer.register_step_pre_hook(refuse)
+    weakref.finalize(core, register_optimizer_step_pre_hook(refuse).remove)
 
 
 def fingerprint_batch(batch: Any) -> int:  # Any: the user's batch
