@@ -16,6 +16,7 @@ from holdtrue.plan import stream_key
 from holdtrue.units import cut_text
 
 from ._checks import as_whole
+from ._still import StillBuffers
 
 if TYPE_CHECKING:
     from ._core import Core
@@ -79,7 +80,7 @@ def passes_of_nodes(
 def run_passes(
     core: Core, loader: Loader, order: Any, size: int, indices: Iterable[int], number: int
 ) -> Generator[tuple[Chunk, Any], None, None]:
-    """Passes by their numbers, with their batches: in eval mode, each with random streams of its own.
+    """Passes by their numbers, with their batches: in eval mode, each with its own random streams and the buffers of the start.
 
     Args:
         core: The run.
@@ -95,17 +96,18 @@ def run_passes(
         return chunk_at(index, len(order), size, plan.virtual_nodes)
 
     specialise_compiled_shapes(plan.numerics)
+    buffers = StillBuffers(core.state.models)
     with inference(core):
         for fetch, batch in loader.load(chunk(i).fetch(order) for i in indices):
             engine.streams.set(stream_key(plan.seed, "evaluate", number, fetch.step_in_epoch))
             torch.clear_autocast_cache()
-            with engine.numerics.around_pass():
+            with buffers.around_pass(), engine.numerics.around_pass():
                 yield chunk(fetch.step_in_epoch), batch
 
 
 @contextmanager
 def inference(core: Core) -> Iterator[None]:
-    """Eval mode without gradients; modes, buffers of the modules and the user's streams are put back."""
+    """Eval mode without gradients; modes of the modules and the user's streams are put back."""
     modes = [(m, m.training) for model in core.state.models for m in model.modules()]
     streams = core.engine.streams
     streams.save()
