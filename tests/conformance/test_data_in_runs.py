@@ -152,6 +152,42 @@ def test_evaluation_in_mid_training_changes_no_bit_of_it() -> None:
         assert found == plain
 
 
+class Counting(nn.Module):
+    """Its buffers count passes: one in place, one by its name; a third is a cache that grows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("bound", torch.zeros(()))
+        self.register_buffer("cache", torch.zeros(0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.cache) < x.shape[1]:
+            self.cache = torch.ones(x.shape[1])
+        self.count += 1
+        self.bound = self.bound + 1
+        return x @ self.cache * self.scale * 0 + self.count + self.bound
+
+
+def test_buffers_that_the_model_counts_in_are_those_of_the_start_in_every_pass_without_gradients() -> None:
+    def main() -> tuple[dict[str, float], Tensor, list[int]]:
+        run = ht.init(virtual_nodes=3, global_batch_size=6, seed=SEED)
+        model = Counting()
+        run.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        data = TensorDataset(INPUTS)
+        scores = run.evaluate(lambda x: {"count": model(x).mean()}, data)
+        outputs = run.predict(model, data)
+        assert model.count == model.bound == 0
+        return scores, outputs, list(model.cache.shape)
+
+    for mapping in ("0-2", "0/1-2"):
+        for scores, outputs, cache in run_in_process(main, mapping=mapping):
+            assert scores == {"count": 2.0}
+            assert set(outputs.tolist()) == {2.0}
+            assert cache == [6]
+
+
 # ---- init ----
 
 

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from holdtrue.errors import DataError, UsageError
 from holdtrue.inference import compare_outputs, count_ulps, load_data, load_model
 from holdtrue.inference._data import Rows
+from holdtrue.inference._export import _compare, _of_each
 from holdtrue.inference._models import ask, check_row
 
 FAILS = """import torch
@@ -49,6 +50,18 @@ def test_an_agreement_says_bits_and_predictions() -> None:
     found = compare_outputs(a, b)
     assert (found.differing, found.examples, found.absolute) == (1, 2, 1.5)
     assert "1 of 2 predictions differ" in found.sentence
+    close = torch.tensor([[1.0 + 2.0**-40, 1.0]], dtype=torch.float64)
+    assert compare_outputs(close, close.round()).sentence.startswith("at most 0 ulps apart (9.09e-13)")
+
+
+def test_the_proof_of_an_export_is_of_every_output() -> None:
+    a = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    found = _compare([a, a > 2, a], [a, a > 2, a + 0.5], 2)
+    assert (found.absolute, found.differing, found.examples) == (0.5, 0, 2)
+    with pytest.raises(UsageError, match="has 2 outputs, and 1 where it was written to"):
+        _compare([a, a], [a], 2)
+    with pytest.raises(UsageError, match="the model gave a str for 2 examples"):
+        _of_each([a, "text"], 2)
 
 
 @pytest.mark.parametrize("ending", ["npy", "npz", "safetensors", "csv"])

@@ -170,6 +170,25 @@ CASES: dict[str, tuple[Tensor, Case]] = {
             + F.interpolate(x.flatten(2), size=14, mode="linear")[:, :1]
         ),
     ),
+    "nearest resizing": (
+        X,
+        lambda x: (
+            F.interpolate(x, scale_factor=2)[..., ::2].sum(1)
+            + F.interpolate(x, size=(10, 7), mode="nearest-exact").sum(1)
+            + F.interpolate(x.flatten(2), size=7)[:, :1]
+            + F.interpolate(x.flatten(2), scale_factor=0.2, mode="nearest-exact")[:, :1]
+        ),
+    ),
+    "padding by copies": (
+        X,
+        lambda x: (
+            F.pad(x, (1, 2, 3, 0), mode="reflect")
+            + F.pad(x, (2, 1, 0, 3), mode="replicate")
+            + F.pad(x, (3, 0, 3, 0), mode="circular")
+            + F.pad(x.flatten(2), (2, 43), mode="replicate")[..., None, :10]
+            + F.pad(x.flatten(2), (3, 34), mode="reflect")[..., None, -10:]
+        ),
+    ),
     "weight norm": (
         M,
         lambda x: torch._weight_norm_interface(x, weight(9, 1).to(x.dtype))[0] * weight(33).to(x.dtype),
@@ -446,6 +465,20 @@ def test_a_form_that_is_registered_is_used_and_a_second_one_refused() -> None:
     finally:
         del _registry.FORMS["lgamma"], _registry.ADDED["lgamma"]
         _registry.RUNNERS.clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "sentence"),
+    [
+        ("aten::atan2", abs, "there is no operator 'aten::atan2'"),
+        ("cumsumm", abs, "there is no operator 'cumsumm'.*as the refusal has it"),
+        (5, abs, "was given 5 and <built-in function abs>"),
+        ("atan2", 5, "was given 'atan2' and 5; it takes"),
+    ],
+)
+def test_a_form_that_no_operator_would_ever_find_is_refused(name: Any, function: Any, sentence: str) -> None:
+    with pytest.raises(NumericsError, match=sentence):
+        register_operator(name, function)
 
 
 def test_random_numbers_of_the_mode_depend_on_its_key_alone() -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import uvicorn
 
 from holdtrue.service import listen
@@ -87,6 +88,25 @@ def test_a_connection_that_says_nothing_ends_and_a_stream_does_not() -> None:
             await end(stream, silent, half)
 
     asyncio.run(try_it())
+
+
+def test_what_is_no_http_after_a_requests_head_is_answered_once_and_breaks_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    head = b"POST %s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n"
+
+    async def try_it() -> None:
+        async with serving(bounded()) as port:
+            for path in (b"/", b"/stream"):
+                line = await connect(port, head % path)
+                await asyncio.wait_for(hear_out(line), LIMIT_S)
+                await end(line)
+            good = await connect(port, ASK % b"/")
+            assert (await asyncio.wait_for(good[0].readline(), LIMIT_S)).startswith(b"HTTP/1.1 200")
+            await end(good)
+
+    asyncio.run(try_it())
+    assert {record.levelname for record in caplog.records} == {"WARNING"}, caplog.text
 
 
 def test_one_more_than_fit_takes_the_place_of_the_oldest_that_asks_nothing() -> None:

@@ -28,6 +28,7 @@ TEXT = ExampleSpec(kind="text", arrays={})
         (FLOATS, [[1, 2], [3, None]], "no numbers"),
         (FLOATS, [[1, 2], [3, 1e300]], "not finite"),
         (FLOATS, [[True, False], [True, True]], "truth values"),
+        (FLOATS, [[True, 0.5], [1.0, 2.0]], "truth values"),
         (FLOATS, [[1, 2], [3, 10**400]], "no numbers"),
         (FLOATS, {"a": 1}, "no numbers"),
         (FLOATS, [], "shape [0]"),

@@ -20,6 +20,11 @@ class Turning(torch.nn.Module):
         if (x[:, 0] == 77).all():
             raise ValueError("77 alone")
         return x + torch.arange(len(x))[:, None] * (x[:, :1] > 50)
+class Counting(torch.nn.Module):
+    passes = 0
+    def forward(self, x):
+        self.passes += 1
+        return x + self.passes
 class Short(torch.nn.Module):
     def forward(self, x):
         return x.abs().to(torch.uint16)
@@ -52,6 +57,13 @@ def test_an_audit_that_differs_says_which_examples_fail_alone(tmp_path: Path) ->
     assert list(answer.head["errors"]) == ["0"]
     assert "ValueError: 77 alone" in answer.head["errors"]["0"]
     assert answer.arrays["output"].tolist() == [[60, 2], [61, 3]]
+
+
+def test_a_model_that_answers_otherwise_when_it_is_asked_again_is_refused_at_the_start(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UsageError, match=r"another answer when it is asked again: it keeps a state.*fast\."):
+        worker(tmp_path, "Counting", np.ones((4, 2)))
 
 
 def test_elements_that_do_not_travel_are_refused_at_the_start(tmp_path: Path) -> None:

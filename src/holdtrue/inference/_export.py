@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ TARGETS = ("onnx", "torch")
 _NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 
 Inputs = tuple[torch.Tensor, ...]
+Outputs = list[torch.Tensor]
 
 
 def export_model(
@@ -52,18 +53,18 @@ def export_model(
     with torch.no_grad():
         batch = dict(zip(names, inputs, strict=True)) if names else inputs[0]
         ask(loaded, data)(batch)
-        reference = _of_each(_call(single, inputs), count)[:real]
+        reference = _of_each(_call(single, inputs), count)
         program = _trace(single, inputs, loaded.pass_size)
         found: dict[str, Agreement] = {}
         if "torch" in targets:
             torch.export.save(program, folder / "model.pt2")
             again = torch.export.load(folder / "model.pt2").module()
-            found["torch.export"] = compare_outputs(reference, _call(again, inputs)[:real])
+            found["torch.export"] = _compare(reference, _call(again, inputs), real)
         if "onnx" in targets:
             path = folder / "model.onnx"
             _write_onnx(program, names or [f"input_{i}" for i in range(len(inputs))], path)
             for name, runtime in _runtimes().items():
-                found[name] = compare_outputs(reference, _run_in(name, runtime, path, inputs)[:real])
+                found[name] = _compare(reference, _run_in(name, runtime, path, inputs), real)
     _say(found, folder, real)
     return found
 
@@ -100,23 +101,37 @@ def _inputs_of(rows: list[Any]) -> tuple[Inputs, list[str]]:
     return (tuple(batch.values()), list(batch)) if isinstance(batch, dict) else ((batch,), [])
 
 
-def _call(module: Callable[..., Any], inputs: Inputs) -> torch.Tensor:
-    leaves = torch.utils._pytree.tree_leaves(module(*inputs))
-    first: torch.Tensor = leaves[0]
-    return first
+def _call(module: Callable[..., Any], inputs: Inputs) -> list[Any]:  # Any: tensors, if the model is such
+    return list(torch.utils._pytree.tree_leaves(module(*inputs)))
 
 
-def _of_each(outputs: torch.Tensor, count: int) -> torch.Tensor:
-    if outputs.dim() == 0 or len(outputs) != count:
-        raise UsageError(
-            f"the model gave {tuple(outputs.shape)} for {count} examples; the first axis of its output is of examples. "
-            f"Return a row for each."
-        )
+def _of_each(outputs: list[Any], count: int) -> Outputs:
+    """Outputs that can be compared, example by example."""
+    for found in outputs:
+        if not isinstance(found, torch.Tensor) or found.dim() == 0 or len(found) != count:
+            what = tuple(found.shape) if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
+            raise UsageError(
+                f"the model gave {what} for {count} examples; outputs are tensors whose first axis is of examples. "
+                f"Return a row for each."
+            )
+    if not outputs:
+        raise UsageError("the model gave no output; what it gives is compared. Return a tensor.")
     return outputs
 
 
+def _compare(reference: Outputs, given: Outputs, examples: int) -> Agreement:
+    """All outputs beside PyTorch's: the largest differences of any, and the predictions of the first."""
+    if len(given) != len(reference):
+        raise UsageError(
+            f"the model has {len(reference)} outputs, and {len(given)} where it was written to; they cannot be compared. "
+            f"Return each tensor once, and no input as it is."
+        )
+    found = [compare_outputs(a[:examples], b[:examples]) for a, b in zip(reference, given, strict=True)]
+    return replace(found[0], ulps=max(f.ulps for f in found), absolute=max(f.absolute for f in found))
+
+
 class _Single(torch.nn.Module):
-    """A model asked by position, whose only output is the one that predictions are made from."""
+    """A model asked by position, of transformers' outputs, the logits or what comes first."""
 
     def __init__(self, loaded: LoadedModel, names: list[str]) -> None:
         super().__init__()
@@ -166,16 +181,14 @@ def _first_cause(error: Exception) -> Exception:
     return error
 
 
-def _runtimes() -> dict[str, Callable[[Path, Inputs], torch.Tensor]]:
-    found: dict[str, Callable[[Path, Inputs], torch.Tensor]] = {"ONNX Runtime": _run_onnxruntime}
+def _runtimes() -> dict[str, Callable[[Path, Inputs], Outputs]]:
+    found: dict[str, Callable[[Path, Inputs], Outputs]] = {"ONNX Runtime": _run_onnxruntime}
     if importlib.util.find_spec("openvino") is not None:
         found["OpenVINO"] = _run_openvino
     return found
 
 
-def _run_in(
-    name: str, runtime: Callable[[Path, Inputs], torch.Tensor], path: Path, inputs: Inputs
-) -> torch.Tensor:
+def _run_in(name: str, runtime: Callable[[Path, Inputs], Outputs], path: Path, inputs: Inputs) -> Outputs:
     try:
         return runtime(path, inputs)
     except Exception as error:  # of many kinds, for an operator or an element that it has not
@@ -189,21 +202,22 @@ def _arrays(names: list[str], inputs: Inputs) -> dict[str, Any]:
     return {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
 
 
-def _run_onnxruntime(path: Path, inputs: Inputs) -> torch.Tensor:
+def _run_onnxruntime(path: Path, inputs: Inputs) -> Outputs:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     arrays = _arrays([i.name for i in session.get_inputs()], inputs)
-    return torch.from_numpy(session.run(None, arrays)[0])
+    return [torch.from_numpy(found) for found in session.run(None, arrays)]
 
 
-def _run_openvino(path: Path, inputs: Inputs) -> torch.Tensor:
+def _run_openvino(path: Path, inputs: Inputs) -> Outputs:
     import openvino
 
     # Otherwise it would compute in bfloat16 where the processor has it.
     model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     arrays = _arrays([i.get_any_name() for i in model.inputs], inputs)
-    return torch.from_numpy(model(arrays)[0].copy())
+    found = model(arrays)
+    return [torch.from_numpy(found[i].copy()) for i in range(len(model.outputs))]
 
 
 def _say(found: dict[str, Agreement], folder: Path, examples: int) -> None:

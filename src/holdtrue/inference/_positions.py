@@ -81,8 +81,19 @@ def agreeing_positions(compute: Compute, variants: Sequence[Example], size: int)
 
     Returns:
         Ascending; empty where even position 0 depends on its neighbours: the model mixes examples.
+
+    Raises:
+        UsageError: asked again, the model answers otherwise.
     """
-    alone = [bits_of(compute(lay_out([example], (0,), size)), 0) for example in variants]
+    alone, again = (
+        [bits_of(compute(lay_out([example], (0,), size)), 0) for example in variants] for _ in range(2)
+    )
+    if alone != again:
+        raise UsageError(
+            "the model gives the same example another answer when it is asked again: it keeps a state from pass to pass, or "
+            "draws random numbers that are not torch's. An answer must not depend on what was asked before. Let forward "
+            "change nothing of the model, or serve it with --numerics fast."
+        )
     agreeing = set(range(size))
     for turn in range(len(variants)):
         order = [(position + turn) % len(variants) for position in range(size)]

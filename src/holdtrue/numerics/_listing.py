@@ -7,6 +7,7 @@ _PRODUCTS = {"mm", "bmm", "mv", "dot", "vdot", "addmm", "baddbmm", "addmv", "add
 _BY_MODULE = {
     "_windows": "convolution and pooling",
     "_transposed": "convolution and pooling",
+    "_copies": "convolution and pooling",
     "_resize": "convolution and pooling",
     "_norms": "normalisation",
     "_losses": "losses",

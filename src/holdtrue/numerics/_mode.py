@@ -15,6 +15,7 @@ from holdtrue.errors import NumericsError
 
 from . import (  # noqa: F401 - importing fills the registry
     _activations,
+    _copies,
     _elementwise,
     _indexing,
     _losses,

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
+
 from holdtrue.errors import NumericsError
 
 Form = Callable[..., Any]  # Any: what the operator's schema says
@@ -49,8 +51,18 @@ def register_operator(name: str, function: Form) -> None:
             kernels of its own. It runs below autograd, outside the mode. Test it with `check_portable`.
 
     Raises:
-        NumericsError: the operator has a form already.
+        NumericsError: the operator has a form already; there is no such operator; the form is no function.
     """
+    if not isinstance(name, str) or not callable(function):
+        raise NumericsError(
+            f"register_operator was given {name!r} and {function!r}; it takes the name of an operator and a "
+            f"function of its arguments. Pass these."
+        )
+    if name.startswith("aten::") or ("::" not in name and not hasattr(torch.ops.aten, name)):
+        raise NumericsError(
+            f"there is no operator {name!r}; ATen's are named without library and overload, such as 'lgamma', others as "
+            f"'library::name'. Give the name as the refusal has it."
+        )
     if name in FORMS:
         raise NumericsError(
             f"operator {name!r} has a portable form already; two would make its bits depend on which was registered last. "

@@ -79,7 +79,7 @@ def passes_of_nodes(
 def run_passes(
     core: Core, loader: Loader, order: Any, size: int, indices: Iterable[int], number: int
 ) -> Generator[tuple[Chunk, Any], None, None]:
-    """Passes by their numbers, with their batches: in eval mode, each with random streams of its own.
+    """Passes by their numbers, with their batches: in eval mode, each with its own random streams and the buffers of the start.
 
     Args:
         core: The run.

@@ -142,7 +142,9 @@ async def _compute_all(
     tasks = [asyncio.ensure_future(pool.compute(example)) for example in examples]
     done = await asyncio.gather(*tasks, return_exceptions=True)
     outputs: list[Output] = []
-    for found in done:
+    for i, found in enumerate(done):
+        if isinstance(found, ExampleFailedError):
+            raise ExampleFailedError(f"instances[{i}]: {found}")
         if isinstance(found, BaseException):
             raise found
         outputs.append(found)

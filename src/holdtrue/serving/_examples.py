@@ -89,8 +89,8 @@ def read_instance(value: Any, spec: ExampleSpec, place: str) -> str | dict[str, 
 def _read_array(value: Any, spec: ArraySpec, place: str) -> Array:  # Any: JSON values
     try:
         # An array of texts has the width of the longest at every place, which a short body can make huge.
-        has_texts = str in set(map(type, np.array(value, dtype=object).flat))
-        found = None if has_texts else np.array(value)
+        types = set(map(type, np.array(value, dtype=object).flat))
+        found = None if str in types else np.array(value)
     except (ValueError, OverflowError):
         raise DataError(
             f"{place} is a list of lists of unlike lengths, or too deep; it has the shape {list(spec.shape)}. "
@@ -98,9 +98,10 @@ def _read_array(value: Any, spec: ArraySpec, place: str) -> Array:  # Any: JSON 
         ) from None
     if found is None:
         raise DataError(f"{place} holds texts; the model takes {spec.dtype}. Send such numbers.")
-    if found.dtype.kind not in _KINDS[np.dtype(spec.dtype).kind] and found.size:
+    kind = "b" if bool in types else found.dtype.kind  # NumPy makes numbers of truth values beside numbers
+    if kind not in _KINDS[np.dtype(spec.dtype).kind] and found.size:
         raise DataError(
-            f"{place} holds {_ELEMENTS.get(found.dtype.kind, 'values that are no numbers')}; the model takes {spec.dtype}. "
+            f"{place} holds {_ELEMENTS.get(kind, 'values that are no numbers')}; the model takes {spec.dtype}. "
             f"Send such numbers."
         )
     if found.shape != spec.shape:

@@ -4,6 +4,7 @@ import asyncio
 from abc import ABC
 from typing import Any, ClassVar, cast
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST = 2048
@@ -66,6 +67,16 @@ class _BoundedProtocol(H11Protocol, ABC):
         """Let a connection become a WebSocket, which has bounds of its own."""
         self._forget()
         super().handle_websocket_upgrade(event)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP; a request that it is the rest of has no other answer."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # in the middle of an answer
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""
