@@ -1,6 +1,7 @@
 """`holdtrue logs` and `holdtrue events`: whole lines, in order, while they are written and after."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,3 +109,15 @@ def test_a_job_that_is_not_there_is_wrong_use(job, capsys) -> None:
         status, _, err = show(capsys, command, "nobody")
         assert status == 2
         assert "there is no job 'nobody'; running jobs of yours are digits" in err
+
+
+@pytest.mark.usefixtures("job")
+@pytest.mark.parametrize("command", ["logs", "events"])
+def test_a_run_directory_that_is_gone_is_a_sentence(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It showed nothing, with exit status 0."""
+    shutil.rmtree(tmp_path / "run")
+    code, out, err = show(capsys, command, "digits")
+    assert (code, out) == (2, "")
+    assert f"the run directory of 'digits', {tmp_path / 'run'}, is not there any more" in err

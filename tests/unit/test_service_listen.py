@@ -20,7 +20,7 @@ def test_an_address_of_this_machine_is_listened_on_and_has_a_url() -> None:
         assert url_of(listener) == f"http://127.0.0.1:{port}"
         with socket.create_connection(("127.0.0.1", port), timeout=5):
             pass
-        with pytest.raises(UsageError, match=f"nothing can listen on 127.0.0.1 port {port}"):
+        with pytest.raises(UsageError, match=rf"port {port} \(Address already in use\);"):
             listen("127.0.0.1", port)
 
 

@@ -45,7 +45,7 @@ def logs(
 ) -> None:
     """`holdtrue logs`."""
     folder = jobs_folder(os.environ)
-    entry, _ = find_job(folder, job)
+    entry = _entry_of(folder, job)
     place = Path(entry.run_dir) / "logs"
     if worker is not None and not (place / f"worker-{worker}.log").exists():
         known = ", ".join(str(number) for number in sorted(find_logs(place).values())) or "none"
@@ -82,7 +82,7 @@ def mark_line(path: Path, line: str) -> str:
 def events(job: Job, is_followed: Follow = False) -> None:
     """`holdtrue events`."""
     folder = jobs_folder(os.environ)
-    entry, _ = find_job(folder, job)
+    entry = _entry_of(folder, job)
     for line in read_events(folder, job, entry, is_followed=is_followed):
         typer.echo(line)
 
@@ -109,6 +109,21 @@ def describe_event(line: str) -> str | None:
         return escape_text(f"{clock} {step:<11} {generation:<14} {values['kind']:<11} {values['reason']}")
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _entry_of(folder: Path, job: str) -> JobEntry:
+    """The entry of a job whose run directory is there.
+
+    Raises:
+        UsageError: it is not, or there is no such job.
+    """
+    entry, _ = find_job(folder, job)
+    if not Path(entry.run_dir).is_dir():
+        raise UsageError(
+            f"the run directory of {job!r}, {entry.run_dir}, is not there any more; logs and events of a job are in it. "
+            f"If it was moved, read its logs/ and events.jsonl there."
+        )
+    return entry
 
 
 def _runs(folder: Path, job: str, entry: JobEntry) -> bool:

@@ -1,6 +1,7 @@
 """A listening socket on one address of this machine."""
 
 import ipaddress
+import os
 import socket
 
 from holdtrue.errors import UsageError
@@ -23,6 +24,8 @@ def listen(host: str, port: int = 0) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+            reason = os.strerror(error.errno)  # create_server's own text repeats the address
         raise UsageError(
             f"nothing can listen on {host} port {port} ({reason}); --listen is an address of this machine (see "
             f"`ip address`) and a port that is free. Give another, or port 0."
