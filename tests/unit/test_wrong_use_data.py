@@ -174,3 +174,19 @@ def test_an_error_of_the_data_set_names_virtual_node_step_and_indices() -> None:
     assert "virtual node 2 in step 1 of epoch 0" in note
     assert "12, 13" in note
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("call", ["evaluate", "predict"])
+def test_an_error_of_the_function_given_to_evaluate_or_predict_names_the_examples(call: str) -> None:
+    def fail(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        assert not (y == 3).any(), "no such class"
+        return {"y": y if call == "predict" else y.mean()}
+
+    def main() -> None:
+        run, _ = start(Net())
+        getattr(run, call)(fail, examples())
+
+    with pytest.raises(AssertionError, match="no such class") as caught:
+        workers(main, 1)
+    (note,) = caught.value.__notes__
+    assert "examples 2 to 3 of the source" in note
