@@ -210,3 +210,19 @@ def test_arguments_of_another_kind_are_refused_before_anything_is_written(
     with refused(UsageError, *words):
         workers(main, 1)
     assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("call", ["evaluate", "predict"])
+def test_an_error_of_the_function_given_to_evaluate_or_predict_names_the_examples(call: str) -> None:
+    def fail(x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        assert not (y == 3).any(), "no such class"
+        return {"y": y if call == "predict" else y.mean()}
+
+    def main() -> None:
+        run, _ = start(Net())
+        getattr(run, call)(fail, examples())
+
+    with pytest.raises(AssertionError, match="no such class") as caught:
+        workers(main, 1)
+    (note,) = caught.value.__notes__
+    assert "examples 2 to 3 of the source" in note

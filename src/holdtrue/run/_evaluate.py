@@ -28,7 +28,7 @@ def evaluate_chunks(
 
     def gather() -> list[bytes]:
         for chunk, batch in passes_of_nodes(core, source, batch_size, number, own):
-            returned = call_with(fn, batch)
+            returned = call_with(fn, batch, chunk)
             if not isinstance(returned, Mapping):
                 raise UsageError(
                     f"the function given to evaluate returned a {type(returned).__name__}; it returns scalars by name. "

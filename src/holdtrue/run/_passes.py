@@ -109,7 +109,7 @@ def run_passes(
 def inference(core: Core) -> Iterator[KeptBuffers]:
     """Eval mode without gradients, of registered modules too; modes, buffers and the user's streams are put back."""
     models = core.state.named_modules()
-    modes = {m: m.training for model in models.values() for m in model.modules()}
+    modes = [(m, m.training) for model in models.values() for m in model.modules()]
     kept = KeptBuffers(models)
     streams = core.engine.streams
     streams.save()
@@ -121,15 +121,21 @@ def inference(core: Core) -> Iterator[KeptBuffers]:
             yield kept
     finally:
         core.is_inferring = False
-        for module, training in modes.items():
+        for module, training in modes:
             module.training = training
         kept.put_back()
         streams.restore()
 
 
-def call_with(fn: Callable[..., Any], batch: Any) -> Any:
+def call_with(fn: Callable[..., Any], batch: Any, chunk: Chunk) -> Any:
     """Call `fn` with a batch as the training loop would unpack it: a tuple or list as arguments, else whole."""
-    return fn(*batch) if isinstance(batch, tuple | list) else fn(batch)
+    try:
+        return fn(*batch) if isinstance(batch, tuple | list) else fn(batch)
+    except Exception as error:
+        error.add_note(
+            f"holdtrue was at examples {chunk.start} to {chunk.stop - 1} of the source, in its order"
+        )
+        raise
 
 
 def check_structure(outputs: Any, known: pytree.TreeSpec | None) -> pytree.TreeSpec:  # Any: checked here

@@ -37,7 +37,7 @@ def predict_chunks(
     def gather() -> list[bytes]:
         nonlocal structure
         for chunk, batch in passes_of_nodes(core, source, batch_size, number, own):
-            returned = call_with(fn, batch)
+            returned = call_with(fn, batch, chunk)
             structure = check_structure(returned, structure)
             own[chunk.index] = [as_rows(leaf, chunk) for leaf in pytree.tree_leaves(returned)]
         outputs = {f"{i}.{k}": leaf for i, leaves in own.items() for k, leaf in enumerate(leaves)}

@@ -378,7 +378,7 @@ class Prediction:
         passes: list[Any] = []
         with closing(run_passes(core, self._loader, self._order, self._size, numbers, self._number)) as runs:
             for chunk, batch in runs:
-                outputs = call_with(self._fn, batch)
+                outputs = call_with(self._fn, batch, chunk)
                 self._structure = check_structure(outputs, self._structure)
                 passes.append(pytree.tree_map(lambda leaf, c=chunk: as_rows(leaf, c), outputs))
                 shard = chunk.start // self._span

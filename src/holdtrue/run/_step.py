@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -276,37 +277,44 @@ class Step:
         ]
 
 
+_here = threading.local()
+"""Its `run` is a weak reference to the run of this thread: optimizers may outlive it."""
+
+
 def refuse_own_steps(core: Core) -> None:
-    """Let `optimizer.step()` be refused where the script itself calls it in a step.
+    """Let `optimizer.step()` be refused where the script itself calls it in a step of this run.
 
     Of a prepared optimizer it would be a second update. One that is not prepared would step by the gradients of this worker's
     passes alone; within a pass, or an evaluation, it is the script's.
-
-    Args:
-        core: The run; optimizers may outlive it, and do not keep it.
     """
-    known, thread = weakref.ref(core), threading.get_ident()
+    _here.run = weakref.ref(core)
+    _watch_steps()
 
-    def refuse(own: Optimizer, *_: object) -> None:
-        core = known()
-        if core is None or core.open_step is None or core.is_updating or threading.get_ident() != thread:
-            return
-        name = type(own).__name__
-        if any(own is o for o in core.state.optimizers):
-            raise UsageError(
-                f"{name}.step() was called in step {core.open_step}; step.update steps the optimizers, once "
-                f"the gradient is that of the whole global batch, and another step would change the weights again. Leave "
-                f"optimizer.step() out, and call step.update() after the `for ... in step` loop."
-            )
-        is_of_all = any(own is o for o in core.state.registered.values()) or not has_gradient(own)
-        if not (is_of_all or core.is_inferring or core.engine.open is not None):
-            raise UsageError(
-                f"{name}.step() was called in step {core.open_step}, and this {name} was not prepared; its gradients are of this "
-                f"worker's passes alone, and its state would be lost on resume. Pass it to run.prepare with the module that owns "
-                f"its parameters, and let step.update step it; where its gradients are equal on all workers, run.register it."
-            )
 
-    weakref.finalize(core, register_optimizer_step_pre_hook(refuse).remove)
+@cache
+def _watch_steps() -> None:
+    # Once for all runs: to take a hook out while another thread's optimizer goes through them would break its loop.
+    register_optimizer_step_pre_hook(_refuse_own_step)
+
+
+def _refuse_own_step(own: Optimizer, *_: object) -> None:
+    core: Core | None = _here.run() if hasattr(_here, "run") else None
+    if core is None or core.open_step is None or core.is_updating:
+        return
+    name = type(own).__name__
+    if any(own is o for o in core.state.optimizers):
+        raise UsageError(
+            f"{name}.step() was called in step {core.open_step}; step.update steps the optimizers, once "
+            f"the gradient is that of the whole global batch, and another step would change the weights again. Leave "
+            f"optimizer.step() out, and call step.update() after the `for ... in step` loop."
+        )
+    is_of_all = any(own is o for o in core.state.registered.values()) or not has_gradient(own)
+    if not (is_of_all or core.is_inferring or core.engine.open is not None):
+        raise UsageError(
+            f"{name}.step() was called in step {core.open_step}, and this {name} was not prepared; its gradients are of this "
+            f"worker's passes alone, and its state would be lost on resume. Pass it to run.prepare with the module that owns "
+            f"its parameters, and let step.update step it; where its gradients are equal on all workers, run.register it."
+        )
 
 
 def fingerprint_batch(batch: Any) -> int:  # Any: the user's batch
