@@ -3,7 +3,9 @@
 `moment` is called wherever a run may be cut; a test sets `on_moment`, a process reads KILL_AT=NAME:STEP.
 """
 
+import atexit
 import copy
+import gc
 import os
 import random
 import signal
@@ -228,6 +230,7 @@ SCRIPTS: dict[str, Callable[[str | None], dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
+    atexit.register(gc.freeze)  # or the collector looks through all of torch at the end: a second
     on_moment = kill_everything
     result = SCRIPTS[sys.argv[1]](None)
     result["run"].print("digest", result["digest"])
