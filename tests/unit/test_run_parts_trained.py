@@ -96,7 +96,7 @@ def test_a_parameter_of_no_model_that_comes_to_an_optimizer_in_mid_run_is_refuse
         workers(main, 1)
 
 
-@pytest.mark.parametrize("where", ["after the update", "in a pass", "registered"])
+@pytest.mark.parametrize("where", ["after the update", "in a pass", "registered", "on the side"])
 def test_a_step_of_an_optimizer_that_was_not_prepared_is_refused_but_where_it_is_the_scripts(
     where: str,
 ) -> None:
@@ -108,15 +108,25 @@ def test_a_step_of_an_optimizer_that_was_not_prepared_is_refused_but_where_it_is
             run.register("own", own)
         for step in run.steps(examples()):
             for batch in step:
-                step.backward(loss_of(model, batch) + shift.square().sum())
+                step.backward(
+                    loss_of(model, batch) + (0.0 if where == "on the side" else shift.square().sum())
+                )
                 if where == "in a pass":
                     own.step()
             step.update()
+            if where == "on the side":
+                shift.square().sum().backward()
             if where != "in a pass":
                 own.step()
 
     if where == "after the update":
-        with refused(UsageError, "Adam.step() was called in step 0", "was not prepared", "run.prepare"):
+        with refused(
+            UsageError,
+            "Adam.step() was called in step 1",
+            "was not prepared",
+            "the passes of step 1",
+            "run.prepare",
+        ):
             workers(main, 1)
     else:
         workers(main, 1)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -14,6 +15,7 @@ from holdtrue.data import set_host_streams
 from holdtrue.elastic import View
 from holdtrue.engine import (
     Engine,
+    Optimizer,
     StateText,
     TrainingState,
     apply_numerics,
@@ -107,6 +109,8 @@ class Core:
         """Index of the step whose body runs now."""
         self.is_updating = False
         """Whether `step.update` steps the optimizers now."""
+        self.strangers = WeakKeyDictionary[Optimizer, list[int]]()
+        """Optimizers that stepped in a step unprepared, and the step whose passes last gave their parameters gradients."""
         self.is_inferring = False
         """Whether an evaluation or a prediction runs passes now."""
         self.agreed: tuple[int, int] | None = None

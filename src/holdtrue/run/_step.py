@@ -284,8 +284,9 @@ _here = threading.local()
 def refuse_own_steps(core: Core) -> None:
     """Let `optimizer.step()` be refused where the script itself calls it in a step of this run.
 
-    Of a prepared optimizer it would be a second update. One that is not prepared would step by the gradients of this worker's
-    passes alone; within a pass, or an evaluation, it is the script's.
+    Of a prepared optimizer it would be a second update. One that is not prepared, and steps once more after passes have
+    given its parameters gradients, steps by those of this worker's passes alone. What a script trains on the side, within a pass
+    or an evaluation too, is its own.
     """
     _here.run = weakref.ref(core)
     _watch_steps()
@@ -308,13 +309,36 @@ def _refuse_own_step(own: Optimizer, *_: object) -> None:
             f"the gradient is that of the whole global batch, and another step would change the weights again. Leave "
             f"optimizer.step() out, and call step.update() after the `for ... in step` loop."
         )
-    is_of_all = any(own is o for o in core.state.registered.values()) or not has_gradient(own)
-    if not (is_of_all or core.is_inferring or core.engine.open is not None):
+    if (
+        any(own is o for o in core.state.registered.values())
+        or core.is_inferring
+        or core.engine.open is not None
+    ):
+        return
+    if own not in core.strangers:
+        core.strangers[own] = []
+        _watch_gradients(own, core, core.strangers[own])
+    elif core.strangers[own]:
         raise UsageError(
-            f"{name}.step() was called in step {core.open_step}, and this {name} was not prepared; its gradients are of this "
-            f"worker's passes alone, and its state would be lost on resume. Pass it to run.prepare with the module that owns "
-            f"its parameters, and let step.update step it; where its gradients are equal on all workers, run.register it."
+            f"{name}.step() was called in step {core.open_step}, and this {name} was not prepared; the passes of step "
+            f"{core.strangers[own][0]} gave its parameters gradients, those of this worker's passes alone, and its state would "
+            f"be lost on resume. Pass it to run.prepare with the module that owns its parameters, and let step.update step it; where its gradients are equal on all workers, run.register it."
         )
+
+
+def _watch_gradients(own: Optimizer, core: Core, seen: list[int]) -> None:
+    """Note the steps in whose passes parameters of `own` get gradients."""
+    known = weakref.ref(core)
+
+    def note(_: torch.Tensor) -> None:
+        core = known()
+        if core is not None and core.open_step is not None and core.engine.open is not None:
+            seen[:] = [core.open_step]
+
+    for group in own.param_groups:
+        for p in group["params"]:
+            if p.requires_grad and p.is_leaf:
+                p.register_post_accumulate_grad_hook(note)
 
 
 def fingerprint_batch(batch: Any) -> int:  # Any: the user's batch
