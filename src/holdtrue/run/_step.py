@@ -322,8 +322,8 @@ def _refuse_own_step(own: Optimizer, *_: object) -> None:
         raise UsageError(
             f"{name}.step() was called in step {core.open_step}, and this {name} was not prepared; the passes of step "
             f"{core.strangers[own][0]} gave its parameters gradients, those of this worker's passes alone, and its state would "
-            f"be lost on resume. Pass it to run.prepare with the module that owns its parameters, and let step.update step it; where "
-            f"its gradients are equal on all workers, run.register it."
+            f"be lost on resume. Pass it to run.prepare with the module that owns its parameters, and let step.update step "
+            f"it; where its gradients are equal on all workers, run.register it."
         )
 
 
