@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from commands import IMPORTS, LIMIT_S, Ended, frozen, holdtrue, write_script
+from commands import LIMIT_S, Ended, holdtrue, write_script
 from elastic_jobs import ElasticJob, kill_9, read_events, start_job, step_of
 
 from holdtrue.record import read_run
@@ -38,9 +38,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     jobs: list[ElasticJob] = []
 
     def begin_job(*options: str, epochs: int = 100_000) -> ElasticJob:
-        script = write_script(tmp_path, BODY)
-        # Imports as users have them: what is said of a joiner that fails depends on how soon its process ends.
-        script.write_text(script.read_text().replace(frozen(IMPORTS), IMPORTS))
+        write_script(tmp_path, BODY)
         jobs.append(
             start_job(
                 tmp_path,

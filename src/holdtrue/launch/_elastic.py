@@ -223,7 +223,8 @@ class _ElasticJob:
             how_over=finish.how if finish is not None else None,
         )
         found = self._host.crew.result(verdict, was_interrupted=was_interrupted, seconds=seconds)
-        self._host.tell_failures(force=verdict.exit_code == 0)
+        is_over_well = finish is not None and finish.how in ("finished", "stopped")
+        self._host.tell_failures(force=is_over_well or verdict.exit_code == 0)
         result = replace(
             found,
             has_finished=finish is not None and finish.how == "finished",
