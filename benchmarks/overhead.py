@@ -1,17 +1,25 @@
 """One worker against hand-written gradient accumulation and Accelerate: same passes, same data, same optimizer.
 
-    python benchmarks/overhead.py --out benchmarks/raw/overhead.json
+    python benchmarks/overhead.py --processes 5 --rounds 9 --out benchmarks/raw/overhead.json
 
 All loops train the same model on the same virtual-node batches in one process, in turn (A B C A B C ...), so
 that a drift of the machine's speed hits all alike. Reported: seconds per step, medians over rounds, the
 ratio within each round, and the bookkeeping per pass in microseconds. What is timed is the loop as the user
 writes it, data loading included; the plain loop reads from a DataLoader of virtual-node batches. The bare loop is the
 plain one with each batch gathered from the tensors of the data set by hand: the least that such a step can take.
+With `--processes` each of so many fresh processes measures so many rounds, one process after the other, and all rounds
+count: where memory comes to lie differs between processes, by more than the bookkeeping.
 """
 
 import argparse
+import json
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +29,7 @@ import holdtrue as ht
 from common import describe, models, spread, write_json
 from holdtrue.run import Membership, joined_as
 
-STEPS = {"tiny-mlp": 40, "cnn": 20, "transformer": 4}
+STEPS = {"tiny-mlp": 40, "cnn": 20, "transformer": 2}
 
 
 def plain_loop(model: torch.nn.Module, data: TensorDataset, V: int, b: int) -> Iterator[None]:
@@ -97,8 +105,8 @@ LOOPS: dict[str, Callable[..., Iterator[None]]] = {
 }
 
 
-def measure(name: str, V: int, rounds: int) -> dict[str, object]:
-    """Time the loops on one model, interleaved."""
+def measure(name: str, V: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of a step of each loop in each round, interleaved."""
     build, data, b = models(name, V)
     torch.manual_seed(0)
     loops = {kind: loop(build(), data, V, b) for kind, loop in LOOPS.items()}
@@ -114,15 +122,49 @@ def measure(name: str, V: int, rounds: int) -> dict[str, object]:
             for _ in range(steps):
                 next(loops[kind])
             seconds[kind].append((time.perf_counter() - started) / steps)
+    return seconds
+
+
+def measure_in_processes(name: str, V: int, rounds: int, processes: int) -> list[dict[str, list[float]]]:
+    """The same in fresh processes, one after the other."""
+    found = []
+    for _ in range(processes):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run.json"
+            options = [
+                "--models",
+                name,
+                "--virtual-nodes",
+                str(V),
+                "--rounds",
+                str(rounds),
+                "--out",
+                str(out),
+            ]
+            subprocess.run([sys.executable, __file__, *options], check=True, stdout=subprocess.DEVNULL)
+            steps = json.loads(out.read_text())["results"][0]["step_s"]
+            found.append({kind: of["values"] for kind, of in steps.items()})
+    return found
+
+
+def summary(name: str, V: int, runs: list[dict[str, list[float]]]) -> dict[str, Any]:
+    """What is told of a model: ratios within each round, of all rounds of all processes."""
+    seconds = {kind: [second for run in runs for second in run[kind]] for kind in LOOPS}
     plain, bare, ours = seconds["plain"], seconds["bare"], seconds["holdtrue"]
+    ratios = [h / p for h, p in zip(ours, plain, strict=True)]
+    rounds = len(runs[0]["plain"])
     return {
         "model": name,
         "virtual_nodes": V,
-        "virtual_node_batch": b,
+        "virtual_node_batch": models(name, V)[2],
+        "processes": len(runs),
         "rounds": rounds,
-        "steps_per_round": steps,
+        "steps_per_round": STEPS[name],
         "step_s": {kind: spread(values) for kind, values in seconds.items()},
-        "ratio_to_plain": spread([h / p for h, p in zip(ours, plain, strict=True)]),
+        "ratio_to_plain": spread(ratios),
+        "ratio_to_plain_by_process": [
+            spread(ratios[first : first + rounds])["median"] for first in range(0, len(ratios), rounds)
+        ],
         "ratio_to_bare": spread([h / p for h, p in zip(ours, bare, strict=True)]),
         "ratio_to_accelerate": spread([h / a for h, a in zip(ours, seconds["accelerate"], strict=True)]),
         "pass_s_plain": spread([p / V for p in plain]),
@@ -137,11 +179,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--models", default="tiny-mlp,cnn,transformer")
     parser.add_argument("--virtual-nodes", type=int, default=8)
+    parser.add_argument("--processes", type=int, help="repeat in this many fresh processes")
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = []
     for name in args.models.split(","):
-        results.append(measure(name, args.virtual_nodes, args.rounds))
+        V, rounds = args.virtual_nodes, args.rounds
+        runs = (
+            measure_in_processes(name, V, rounds, args.processes)
+            if args.processes
+            else [measure(name, V, rounds)]
+        )
+        results.append(summary(name, V, runs))
         r = results[-1]
         print(
             f"{name}: plain {r['step_s']['plain']['median'] * 1e3:.2f} ms  holdtrue/plain {r['ratio_to_plain']['median']:.3f} "

@@ -14,7 +14,7 @@ def overhead(raw: dict[str, Any]) -> list[str]:
         "## One worker",
         "",
         "Against a hand-written gradient-accumulation loop and against Accelerate's, the same passes, data loading included;",
-        "one thread; rounds interleaved. The target is 1.03 x the plain loop where a pass takes 20 ms or more, at most 60 us of",
+        "one thread; rounds interleaved, in several processes one after the other. The target is 1.03 x the plain loop where a pass takes 20 ms or more, at most 60 us of",
         "bookkeeping a pass below, and 1.00 x Accelerate. The bare loop is the plain one without a DataLoader: its batches are",
         "gathered from the data set's tensors by hand; nothing was promised against it.",
         "",
@@ -25,7 +25,7 @@ def overhead(raw: dict[str, Any]) -> list[str]:
             "bookkeeping a pass",
             "holdtrue / Accelerate",
             "over the bare loop, a pass",
-            "rounds",
+            "processes x rounds",
         ),
         row(*["---"] * 7),
     ]
@@ -41,7 +41,7 @@ def overhead(raw: dict[str, Any]) -> list[str]:
                 else "",
                 ratio(r["ratio_to_accelerate"]),
                 f"{bare['median']:.0f} us ({bare['min']:.0f}..{bare['max']:.0f})" if bare else "",
-                r["rounds"],
+                f"{r['processes']} x {r['rounds']}",
             )
         )
     return [*lines, "", f"{conditions(raw)} [Raw](../../benchmarks/raw/overhead.json)", ""]
