@@ -20,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-# Containers like to set it. Each of the hundreds of processes of the tests would compile holdtrue anew, a third of a second.
+# Containers like to set it. Each of the hundreds of processes of the tests would compile holdtrue anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

@@ -170,7 +170,7 @@ def train(name: str, *, is_portable: bool, steps: int, device: str = "cpu") -> s
 
 
 if __name__ == "__main__":
-    atexit.register(gc.freeze)  # or the collector looks through all of torch at the end: a second
+    atexit.register(gc.freeze)  # or the collector looks through all of torch at the end
     wanted = sys.argv[1] == "portable"
     for task in TASKS:
         print(task, train(task, is_portable=wanted, steps=int(sys.argv[2]) if len(sys.argv) > 2 else 4))

@@ -230,7 +230,7 @@ SCRIPTS: dict[str, Callable[[str | None], dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
-    atexit.register(gc.freeze)  # or the collector looks through all of torch at the end: a second
+    atexit.register(gc.freeze)  # or the collector looks through all of torch at the end
     on_moment = kill_everything
     result = SCRIPTS[sys.argv[1]](None)
     result["run"].print("digest", result["digest"])

@@ -1,4 +1,4 @@
-"""Numbers with units, as people read them."""
+"""Numbers with units, ids and reasons, as people read them."""
 
 
 def format_bytes(size_bytes: float) -> str:
@@ -23,6 +23,17 @@ def cut_text(text: str, most: int) -> str:
     ('0-3/4-7', '0-3...')
     """
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file could not be read or written: the system's words, without the path, which the message names.
+
+    >>> reason_of(FileNotFoundError(2, "No such file or directory", "trace.csv"))
+    'No such file or directory'
+    >>> reason_of(EOFError("the file ends early"))
+    'the file ends early'
+    """
+    return getattr(error, "strerror", None) or str(error)
 
 
 def format_ids(ids: tuple[int, ...]) -> str:

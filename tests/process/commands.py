@@ -18,7 +18,7 @@ LIMIT_S = 300.0
 def frozen(imports: str) -> str:
     """Lines of a script that import, and torch's compiler, as optimizers do: the collector passes over what they bring.
 
-    To look through it costs a second and a half of each process, much of it at the end.
+    To look through it takes much of the time of a short process.
     """
     return f"import gc\ngc.disable()\n{imports}\nimport torch._dynamo\ngc.freeze()\ngc.enable()\n"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from wrong_use import examples, loss_of, refused, start, take_step, workers
+from wrong_use import Net, examples, loss_of, refused, start, take_step, workers
 
 import holdtrue as ht
 from holdtrue.errors import CheckpointError, NumericsError, UsageError
@@ -80,14 +80,14 @@ def test_a_layer_that_is_thawed_in_a_pass_is_refused_at_the_update() -> None:
 
 def test_a_parameter_of_no_model_that_comes_to_an_optimizer_in_mid_run_is_refused_at_the_update() -> None:
     def main() -> None:
-        run, model = start()
+        model = nn.Linear(6, 6)
+        run, (optimizer,) = begin(model)
         shift = nn.Parameter(torch.zeros(1))
-        optimizer = torch.optim.SGD([shift], lr=0.1)
-        for step in run.steps(examples()):
+        for step in run.steps(DATA):
             if step.index == 1:
-                run._core.state.optimizers[0].add_param_group({"params": optimizer.param_groups[0]["params"]})
-            for batch in step:
-                step.backward(loss_of(model, batch) + shift.square().sum())
+                optimizer.add_param_group({"params": [shift]})
+            for x, y in step:
+                step.backward(F.cross_entropy(model(x), y) + shift.square().sum())
             step.update()
 
     with refused(
@@ -194,9 +194,11 @@ def test_a_parameter_group_that_a_loop_adds_is_missed_by_a_sentence_when_it_goes
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def main() -> None:
-        run, model = start(run_dir=str(tmp_path / "run"))
-        optimizer = run._core.state.optimizers[0]
+        model = Net()
         model.late = nn.Linear(2, 2)
+        optimizer = torch.optim.SGD(model.line.parameters(), lr=0.1)
+        run = ht.init(virtual_nodes=4, global_batch_size=8, run_dir=str(tmp_path / "run"))
+        run.prepare(model, optimizer)
         for step in run.steps(examples(), epochs=2):
             if step.index == 1:
                 optimizer.add_param_group({"params": model.late.parameters()})

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from holdtrue.errors import UsageError
+from holdtrue.units import reason_of
 
 from . import _options as options
 from ._commands import help_of
@@ -236,9 +237,8 @@ def _replay(path: Path) -> None:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"{path} cannot be read ({why}). Write it with `holdtrue cluster log --out`."
+            f"{path} cannot be read ({reason_of(error)}). Write it with `holdtrue cluster log --out`."
         ) from None
     found = replay_schedule(read_log(text, path.name))
     for difference in found.differences:

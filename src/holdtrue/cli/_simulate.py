@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdtrue.errors import UsageError
+from holdtrue.units import reason_of
 
 from ._commands import help_of
 from ._places import check_place, unwritable, write_text
@@ -211,9 +212,8 @@ def _text_of(path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as problem:
-        why = getattr(problem, "strerror", None) or problem
         raise UsageError(
-            f"{path} cannot be read ({why}); it must be a text file. Check the path."
+            f"{path} cannot be read ({reason_of(problem)}); it must be a text file. Check the path."
         ) from problem
 
 

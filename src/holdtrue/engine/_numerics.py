@@ -39,9 +39,10 @@ def apply_numerics(level: NumericsLevel, *, threads: int, is_training: bool = Fa
 
 
 def _choose_kernels(*, is_deterministic: bool) -> None:
-    """Do as `torch.use_deterministic_algorithms`, which imports all of torch's compiler to tell it: that takes seconds.
+    """Do as `torch.use_deterministic_algorithms`, which imports all of torch's compiler to tell it.
 
-    The compiler reads the variable when it is imported; one that is here already is told.
+    That takes long, and most scripts compile nothing. The compiler reads the variable when it is imported; one that is here
+    already is told.
     """
     torch.set_deterministic_debug_mode("error" if is_deterministic else "default")
     os.environ["TORCHINDUCTOR_DETERMINISTIC"] = str(int(is_deterministic))

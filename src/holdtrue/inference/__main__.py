@@ -24,7 +24,7 @@ export.add_argument("--examples", type=int, default=64)
 
 if __name__ == "__main__":
     options = parser.parse_args()
-    gc.freeze()  # torch and ours, nothing of the user's yet: to look through them at the end takes half a second
+    gc.freeze()  # torch and ours, nothing of the user's yet: the collector need not look through them at the end
     if options.command == "predict":
         from ._predict import predict_file
 

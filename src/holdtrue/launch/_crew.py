@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import final
 
 from holdtrue import errors
-from holdtrue.units import format_ids
+from holdtrue.units import format_ids, reason_of
 from holdtrue.wire import (
     CheckpointReport,
     FinishedReport,
@@ -226,7 +226,7 @@ class Crew:
             if worker.log.write(data) == len(data):
                 return
         except OSError as error:
-            problem = error.strerror or str(error)
+            problem = reason_of(error)
         if not self._is_log_cut:
             self._is_log_cut = True
             self._observer.show_note(

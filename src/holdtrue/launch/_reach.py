@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from holdtrue.errors import GroupError
 from holdtrue.service import url_at
+from holdtrue.units import reason_of
 
 CONNECT_TIMEOUT_S = 5.0
 """Bound of one connection."""
@@ -49,7 +50,7 @@ def reach(url: str, *, wait_s: float, interrupt_fd: int) -> str | None:
 
 
 def _nobody(url: str, wait_s: float, error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    reason = reason_of(error) or type(error).__name__
     waited = f", nor in {wait_s:g} s" if wait_s else ""
     return (
         f"nobody listens at {url}{waited} ({reason}); a job does from its start to its end. See whether it runs "

@@ -97,9 +97,8 @@ def agree_on_entry(core: Core, *, place: str, call: int | None = None, steps: in
     digest, entries = core.state.digest(position.digested)
     number, kind = (position.step, "boundary") if call is None else (call, "boundary in a call")
     everyone = _announce(core, number, kind, digest, f"all workers to meet {place}", steps=steps)
-    core.is_entering = (
-        core.is_entering and call is not None
-    )  # in a call, it has still to show what it does in it
+    # In a call it has still to show what it does there.
+    core.is_entering = core.is_entering and call is not None
     if len({announcement["digest"] for announcement in everyone}) > 1:
         payload = json.dumps(entries).encode()
         maps = gather_anew(

@@ -11,6 +11,7 @@ from typing import Any, final
 from holdtrue.cluster import Cluster, Job, Rates, check_demands
 from holdtrue.errors import UsageError
 from holdtrue.launch import check_name, name_of_script
+from holdtrue.units import reason_of
 
 _DEFAULT_EXPECTED_S = 3600.0
 _LEVELS = ("exact", "portable", "fast")
@@ -151,8 +152,9 @@ def read_job_file(path: Path) -> JobRequest:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UsageError(f"{path} cannot be read ({why}); a job is a TOML file. Check the path.") from None
+        raise UsageError(
+            f"{path} cannot be read ({reason_of(error)}); a job is a TOML file. Check the path."
+        ) from None
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

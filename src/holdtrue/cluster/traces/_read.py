@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from holdtrue.cluster._jobs import Job, Rates
 from holdtrue.errors import UsageError
+from holdtrue.units import reason_of
 
 from ._gavel import missing_throughputs, parse_gavel_trace, parse_throughputs
 from ._own import parse_csv_trace, parse_json_trace
@@ -85,9 +86,8 @@ def _read_text(path: Path) -> str:
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         return data.decode("utf-8-sig")  # spreadsheets begin their files with such a mark
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as problem:
-        why = getattr(problem, "strerror", None) or problem
         raise UsageError(
-            f"{path} cannot be read ({why}); it must be a text file or gzip. Check the path."
+            f"{path} cannot be read ({reason_of(problem)}); it must be a text file or gzip. Check the path."
         ) from problem
 
 
