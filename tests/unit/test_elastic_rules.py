@@ -170,7 +170,7 @@ def test_founders_enter_together_when_all_are_here() -> None:
 
 
 def test_the_least_begin_when_the_grace_is_over_and_the_rest_join() -> None:
-    job = Job(3, is_founded=False, least=1, grace_s=5.0)
+    job = Job(3, is_founded=False, least=1, starting_grace_s=5.0)
     job.hello(1)
     assert next_deadline_s(job.state, job.now) == 15.0
     assert job.wait(4.9).state.newest is None
@@ -183,14 +183,25 @@ def test_the_least_begin_when_the_grace_is_over_and_the_rest_join() -> None:
     assert (job.members, job.newest.joiners, job.newest.is_planned) == ([1, 0], (0,), True)
 
 
-def test_where_the_first_took_long_the_others_may_take_as_long_again() -> None:
-    job = Job(2, is_founded=False, least=1, grace_s=5.0)
-    job.wait(8.0)
+def test_founders_wait_longer_for_processes_that_start_but_not_for_ever() -> None:
+    job = Job(3, is_founded=False, least=1, grace_s=5.0, starting_grace_s=30.0)
+    job.host(running=(0, 1, 2))
     job.hello(1)
-    assert next_deadline_s(job.state, job.now) == job.now + 8.0
-    assert job.wait(7.9).state.newest is None
+    assert next_deadline_s(job.state, job.now) == job.now + 30.0
+    assert job.wait(20.0).state.newest is None
     job.hello(0)
+    assert job.wait(9.9).state.newest is None
+    job.wait(0.1)
     assert (job.members, job.newest.joiners) == ([0, 1], ())
+
+
+def test_founders_wait_no_longer_for_processes_of_a_host_that_is_gone() -> None:
+    job = Job(2, is_founded=False, least=1, grace_s=5.0)
+    job.host(running=(0, 1))
+    job.hello(1)
+    assert job.wait(6.0).state.newest is None
+    job.feed(HostDropped(host="here"))
+    assert job.members == [1]
 
 
 def test_workers_that_never_come_fail_the_job_by_name_of_the_wait() -> None:

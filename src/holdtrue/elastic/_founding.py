@@ -47,11 +47,15 @@ def found_job(turn: Turn) -> None:
 def patience_ends_s(state: State) -> float | None:
     """When those who are here begin without the others; None before anybody is.
 
-    Where the first took long to come, the machine is slow or loaded, and the others may take as long again.
+    Others whose processes start on a host that is here are on their way: on a loaded machine their imports can take many times as
+    long as those of the first.
     """
     if state.began_s is None or state.first_hello_s is None:
         return None
-    return state.first_hello_s + max(state.settings.grace_s, state.first_hello_s - state.began_s)
+    hosts = {host.name for host in state.hosts if host.is_connected}
+    are_starting = any(worker.phase == "starting" and worker.host in hosts for worker in state.workers)
+    grace_s = state.settings.starting_grace_s if are_starting else state.settings.grace_s
+    return state.first_hello_s + grace_s
 
 
 def _found(turn: Turn, here: list[Worker]) -> None:

@@ -54,7 +54,9 @@ class JobSettings:
     life: int = 0
     """Controllers of this job that lived before this one: with any, workers may train already."""
     grace_s: float = 5.0
-    """How long `least` founders wait for the others, or as long as the first took to come, if that is longer."""
+    """How long `least` founders wait for the others."""
+    starting_grace_s: float = 30.0
+    """The same while processes of the others start."""
     settle_s: float = 10.0
     """How long a restarted controller listens before it starts workers, or founds."""
     start_timeout_s: float = 300.0
